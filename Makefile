@@ -1,0 +1,52 @@
+# Everything runs in a virtual environment inside the checkout; nothing here needs root.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := hub,agent,runtime
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format proto bench clean
+
+help: ## Show what can be made.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS),dev]'
+	@touch $@
+
+$(VENV)/.models: $(VENV)/.installed
+	$(BIN)/sonic models fetch face-mesh
+	@touch $@
+
+setup: $(VENV)/.installed-dev $(VENV)/.models ## Install everything into .venv.
+
+demo: $(VENV)/.installed $(VENV)/.models ## Render out/demo.mp4 through a hub and two agents (PORTRAIT=… AUDIO=… for your own).
+	$(BIN)/sonic demo --out out/demo.mp4 $(if $(PORTRAIT),--portrait '$(PORTRAIT)') $(if $(AUDIO),--audio '$(AUDIO)')
+
+test: setup ## Run every test.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev ## Check format, lint, types and the wire contract.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/buf lint proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/breaking.sh
+
+format: $(VENV)/.installed-dev ## Rewrite the code in the agreed format.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(VENV)/.installed-dev ## Generate sonic/v1 from proto/.
+	$(BIN)/python scripts/generate_stubs.py
+
+bench: $(VENV)/.installed-dev $(VENV)/.models ## Run every benchmark; each prints one JSON object last.
+	@for f in bench/[a-z]*.py; do $(BIN)/python -m bench.$$(basename $$f .py) || exit 1; done
+
+clean: ## Remove what the targets above have made.
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
