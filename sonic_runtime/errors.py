@@ -15,7 +15,7 @@ RenderError
 ├── DeviceFailed
 └── OutputBroken
 
-The `reason` of an error is its class name in UPPER_SNAKE_CASE (NO_FACE): stable, for programs. docs/errors.md lists them.
+The `reason` of an error is its class name in UPPER_SNAKE_CASE (NO_FACE): stable, for programs; see docs/errors.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sonic.v1 import jobs_pb2
 class RenderError(Exception):
     """The render failed."""
 
-    fault: ClassVar[jobs_pb2.FaultKind] = jobs_pb2.FAULT_KIND_INTERNAL
+    fault: ClassVar[jobs_pb2.FaultKind.ValueType] = jobs_pb2.FAULT_KIND_INTERNAL
     field: ClassVar[str] = ""
 
     def __init__(self, detail: str = "", problems: tuple[Problem, ...] = ()) -> None:
