@@ -81,7 +81,7 @@ class Take(Protocol):
     def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
         """Yield `shape.frame_count` frames, each planar yuv420p, uint8 [height * 3 // 2, width], BT.709 limited range.
 
-        A frame's memory may be used again for the next one. Work that yields no frames is reported as a stage of its own.
+        A frame's memory may be used again for the next one. Work that yields none is reported as a stage of its own.
         """
 
 
