@@ -1,0 +1,1 @@
+"""Portraits, voices and videos, kept by the hash of their bytes under the tenant that owns them."""

@@ -1,0 +1,1 @@
+"""What survives: jobs, attempts, nodes and artifacts, in SQL. SQLite by default."""

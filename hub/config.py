@@ -1,0 +1,69 @@
+"""What an operator may set of a hub."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+MIB = 1 << 20
+
+
+class InvalidConfig(ValueError):
+    """A setting of the hub cannot be used."""
+
+
+def _data_dir() -> Path:
+    return Path(platformdirs.user_data_dir("sonic-fleet")) / "hub"
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Settings of one hub; addresses are host:port, port 0 takes a free one. Raises InvalidConfig."""
+
+    listen: str = "127.0.0.1:50051"  # gRPC, for callers and agents
+    http_listen: str = "127.0.0.1:8090"  # /healthz, /readyz, /metrics
+    data_dir: Path = field(default_factory=_data_dir)
+    database_url: str = ""  # SQLAlchemy's; SQLite in data_dir when empty
+    artifacts_url: str = ""  # file:// or s3://; a folder in data_dir when empty
+    insecure: bool = False  # listen beyond loopback without credentials
+    heartbeat_interval_s: float = 5.0
+    lease_s: float = 30.0  # an attempt that was not renewed for so long goes to another node
+    max_tries: int = 3  # of a job, on faults that are not the caller's
+    max_queued_jobs: int = 100_000  # of one tenant
+    max_artifact_bytes: int = 512 * MIB
+
+    def __post_init__(self) -> None:
+        for name in ("listen", "http_listen"):
+            self._check_address(name, getattr(self, name))
+        for name in ("heartbeat_interval_s", "lease_s", "max_tries", "max_queued_jobs", "max_artifact_bytes"):
+            if getattr(self, name) <= 0:
+                raise InvalidConfig(f"{name} is {getattr(self, name)}; a value above 0 is wanted")
+        if self.lease_s < 2 * self.heartbeat_interval_s:
+            raise InvalidConfig(
+                f"lease_s is {self.lease_s:g}, less than two heartbeats of {self.heartbeat_interval_s:g} s; raise it"
+            )
+
+    def _check_address(self, name: str, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        if not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
+            raise InvalidConfig(f"{name} is {address!r}; host:port is wanted, for example 127.0.0.1:50051")
+        if not self.insecure and not _is_loopback(host.strip("[]")):
+            raise InvalidConfig(
+                f"{name} is {address!r}, which other machines can reach, and callers are not authenticated yet; "
+                "listen on 127.0.0.1, or pass --insecure inside a network that you trust"
+            )
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'hub.db'}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,153 @@
+"""What can happen to the hub's decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hub.core.faults import Failure
+from hub.core.jobs import Job, Progress, Ref
+from hub.core.nodes import Node, Slot
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The hub has started: what the store holds. Attempts in flight get a fresh lease, so that agents can return."""
+
+    jobs: tuple[Job, ...]
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class JobStored:
+    """A submission has been committed."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class CancelRequested:
+    """The caller wants no result any more."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
+class NodeJoined:
+    """An agent has said Hello."""
+
+    node_id: str
+    region: str
+    session_id: str
+    slots: tuple[Slot, ...]
+    running: tuple[Ref, ...]
+    finished: tuple[Ref, ...]
+    leaving: bool = False
+
+
+@dataclass(frozen=True)
+class NodeHeard:
+    """A heartbeat: the slots as they are, and the attempts that the node holds."""
+
+    node_id: str
+    session_id: str
+    slots: tuple[Slot, ...]
+    attempts: tuple[Ref, ...]
+
+
+@dataclass(frozen=True)
+class NodeLeaving:
+    """The agent takes nothing new any more."""
+
+    node_id: str
+    session_id: str
+
+
+@dataclass(frozen=True)
+class NodeCut:
+    """The session has ended. A cut is not a death."""
+
+    node_id: str
+    session_id: str
+
+
+@dataclass(frozen=True)
+class DrainSet:
+    """An operator's wish has been stored."""
+
+    node_id: str
+    drain: bool
+
+
+@dataclass(frozen=True)
+class AttemptStarted:
+    """A worker has begun."""
+
+    node_id: str
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class AttemptProgressed:
+    """A worker is further on."""
+
+    node_id: str
+    ref: Ref
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class AttemptSucceeded:
+    """A finished video is in the hub. `result` is stored as it is and means nothing to the decisions."""
+
+    node_id: str
+    ref: Ref
+    result: bytes
+
+
+@dataclass(frozen=True)
+class AttemptFailed:
+    """An attempt ended without a video."""
+
+    node_id: str
+    ref: Ref
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class AttemptStopped:
+    """An attempt was cancelled and its slot is free."""
+
+    node_id: str
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A conditional update did not apply: this is what the store holds. `job` is None when it has ended there."""
+
+    job_id: str
+    job: Job | None
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """Time has passed."""
+
+
+Event = (
+    Loaded
+    | JobStored
+    | CancelRequested
+    | NodeJoined
+    | NodeHeard
+    | NodeLeaving
+    | NodeCut
+    | DrainSet
+    | AttemptStarted
+    | AttemptProgressed
+    | AttemptSucceeded
+    | AttemptFailed
+    | AttemptStopped
+    | Diverged
+    | Ticked
+)

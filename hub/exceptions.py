@@ -1,0 +1,101 @@
+"""Why the hub refuses a call, one class per situation; the docstring is the default message.
+
+Refusal
+├── InvalidRequest      INVALID_ARGUMENT     a violation for each field
+├── NotFound            NOT_FOUND            also for whatever belongs to another tenant
+├── KeyReused           ALREADY_EXISTS
+├── OutOfSequence       FAILED_PRECONDITION
+├── NotIdentified       UNAUTHENTICATED
+├── NotAllowed          PERMISSION_DENIED
+├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
+├── BytesDiffer         DATA_LOSS
+└── NotNow              UNAVAILABLE          with when to try again
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import grpc
+
+from sonic.parameters import Problem
+
+
+class Refusal(Exception):
+    """The call was refused."""
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "")
+        self.retry_after_s = retry_after_s
+        super().__init__(self.message)
+
+    @property
+    def reason(self) -> str:
+        """Stable, for programs: the class name in UPPER_SNAKE_CASE."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).upper()
+
+
+class InvalidRequest(Refusal):
+    """The request cannot be carried out as it is."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{problem.field} {problem.description}" for problem in problems))
+
+
+class NotFound(Refusal):
+    """There is no such thing."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class KeyReused(Refusal):
+    """The idempotency key belongs to an earlier job with another spec."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class OutOfSequence(Refusal):
+    """The call does not fit what has gone before."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class NotIdentified(Refusal):
+    """The call does not say whose it is."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class NotAllowed(Refusal):
+    """The caller may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class LimitReached(Refusal):
+    """A limit has been reached."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, subject: str, limit: str, retry_after_s: float | None = None) -> None:
+        self.subject = subject
+        super().__init__(f"{subject}: {limit}", retry_after_s)
+
+
+class BytesDiffer(Refusal):
+    """The bytes received are not those of the hash; nothing was stored, send them again from the start."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+
+class NotNow(Refusal):
+    """The hub cannot do this at the moment."""
+
+    code = grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,80 @@
+"""AdminService: what operators use. The contract is in proto/sonic/v1/admin_service.proto."""
+
+from __future__ import annotations
+
+import asyncio
+
+import sqlalchemy as sa
+
+from hub import exceptions
+from hub.core import events
+from hub.server import job_service, views
+from hub.server.callers import Context, tenant_problem
+from hub.server.dispatcher import Dispatcher
+from hub.server.job_service import reading
+from hub.server.sessions import Sessions
+from hub.store import records
+from hub.store.records import Page
+from sonic.parameters import Problem
+from sonic.v1 import admin_service_pb2 as pb
+from sonic.v1 import admin_service_pb2_grpc, nodes_pb2
+
+
+class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
+    """Not bound to a tenant."""
+
+    def __init__(
+        self, database: sa.Engine, dispatcher: Dispatcher, sessions: Sessions, jobs: job_service.JobService
+    ) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+        self._sessions = sessions
+        self._jobs = jobs
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
+        nodes = [
+            node
+            for node in await self._nodes()
+            if request.region in ("", node.region) and (not request.states or node.state in request.states)
+        ]
+        return pb.ListNodesResponse(nodes=nodes)
+
+    async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:
+        return pb.GetNodeResponse(node=await self._node(request.node_id))
+
+    async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> pb.DrainNodeResponse:
+        return pb.DrainNodeResponse(node=await self._set_drain(request.node_id, True))
+
+    async def ResumeNode(self, request: pb.ResumeNodeRequest, context: Context) -> pb.ResumeNodeResponse:
+        return pb.ResumeNodeResponse(node=await self._set_drain(request.node_id, False))
+
+    async def ListAllJobs(self, request: pb.ListAllJobsRequest, context: Context) -> pb.ListAllJobsResponse:
+        if request.tenant and (problem := tenant_problem(request.tenant)):
+            raise exceptions.InvalidRequest([Problem("tenant", problem)])
+        wanted = Page(
+            size=job_service.page_size(request.page_size),
+            before_sequence=job_service.parse_token(request.page_token),
+            states=job_service.states(request.states),
+        )
+        found, token = await job_service.list_page(self._database, request.tenant or None, wanted)
+        return pb.ListAllJobsResponse(jobs=[self._jobs.show(record) for record in found], next_page_token=token)
+
+    async def _nodes(self) -> list[nodes_pb2.Node]:
+        rows = await reading(self._database, records.node_rows)
+        known = self._dispatcher.nodes
+        return [views.node(row, known.get(row.node_id), self._sessions.get(row.node_id)) for row in rows]
+
+    async def _node(self, node_id: str) -> nodes_pb2.Node:
+        found = [node for node in await self._nodes() if node.node_id == node_id]
+        if not found:
+            raise exceptions.NotFound(f"no node {node_id[:80]!r} has ever joined")
+        return found[0]
+
+    async def _set_drain(self, node_id: str, drain: bool) -> nodes_pb2.Node:
+        def write() -> bool:
+            with self._database.begin() as connection:
+                return records.set_drain(connection, node_id, drain)
+
+        if await asyncio.to_thread(write):
+            await self._dispatcher.settle(events.DrainSet(node_id, drain))
+        return await self._node(node_id)

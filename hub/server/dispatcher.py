@@ -1,0 +1,294 @@
+"""The engine room: one task takes events in, commits what they decide in one transaction, and only then sends.
+
+Everything that waits is taken in together and shares a commit, so throughput does not hang on the disk's latency. A
+transaction that fails is tried again until it succeeds: nothing is sent, acknowledged or decided anew in between, so
+the decisions never run ahead of the store. Submissions are stored in a transaction of their own, which may fail alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from hub import exceptions, wire
+from hub.core import events, instructions
+from hub.core.dispatch import Dispatch, Outlook, Rules
+from hub.core.jobs import State
+from hub.core.nodes import Node
+from hub.server import metrics
+from hub.server.sessions import Outgoing, Sessions
+from hub.server.watchers import Watchers
+from hub.store import commits, records
+from hub.store.commits import Outcome
+from hub.store.records import JobRecord, NewJob
+from sonic.v1 import artifacts_pb2, fleet_service_pb2, jobs_pb2
+
+TICK_S = 0.5
+MAX_BATCH = 500
+T = TypeVar("T")
+_log = logging.getLogger("hub.dispatcher")
+_ENDS: dict[type, State] = {
+    instructions.CommitSuccess: State.SUCCEEDED,
+    instructions.CommitFailure: State.FAILED,
+    instructions.CommitCancel: State.CANCELLED,
+}
+
+
+@dataclass
+class _Posted:
+    event: events.Event
+    done: asyncio.Future[None] | None = None
+
+
+@dataclass
+class _Submission:
+    jobs: Sequence[NewJob]
+    done: asyncio.Future[list[tuple[JobRecord, bool]]]
+
+
+@dataclass(frozen=True)
+class _Committed:
+    write: instructions.Write
+    outcome: Outcome
+    assignment: fleet_service_pb2.Assignment | None = None
+
+
+class Dispatcher:
+    """Owns the decisions and the only connection that writes jobs."""
+
+    def __init__(self, database: sa.Engine, rules: Rules, sessions: Sessions, watchers: Watchers) -> None:
+        self._database = database
+        self._dispatch = Dispatch(rules)
+        self._sessions = sessions
+        self._watchers = watchers
+        self._inbox: deque[_Posted | _Submission] = deque()
+        self._wakeup = asyncio.Event()
+        self._stopping = False
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+        self._next_tick_s = 0.0
+        self.stalled = ""  # why the store does not take writes; empty when it does
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes as the decisions see them; not to be changed."""
+        return self._dispatch.nodes
+
+    def outlook(self, job_id: str) -> Outlook:
+        return self._dispatch.outlook(job_id, time.monotonic())
+
+    def queued(self, tenant: str) -> int:
+        return self._dispatch.queue.waiting(tenant)
+
+    def post(self, event: events.Event) -> None:
+        """Let an event be dealt with soon."""
+        self._put(_Posted(event))
+
+    async def settle(self, event: events.Event) -> None:
+        """Let an event be dealt with, and wait until what follows from it is committed."""
+        done = asyncio.get_running_loop().create_future()
+        self._put(_Posted(event, done))
+        await done
+
+    async def submit(self, jobs: Sequence[NewJob]) -> list[tuple[JobRecord, bool]]:
+        """Store jobs, all or none, and let them be placed. Returns each job and whether it is new. Raises NotNow."""
+        done: asyncio.Future[list[tuple[JobRecord, bool]]] = asyncio.get_running_loop().create_future()
+        self._put(_Submission(jobs, done))
+        return await done
+
+    async def load(self) -> None:
+        """Take over what the store holds; before `run`."""
+
+        def read() -> events.Loaded:
+            with self._database.connect() as connection:
+                return events.Loaded(tuple(records.live_jobs(connection)), tuple(records.known_nodes(connection)))
+
+        loaded = await self._in_writer(read)
+        self._dispatch.handle(loaded, time.monotonic())
+        _log.info("loaded", extra={"live_jobs": len(loaded.jobs), "known_nodes": len(loaded.nodes)})
+
+    async def run(self) -> None:
+        """Work until `stop`; what has come in by then is dealt with first."""
+        while not self._stopping or self._inbox:
+            await self._work(await self._take())
+        self._writer.shutdown()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wakeup.set()
+
+    def _put(self, item: _Posted | _Submission) -> None:
+        self._inbox.append(item)
+        self._wakeup.set()
+
+    async def _take(self) -> list[_Posted | _Submission]:
+        if not self._inbox:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
+                    await self._wakeup.wait()
+        self._wakeup.clear()
+        return [self._inbox.popleft() for _ in range(min(len(self._inbox), MAX_BATCH))]
+
+    async def _work(self, items: list[_Posted | _Submission]) -> None:
+        now = time.monotonic()
+        happened: list[events.Event] = await self._store_submissions(
+            [item for item in items if isinstance(item, _Submission)]
+        )
+        posted = [item for item in items if isinstance(item, _Posted)]
+        happened += [item.event for item in posted]
+        if now >= self._next_tick_s:
+            self._next_tick_s = now + TICK_S
+            happened.append(events.Ticked())
+        await self._decide(happened, now)
+        for item in posted:
+            if item.done and not item.done.done():
+                item.done.set_result(None)
+        metrics.QUEUE_DEPTH.set(len(self._dispatch.queue))
+
+    async def _decide(self, happened: Iterable[events.Event], now: float) -> None:
+        wanted: list[instructions.Instruction] = []
+        changed: set[str] = set()
+        for event in happened:
+            wanted += self._dispatch.handle(event, now)
+            if isinstance(event, events.AttemptProgressed):
+                changed.add(event.ref.job_id)
+        wanted += self._dispatch.assign(now)
+        writes = [item for item in wanted if isinstance(item, instructions.Write)]
+        committed = await self._commit(writes) if writes else []
+        for item in committed:
+            changed.add(_job_id(item.write))
+            self._follow_up(item)
+        for instruction in wanted:
+            if isinstance(instruction, instructions.Send):
+                self._send(instruction)
+        self._watchers.wake(changed)
+
+    async def _store_submissions(self, submissions: list[_Submission]) -> list[events.Event]:
+        if not submissions:
+            return []
+
+        def write() -> list[list[tuple[JobRecord, bool]]]:
+            now_s = time.time()
+            with self._database.begin() as connection:
+                return [[records.add_job(connection, job, now_s) for job in item.jobs] for item in submissions]
+
+        try:
+            stored = await self._in_writer(write)
+        except sa.exc.SQLAlchemyError as error:
+            metrics.STORE_FAILURES.inc()
+            _log.error("submissions could not be stored", extra={"error": str(error.__cause__ or error)})
+            for item in submissions:
+                refusal = exceptions.NotNow("the hub's store cannot take jobs at the moment", retry_after_s=5.0)
+                item.done.set_exception(refusal)
+            return []
+        new: list[events.Event] = []
+        for item, answer in zip(submissions, stored, strict=True):
+            fresh = [record for record, created in answer if created]
+            metrics.JOBS_SUBMITTED.inc(len(fresh))
+            new += [events.JobStored(record.live()) for record in fresh]
+            if not item.done.done():
+                item.done.set_result(answer)
+        return new
+
+    async def _commit(self, writes: list[instructions.Write]) -> list[_Committed]:
+        """One transaction for all; tried again until the store takes it."""
+
+        def write() -> list[_Committed]:
+            now_s = time.time()
+            with metrics.COMMIT_SECONDS.time(), self._database.begin() as connection:
+                return [_carry_out(connection, item, now_s) for item in writes]
+
+        pause_s = 0.1
+        while True:
+            try:
+                committed = await self._in_writer(write)
+                self.stalled = ""
+                return committed
+            except sa.exc.SQLAlchemyError as error:
+                self.stalled = str(error.__cause__ or error)
+                metrics.STORE_FAILURES.inc()
+                _log.error("the store refused a transaction", extra={"error": self.stalled, "retry_s": pause_s})
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 5.0)
+
+    def _follow_up(self, item: _Committed) -> None:
+        write, outcome = item.write, item.outcome
+        if isinstance(write, instructions.CommitSuccess):
+            ack = instructions.Acknowledge(write.node_id, write.ref, outcome.verdict)
+            self._send(ack)
+        if not outcome.applied:
+            _log.warning("a decision was overtaken by the store", extra={"write": type(write).__name__})
+            self._put(_Posted(self._as_stored(_job_id(write))))
+        elif isinstance(write, instructions.Assign):
+            metrics.PLACEMENTS.labels(write.region).inc()
+            self._sessions.send(write.node_id, Outgoing(assignment=item.assignment))
+            extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "node_id": write.node_id}
+            _log.info("assigned", extra=extra | {"reason": write.reason})
+        elif isinstance(write, instructions.Requeue):
+            metrics.REQUEUES.labels(write.failure.reason).inc()
+            extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "reason": write.failure.message}
+            _log.warning("requeued", extra=extra)
+        elif state := _ENDS.get(type(write)):
+            metrics.JOBS_ENDED.labels(state).inc()
+            _log.info("ended", extra={"job_id": _job_id(write), "state": str(state)})
+
+    def _as_stored(self, job_id: str) -> events.Diverged:
+        with self._database.connect() as connection:
+            record = records.job(connection, None, job_id)
+        return events.Diverged(job_id, record.live() if record and not record.state.ended else None)
+
+    def _send(self, item: instructions.Send) -> None:
+        match item:
+            case instructions.Acknowledge(node_id, ref, verdict):
+                value = fleet_service_pb2.ResultVerdict.ValueType(verdict)
+                ack = fleet_service_pb2.ResultAck(ref=wire.ref_message(ref), verdict=value)
+                self._sessions.send(node_id, Outgoing(result_ack=ack))
+            case instructions.StopAttempt(node_id, ref, reason):
+                stop = fleet_service_pb2.CancelAttempt(ref=wire.ref_message(ref), reason=reason)
+                self._sessions.send(node_id, Outgoing(cancel=stop))
+            case instructions.TellDrain(node_id, True):
+                self._sessions.send(node_id, Outgoing(drain=fleet_service_pb2.Drain()))
+            case instructions.TellDrain(node_id, False):
+                self._sessions.send(node_id, Outgoing(resume=fleet_service_pb2.Resume()))
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+
+def _job_id(write: instructions.Write) -> str:
+    return write.job_id if isinstance(write, instructions.CommitCancel) else write.ref.job_id
+
+
+def _carry_out(connection: sa.Connection, write: instructions.Write, now_s: float) -> _Committed:
+    outcome = commits.apply(connection, write, now_s)
+    if isinstance(write, instructions.Assign) and outcome.applied:
+        return _Committed(write, outcome, _assignment(connection, write))
+    return _Committed(write, outcome)
+
+
+def _assignment(connection: sa.Connection, write: instructions.Assign) -> fleet_service_pb2.Assignment:
+    row = records.attempt(connection, write.ref.job_id, write.ref.attempt, write.node_id)
+    assert row is not None
+    spec = jobs_pb2.JobSpec.FromString(row.spec)
+    inputs = records.artifacts_of(connection, row.tenant, (spec.portrait_sha256, spec.voice_sha256))
+
+    def artifact(sha256: str) -> artifacts_pb2.Artifact:
+        held = inputs[sha256]
+        return artifacts_pb2.Artifact(sha256=sha256, size_bytes=held.size_bytes, media_type=held.media_type)
+
+    return fleet_service_pb2.Assignment(
+        ref=wire.ref_message(write.ref),
+        tenant=row.tenant,
+        spec=spec,
+        portrait=artifact(spec.portrait_sha256),
+        voice=artifact(spec.voice_sha256),
+        slot=write.slot,
+    )

@@ -1,0 +1,226 @@
+"""FleetService: the hub as agents see it. The contract is in proto/sonic/v1/fleet_service.proto."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from hub import exceptions, wire
+from hub.artifacts.depot import MAX_CHUNK_BYTES
+from hub.config import HubConfig
+from hub.core import events
+from hub.core.instructions import Verdict
+from hub.server import metrics, transfers, views
+from hub.server.callers import Context
+from hub.server.dispatcher import Dispatcher
+from hub.server.job_service import reading
+from hub.server.sessions import AgentSession, Outgoing, Sessions
+from hub.store import records
+from sonic.parameters import Problem
+from sonic.v1 import fleet_service_pb2 as pb
+from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2
+
+HELLO_TIMEOUT_S = 10.0
+SILENT_INTERVALS = 4  # a session that has said nothing for so many heartbeat intervals is ended
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_log = logging.getLogger("hub.fleet")
+
+
+class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
+    """Turns what agents say into events, and passes on what the dispatcher sends them."""
+
+    def __init__(
+        self,
+        config: HubConfig,
+        database: sa.Engine,
+        dispatcher: Dispatcher,
+        files: transfers.Transfers,
+        sessions: Sessions,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._dispatcher = dispatcher
+        self._files = files
+        self._sessions = sessions
+
+    async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[Outgoing]:
+        hello = await _first(aiter(request))
+        session = AgentSession(uuid.uuid4().hex, hello, slots=list(hello.slots))
+        await self._note(hello)
+        self._sessions.open(session)
+        metrics.SESSIONS.set(len(self._sessions))
+        _log.info("session opened", extra={"node_id": hello.node_id, "region": hello.region})
+        session.outgoing.put_nowait(Outgoing(welcome=self._welcome(session)))
+        self._dispatcher.post(_joined(session))
+        listener = asyncio.create_task(self._listen(request, session), name=f"listen-{hello.node_id}")
+        try:
+            while (message := await session.outgoing.get()) is not None:
+                yield message
+        finally:
+            listener.cancel()
+            await asyncio.wait([listener])
+            self._sessions.close(session)
+            metrics.SESSIONS.set(len(self._sessions))
+            self._dispatcher.post(events.NodeCut(hello.node_id, session.session_id))
+            _log.info("session ended", extra={"node_id": hello.node_id})
+            await self._note_heard(session)
+
+    async def FetchInput(self, request: pb.FetchInputRequest, context: Context) -> AsyncIterator[pb.FetchInputResponse]:
+        attempt = await self._attempt(request.node_id, request.ref)
+        spec = jobs_pb2.JobSpec.FromString(attempt.spec)
+        if request.sha256 not in (spec.portrait_sha256, spec.voice_sha256):
+            raise exceptions.NotFound(f"artifact {request.sha256[:64]!r} is no input of this attempt")
+        _, chunks = await self._files.download(attempt.tenant, request.sha256, request.range)
+        async for chunk in chunks:
+            yield pb.FetchInputResponse(chunk=chunk)
+
+    async def GetVideo(self, request: pb.GetVideoRequest, context: Context) -> pb.GetVideoResponse:
+        attempt = await self._attempt(request.node_id, request.ref)
+        return pb.GetVideoResponse(status=await self._files.status(attempt.tenant, request.sha256))
+
+    async def UploadVideo(
+        self, request: AsyncIterator[pb.UploadVideoRequest], context: Context
+    ) -> pb.UploadVideoResponse:
+        header, chunks = await transfers.unpack(request)
+        attempt = await self._attempt(header.node_id, header.ref)
+        return pb.UploadVideoResponse(video=await self._files.upload(attempt.tenant, header.upload, chunks))
+
+    async def _attempt(self, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
+        row = await reading(
+            self._database, lambda connection: records.attempt(connection, ref.job_id, ref.attempt, node_id)
+        )
+        if row is None:
+            raise exceptions.NotFound(f"node {node_id!r} was never given attempt {ref.attempt} of job {ref.job_id!r}")
+        return row
+
+    def _welcome(self, session: AgentSession) -> pb.Welcome:
+        return pb.Welcome(
+            session_id=session.session_id,
+            heartbeat_interval_seconds=self._config.heartbeat_interval_s,
+            lease_seconds=self._config.lease_s,
+            server_time=views.now_message(),
+            max_upload_chunk_bytes=MAX_CHUNK_BYTES,
+        )
+
+    async def _note(self, hello: pb.Hello) -> None:
+        def write() -> None:
+            with self._database.begin() as connection:
+                records.note_node(connection, hello.node_id, hello.region, hello.agent_version, time.time())
+
+        await self._written(write)
+
+    async def _note_heard(self, session: AgentSession) -> None:
+        def write() -> None:
+            with self._database.begin() as connection:
+                records.node_heard(connection, session.hello.node_id, session.heard_at_s)
+
+        await self._written(write)
+
+    @staticmethod
+    async def _written(write: Any) -> None:
+        try:
+            await asyncio.to_thread(write)
+        except sa.exc.SQLAlchemyError as error:
+            raise exceptions.NotNow("the hub's store takes no writes at the moment", 5.0) from error
+
+    async def _listen(self, requests: AsyncIterator[pb.SessionRequest], session: AgentSession) -> None:
+        """Until the agent ends the stream or falls silent; either ends the session."""
+        messages = aiter(requests)
+        silence_s = SILENT_INTERVALS * self._config.heartbeat_interval_s
+        try:
+            while (message := await asyncio.wait_for(anext(messages, None), silence_s)) is not None:
+                await self._take(message, session)
+        except TimeoutError:
+            _log.warning("session silent", extra={"node_id": session.hello.node_id, "silence_s": silence_s})
+        finally:
+            session.outgoing.put_nowait(None)
+
+    async def _take(self, message: pb.SessionRequest, session: AgentSession) -> None:
+        node_id = session.hello.node_id
+        match message.WhichOneof("message"):
+            case "heartbeat":
+                session.hear(message.heartbeat)
+                self._dispatcher.post(_heard(session, message.heartbeat))
+            case "started":
+                self._dispatcher.post(events.AttemptStarted(node_id, wire.ref(message.started.ref)))
+            case "progress":
+                progress = wire.progress(message.progress.progress)
+                self._dispatcher.post(events.AttemptProgressed(node_id, wire.ref(message.progress.ref), progress))
+            case "result":
+                await self._take_result(message.result, session)
+            case "draining":
+                self._dispatcher.post(events.NodeLeaving(node_id, session.session_id))
+
+    async def _take_result(self, result: pb.AttemptResult, session: AgentSession) -> None:
+        node_id, ref = session.hello.node_id, wire.ref(result.ref)
+        match result.WhichOneof("outcome"):
+            case "video":
+                video = await self._video(node_id, result)
+                if isinstance(video, Verdict):
+                    value = pb.ResultVerdict.ValueType(video)
+                    session.outgoing.put_nowait(Outgoing(result_ack=pb.ResultAck(ref=result.ref, verdict=value)))
+                else:
+                    stored = pb.RenderedVideo(video=video, report=result.video.report).SerializeToString()
+                    self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored))
+            case "failure":
+                self._dispatcher.post(events.AttemptFailed(node_id, ref, wire.failure(result.failure)))
+            case "stopped":
+                self._dispatcher.post(events.AttemptStopped(node_id, ref))
+
+    async def _video(self, node_id: str, result: pb.AttemptResult) -> artifacts_pb2.Artifact | Verdict:
+        """The reported video as the hub holds it, or what speaks against taking the result."""
+        try:
+            attempt = await self._attempt(node_id, result.ref)
+            held = await self._files.find(attempt.tenant, result.video.video.sha256)
+        except exceptions.NotFound:
+            return Verdict.UNKNOWN
+        except exceptions.InvalidRequest:
+            return Verdict.VIDEO_MISSING
+        return held or Verdict.VIDEO_MISSING
+
+
+async def _first(messages: AsyncIterator[pb.SessionRequest]) -> pb.Hello:
+    """The agent's Hello. Raises InvalidRequest, OutOfSequence."""
+    try:
+        message = await asyncio.wait_for(anext(messages, None), HELLO_TIMEOUT_S)
+    except TimeoutError:
+        message = None
+    if message is None or message.WhichOneof("message") != "hello":
+        raise exceptions.OutOfSequence("the first message of a session is Hello")
+    problems = [
+        Problem(f"hello.{name}", f"is {value!r}; use 1 to 63 letters, digits and ._- and begin with a letter or digit")
+        for name, value in (("node_id", message.hello.node_id), ("region", message.hello.region))
+        if not _NAME.fullmatch(value)
+    ]
+    if problems:
+        raise exceptions.InvalidRequest(problems)
+    return message.hello
+
+
+def _joined(session: AgentSession) -> events.NodeJoined:
+    hello = session.hello
+    return events.NodeJoined(
+        node_id=hello.node_id,
+        region=hello.region,
+        session_id=session.session_id,
+        slots=tuple(wire.slot(slot) for slot in hello.slots),
+        running=tuple(wire.ref(ref) for ref in hello.running),
+        finished=tuple(wire.ref(ref) for ref in hello.finished),
+        leaving=hello.draining,
+    )
+
+
+def _heard(session: AgentSession, heartbeat: pb.Heartbeat) -> events.NodeHeard:
+    return events.NodeHeard(
+        node_id=session.hello.node_id,
+        session_id=session.session_id,
+        slots=tuple(wire.slot(slot) for slot in heartbeat.slots),
+        attempts=tuple(wire.ref(ref) for ref in heartbeat.attempts),
+    )

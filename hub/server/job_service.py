@@ -1,0 +1,237 @@
+"""JobService: what callers use. The contract is in proto/sonic/v1/job_service.proto."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from hub import exceptions
+from hub.core import events
+from hub.core.jobs import State
+from hub.server import submissions, transfers, views
+from hub.server.callers import Context, tenant_of
+from hub.server.dispatcher import Dispatcher
+from hub.server.guard import status_of
+from hub.server.watchers import Watchers
+from hub.store import records
+from hub.store.records import JobRecord, NewJob, Page
+from sonic.parameters import Problem
+from sonic.v1 import job_service_pb2 as pb
+from sonic.v1 import job_service_pb2_grpc, jobs_pb2
+
+T = TypeVar("T")
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 500
+_LOOK_AGAIN_S = 1.0  # queue position and ETA drift without the job itself changing
+_STATES = {value: key for key, value in views.STATES.items()}
+
+
+class JobService(job_service_pb2_grpc.JobServiceServicer):
+    """Every handler asks for its tenant first and passes it to every query."""
+
+    def __init__(
+        self,
+        database: sa.Engine,
+        dispatcher: Dispatcher,
+        files: transfers.Transfers,
+        watchers: Watchers,
+        max_queued_jobs: int,
+    ) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+        self._files = files
+        self._watchers = watchers
+        self._max_queued_jobs = max_queued_jobs
+
+    async def GetArtifact(self, request: pb.GetArtifactRequest, context: Context) -> pb.GetArtifactResponse:
+        return pb.GetArtifactResponse(status=await self._files.status(tenant_of(context), request.sha256))
+
+    async def UploadArtifact(
+        self, request: AsyncIterator[pb.UploadArtifactRequest], context: Context
+    ) -> pb.UploadArtifactResponse:
+        tenant = tenant_of(context)
+        header, chunks = await transfers.unpack(request)
+        return pb.UploadArtifactResponse(artifact=await self._files.upload(tenant, header, chunks))
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        artifact, chunks = await self._files.download(tenant_of(context), request.sha256, request.range)
+        yield pb.DownloadArtifactResponse(artifact=artifact)
+        async for chunk in chunks:
+            yield pb.DownloadArtifactResponse(chunk=chunk)
+
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
+        (outcome,) = await self._submit(tenant_of(context), [request])
+        if isinstance(outcome, exceptions.Refusal):
+            raise outcome
+        return pb.SubmitJobResponse(job=outcome)
+
+    async def SubmitBatch(self, request: pb.SubmitBatchRequest, context: Context) -> pb.SubmitBatchResponse:
+        tenant = tenant_of(context)
+        if not 1 <= len(request.items) <= submissions.MAX_BATCH_ITEMS:
+            limit = f"has {len(request.items)} entries; 1 to {submissions.MAX_BATCH_ITEMS} go into one batch"
+            raise exceptions.InvalidRequest([Problem("items", limit)])
+        outcomes = await self._submit(tenant, request.items)
+        return pb.SubmitBatchResponse(items=[_batch_item(outcome) for outcome in outcomes])
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        return pb.GetJobResponse(job=await self._job(tenant_of(context), request.job_id))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        tenant = tenant_of(context)
+        wanted = Page(
+            size=page_size(request.page_size),
+            before_sequence=parse_token(request.page_token),
+            states=states(request.states),
+            submitted_after_s=_seconds(request, "submitted_after"),
+            submitted_before_s=_seconds(request, "submitted_before"),
+        )
+        found, token = await list_page(self._database, tenant, wanted)
+        return pb.ListJobsResponse(jobs=[self.show(record) for record in found], next_page_token=token)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
+        tenant = tenant_of(context)
+        if not (await self._record(tenant, request.job_id)).state.ended:
+            await self._dispatcher.settle(events.CancelRequested(request.job_id))
+        return pb.CancelJobResponse(job=await self._job(tenant, request.job_id))
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
+        tenant = tenant_of(context)
+        seen: jobs_pb2.Job | None = None
+        with self._watchers.on(request.job_id) as changed:
+            while True:
+                record = await self._record(tenant, request.job_id)
+                job = self.show(record)
+                if _news(seen, job, request.after_revision):
+                    yield pb.WatchJobResponse(job=job)
+                seen = job
+                if record.state.ended:
+                    return
+                await _wait(changed, _LOOK_AGAIN_S)
+
+    def show(self, record: JobRecord) -> jobs_pb2.Job:
+        return views.job(record, self._dispatcher.outlook(record.row.job_id))
+
+    async def _job(self, tenant: str, job_id: str) -> jobs_pb2.Job:
+        return self.show(await self._record(tenant, job_id))
+
+    async def _record(self, tenant: str, job_id: str) -> JobRecord:
+        record = await reading(self._database, lambda connection: records.job(connection, tenant, job_id))
+        if record is None:
+            raise exceptions.NotFound(f"there is no job {job_id[:80]!r}")
+        return record
+
+    async def _submit(
+        self, tenant: str, requests: Sequence[pb.SubmitJobRequest]
+    ) -> list[jobs_pb2.Job | exceptions.Refusal]:
+        hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
+        held = await reading(self._database, lambda connection: records.artifacts_of(connection, tenant, hashes))
+        outcomes: list[jobs_pb2.Job | exceptions.Refusal | None] = []
+        good: list[NewJob] = []
+        for item in requests:
+            try:
+                good.append(submissions.new_job(tenant, item, held))
+                outcomes.append(None)
+            except exceptions.Refusal as refusal:
+                outcomes.append(refusal)
+        self._check_room(tenant, len(good))
+        answers = iter(await self._dispatcher.submit(good) if good else [])
+        wanted = iter(good)
+        return [self._answer(next(wanted), *next(answers)) if item is None else item for item in outcomes]
+
+    def _check_room(self, tenant: str, more: int) -> None:
+        queued = self._dispatcher.queued(tenant)
+        if queued + more > self._max_queued_jobs:
+            limit = f"{queued} jobs wait and {more} more were sent; {self._max_queued_jobs} may wait at a time"
+            raise exceptions.LimitReached(f"queued jobs of tenant {tenant}", limit, retry_after_s=30.0)
+
+    def _answer(self, wanted: NewJob, record: JobRecord, created: bool) -> jobs_pb2.Job | exceptions.Refusal:
+        if not created and record.row.spec != wanted.spec:
+            return exceptions.KeyReused(
+                f"idempotency_key {wanted.idempotency_key!r} belongs to job {record.row.job_id}, "
+                "which has another spec; use a fresh key for each video wanted"
+            )
+        return self.show(record)
+
+
+async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
+    """Run a query in a thread of its own."""
+
+    def work() -> T:
+        with database.connect() as connection:
+            return read(connection)
+
+    return await asyncio.to_thread(work)
+
+
+async def list_page(database: sa.Engine, tenant: str | None, wanted: Page) -> tuple[list[JobRecord], str]:
+    """One page of jobs, and the token of the next one; empty on the last."""
+    found = await reading(database, lambda connection: records.page(connection, tenant, wanted))
+    return found, _make_token(found[-1].row.sequence) if len(found) == wanted.size else ""
+
+
+def page_size(asked: int) -> int:
+    """Raises InvalidRequest."""
+    if not 0 <= asked <= MAX_PAGE_SIZE:
+        raise exceptions.InvalidRequest([Problem("page_size", f"is {asked}; choose a value from 1 to {MAX_PAGE_SIZE}")])
+    return asked or DEFAULT_PAGE_SIZE
+
+
+def states(asked: Sequence[jobs_pb2.JobState.ValueType]) -> tuple[State, ...]:
+    """Raises InvalidRequest."""
+    unknown = [value for value in asked if value not in _STATES]
+    if unknown:
+        raise exceptions.InvalidRequest([Problem("states", f"has {unknown[0]}, which is no state of a job")])
+    return tuple(_STATES[value] for value in asked)
+
+
+def _batch_item(outcome: jobs_pb2.Job | exceptions.Refusal) -> pb.BatchItem:
+    if isinstance(outcome, jobs_pb2.Job):
+        return pb.BatchItem(job=outcome)
+    problems = outcome.problems if isinstance(outcome, exceptions.InvalidRequest) else ()
+    error = pb.SubmitError(
+        code=status_of(outcome).code,
+        message=outcome.message,
+        reason=outcome.reason,
+        problems=[jobs_pb2.FieldProblem(field=p.field, description=p.description) for p in problems],
+    )
+    return pb.BatchItem(error=error)
+
+
+def _news(seen: jobs_pb2.Job | None, job: jobs_pb2.Job, known_revision: int) -> bool:
+    """Worth sending: a state that the caller does not know, progress, another place in the queue; not the ETA alone."""
+    if seen is None or job.revision != seen.revision:
+        return job.revision > known_revision
+    return job.progress != seen.progress or job.queue_position != seen.queue_position
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass
+    event.clear()
+
+
+def _make_token(sequence: int) -> str:
+    return base64.urlsafe_b64encode(str(sequence).encode()).decode()
+
+
+def parse_token(token: str) -> int | None:
+    """Raises InvalidRequest."""
+    try:
+        return int(base64.urlsafe_b64decode(token)) if token else None
+    except (ValueError, binascii.Error):
+        problem = Problem("page_token", "is not one that this hub gave; start again without one")
+        raise exceptions.InvalidRequest([problem]) from None
+
+
+def _seconds(request: Any, name: str) -> float | None:
+    return getattr(request, name).ToNanoseconds() / 1e9 if request.HasField(name) else None

@@ -1,0 +1,61 @@
+"""Agents that are connected: what they said of themselves, and a queue of what is to be sent to each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from sonic.v1 import fleet_service_pb2, nodes_pb2
+
+Outgoing = fleet_service_pb2.SessionResponse
+
+
+@dataclass
+class AgentSession:
+    """One agent's stream. None in the queue ends it."""
+
+    session_id: str
+    hello: fleet_service_pb2.Hello
+    outgoing: asyncio.Queue[Outgoing | None] = field(default_factory=asyncio.Queue)
+    slots: list[nodes_pb2.Slot] = field(default_factory=list)
+    health: nodes_pb2.NodeHealth = field(default_factory=nodes_pb2.NodeHealth)
+    heard_at_s: float = field(default_factory=time.time)  # wall clock
+
+    def hear(self, heartbeat: fleet_service_pb2.Heartbeat) -> None:
+        self.slots = list(heartbeat.slots)
+        self.health = heartbeat.health
+        self.heard_at_s = time.time()
+
+
+class Sessions:
+    """The connected agents by node_id."""
+
+    def __init__(self) -> None:
+        self._by_node: dict[str, AgentSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_node)
+
+    def get(self, node_id: str) -> AgentSession | None:
+        return self._by_node.get(node_id)
+
+    def open(self, session: AgentSession) -> None:
+        """Let a session take over its node; an older one of the same node is ended."""
+        older = self._by_node.get(session.hello.node_id)
+        self._by_node[session.hello.node_id] = session
+        if older:
+            older.outgoing.put_nowait(None)
+
+    def close(self, session: AgentSession) -> None:
+        if self._by_node.get(session.hello.node_id) is session:
+            del self._by_node[session.hello.node_id]
+
+    def send(self, node_id: str, message: Outgoing) -> None:
+        """Send if the node is connected. What is lost here is made good when the agent says Hello again."""
+        if session := self._by_node.get(node_id):
+            session.outgoing.put_nowait(message)
+
+    def end_all(self) -> None:
+        for session in self._by_node.values():
+            session.outgoing.put_nowait(None)

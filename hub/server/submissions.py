@@ -1,0 +1,87 @@
+"""From a caller's request to a job that can be stored: every check at the door, every problem named at once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from hub import exceptions
+from hub.artifacts import media_types
+from hub.artifacts.depot import check_hash
+from hub.core.jobs import Requirement
+from hub.store.records import NewJob
+from sonic import parameters
+from sonic.parameters import Problem
+from sonic.v1 import job_service_pb2, jobs_pb2
+
+DEFAULT_ENGINE = "warp"
+MAX_BATCH_ITEMS = 1000
+MAX_KEY_CHARACTERS = 128
+PRIORITY_LIMIT = 10
+_MAX_NAME_CHARACTERS = 64
+
+
+def new_job(tenant: str, request: job_service_pb2.SubmitJobRequest, held: Mapping[str, sa.Row[Any]]) -> NewJob:
+    """Check a request and complete it. `held` are the tenant's artifacts by hash. Raises InvalidRequest."""
+    spec = jobs_pb2.JobSpec()
+    spec.CopyFrom(request.spec)
+    spec.engine = spec.engine or DEFAULT_ENGINE
+    problems = _key_problems(request.idempotency_key) + _spec_problems(spec) + _input_problems(spec, held)
+    cautions: list[parameters.Caution] = []
+    try:
+        complete, cautions = parameters.from_wire(spec.parameters)
+        spec.parameters.CopyFrom(complete.to_wire())
+    except parameters.InvalidParameters as error:
+        problems += [Problem(f"spec.{problem.field}", problem.description) for problem in error.problems]
+    if problems:
+        raise exceptions.InvalidRequest(problems)
+    warnings = [jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in cautions]
+    return NewJob(
+        job_id=uuid.uuid4().hex,
+        tenant=tenant,
+        idempotency_key=request.idempotency_key,
+        spec=spec.SerializeToString(deterministic=True),
+        requirement=Requirement(spec.engine, spec.model_version),
+        priority=spec.priority,
+        cautions=jobs_pb2.RenderReport(warnings=warnings).SerializeToString(),
+    )
+
+
+def _key_problems(key: str) -> list[Problem]:
+    if 1 <= len(key) <= MAX_KEY_CHARACTERS and key.isprintable():
+        return []
+    limit = f"has {len(key)} characters; 1 to {MAX_KEY_CHARACTERS} printable ones are wanted, fresh for each video"
+    return [Problem("idempotency_key", limit)]
+
+
+def _spec_problems(spec: jobs_pb2.JobSpec) -> list[Problem]:
+    problems = [
+        Problem(f"spec.{name}", f"has {len(value)} characters; {_MAX_NAME_CHARACTERS} is the limit")
+        for name, value in (("engine", spec.engine), ("model_version", spec.model_version))
+        if len(value) > _MAX_NAME_CHARACTERS
+    ]
+    if abs(spec.priority) > PRIORITY_LIMIT:
+        limit = f"is {spec.priority}; choose a value from {-PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
+        problems.append(Problem("spec.priority", limit))
+    return problems
+
+
+def _input_problems(spec: jobs_pb2.JobSpec, held: Mapping[str, sa.Row[Any]]) -> list[Problem]:
+    problems: list[Problem] = []
+    for name, sha256, judge in (
+        ("spec.portrait_sha256", spec.portrait_sha256, media_types.portrait_problem),
+        ("spec.voice_sha256", spec.voice_sha256, media_types.voice_problem),
+    ):
+        try:
+            check_hash(sha256, name)
+        except exceptions.InvalidRequest as refusal:
+            problems += refusal.problems
+            continue
+        if sha256 not in held:
+            problems.append(Problem(name, f"is {sha256}, which has not been uploaded; upload it first"))
+        elif problem := judge(held[sha256].media_type):
+            problems.append(Problem(name, problem))
+    return problems

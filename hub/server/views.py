@@ -1,0 +1,103 @@
+"""Jobs and nodes as the wire shows them: what is stored, with what is live laid over it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from hub import wire
+from hub.core.dispatch import Outlook
+from hub.core.jobs import State
+from hub.core.nodes import Node, NodeState
+from hub.server.sessions import AgentSession
+from hub.store.records import JobRecord
+from sonic.v1 import fleet_service_pb2, jobs_pb2, nodes_pb2
+
+STATES = {
+    State.QUEUED: jobs_pb2.JOB_STATE_QUEUED,
+    State.ASSIGNED: jobs_pb2.JOB_STATE_ASSIGNED,
+    State.RUNNING: jobs_pb2.JOB_STATE_RUNNING,
+    State.SUCCEEDED: jobs_pb2.JOB_STATE_SUCCEEDED,
+    State.FAILED: jobs_pb2.JOB_STATE_FAILED,
+    State.CANCELLED: jobs_pb2.JOB_STATE_CANCELLED,
+}
+NODE_STATES = {
+    NodeState.JOINING: nodes_pb2.NODE_STATE_JOINING,
+    NodeState.READY: nodes_pb2.NODE_STATE_READY,
+    NodeState.DEGRADED: nodes_pb2.NODE_STATE_DEGRADED,
+    NodeState.EJECTED: nodes_pb2.NODE_STATE_EJECTED,
+    NodeState.DRAINING: nodes_pb2.NODE_STATE_DRAINING,
+    NodeState.OFFLINE: nodes_pb2.NODE_STATE_OFFLINE,
+}
+
+
+def job(record: JobRecord, outlook: Outlook) -> jobs_pb2.Job:
+    """A job for its tenant."""
+    row = record.row
+    message = jobs_pb2.Job(
+        job_id=row.job_id,
+        tenant=row.tenant,
+        spec=jobs_pb2.JobSpec.FromString(row.spec),
+        state=STATES[record.state],
+        revision=row.revision,
+        attempts=[_attempt(attempt) for attempt in record.attempts],
+        submitted_at=wire.timestamp(row.submitted_at_s),
+        started_at=wire.timestamp(row.started_at_s),
+        ended_at=wire.timestamp(row.ended_at_s),
+        idempotency_key=row.idempotency_key,
+        warnings=jobs_pb2.RenderReport.FromString(row.cautions or b"").warnings,
+    )
+    if row.failure is not None:
+        message.failure.ParseFromString(row.failure)
+    if row.result is not None:
+        result = fleet_service_pb2.RenderedVideo.FromString(row.result)
+        message.video.CopyFrom(result.video)
+        message.report.CopyFrom(result.report)
+        known = {(warning.reason, warning.message) for warning in message.warnings}
+        message.warnings.extend(w for w in result.report.warnings if (w.reason, w.message) not in known)
+    if not record.state.ended:
+        message.progress.CopyFrom(wire.progress_message(outlook.progress))
+        message.queue_position = outlook.queue_position if record.state is State.QUEUED else 0
+        message.eta_seconds = outlook.eta_s
+    return message
+
+
+def _attempt(row: sa.Row[Any]) -> jobs_pb2.Attempt:
+    message = jobs_pb2.Attempt(
+        attempt=row.attempt,
+        node_id=row.node_id,
+        region=row.region,
+        assigned_at=wire.timestamp(row.assigned_at_s),
+        started_at=wire.timestamp(row.started_at_s),
+        ended_at=wire.timestamp(row.ended_at_s),
+        placement_reason=row.placement_reason,
+    )
+    if row.failure is not None:
+        message.failure.ParseFromString(row.failure)
+    return message
+
+
+def node(row: sa.Row[Any], known: Node | None, session: AgentSession | None) -> nodes_pb2.Node:
+    """A node for an operator: its row, what the decisions hold of it, and what it last said."""
+    state, reason = known.state if known else (NodeState.OFFLINE, "no session")
+    message = nodes_pb2.Node(
+        node_id=row.node_id,
+        region=row.region,
+        state=NODE_STATES[state],
+        state_reason=reason,
+        agent_version=row.agent_version,
+        joined_at=wire.timestamp(row.joined_at_s),
+        last_heard_at=wire.timestamp(session.heard_at_s if session else row.last_heard_at_s),
+    )
+    if session:
+        message.gpus.extend(session.hello.gpus)
+        message.slots.extend(session.slots)
+        message.health.CopyFrom(session.health)
+    return message
+
+
+def now_message() -> Any:
+    """The hub's wall clock as a message."""
+    return wire.timestamp(time.time())

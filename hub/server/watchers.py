@@ -1,0 +1,31 @@
+"""Callers that follow a job are woken when it changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class Watchers:
+    """Wake-up calls by job."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, set[asyncio.Event]] = {}
+
+    @contextmanager
+    def on(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job changes; its holder clears it."""
+        event = asyncio.Event()
+        self._events.setdefault(job_id, set()).add(event)
+        try:
+            yield event
+        finally:
+            self._events[job_id].discard(event)
+            if not self._events[job_id]:
+                del self._events[job_id]
+
+    def wake(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            for event in self._events.get(job_id, ()):
+                event.set()

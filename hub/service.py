@@ -1,0 +1,187 @@
+"""One hub: opened, served and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import grpc.aio
+import obstore.store
+from aiohttp import web
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from hub.artifacts.depot import Depot
+from hub.config import HubConfig, InvalidConfig
+from hub.core.dispatch import Rules
+from hub.server import http
+from hub.server.admin_service import AdminService
+from hub.server.dispatcher import Dispatcher
+from hub.server.fleet_service import FleetService
+from hub.server.guard import Guard
+from hub.server.job_service import JobService
+from hub.server.sessions import Sessions
+from hub.server.transfers import Transfers
+from hub.server.watchers import Watchers
+from hub.store.database import open_database
+from sonic.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    fleet_service_pb2,
+    fleet_service_pb2_grpc,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
+
+STOP_GRACE_S = 5.0
+SWEEP_INTERVAL_S = 3600.0
+_log = logging.getLogger("hub")
+_SERVICES = [
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (job_service_pb2, "JobService"),
+        (fleet_service_pb2, "FleetService"),
+        (admin_service_pb2, "AdminService"),
+    )
+]
+_OPTIONS = [
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+]
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A hub that serves; the ports are those that it really has."""
+
+    grpc_address: str
+    http_address: str
+    dispatcher: Dispatcher
+    sessions: Sessions
+
+
+async def run(config: HubConfig) -> None:
+    """Serve until SIGTERM or SIGINT. Raises InvalidConfig when an address or folder cannot be had."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(config):
+        await stop.wait()
+        _log.info("stopping")
+
+
+@asynccontextmanager
+async def serving(config: HubConfig) -> AsyncIterator[Hub]:
+    """A running hub; leaving the context ends the sessions, commits what is decided, and closes everything."""
+    with _claim(config.data_dir):
+        database = open_database(config.resolved_database_url)
+        sessions, watchers = Sessions(), Watchers()
+        rules = Rules(config.lease_s, config.max_tries, settle_s=2 * config.heartbeat_interval_s)
+        dispatcher = Dispatcher(database, rules, sessions, watchers)
+        await dispatcher.load()
+        depot = _depot(config)
+        files = Transfers(database, depot)
+        jobs = JobService(database, dispatcher, files, watchers, config.max_queued_jobs)
+        server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+        fleet = FleetService(config, database, dispatcher, files, sessions)
+        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
+        admin = AdminService(database, dispatcher, sessions, jobs)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        healthy = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+        reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        grpc_address = _bind(server, config)
+        async with _http(config, dispatcher) as http_address:
+            await server.start()
+            work = asyncio.create_task(dispatcher.run(), name="dispatcher")
+            sweep = asyncio.create_task(_sweep(depot), name="sweep")
+            work.add_done_callback(_watch)
+            for name in ("", *_SERVICES):
+                await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+            _log.info("serving", extra={"grpc": grpc_address, "http": http_address, "data_dir": str(config.data_dir)})
+            try:
+                yield Hub(grpc_address, http_address, dispatcher, sessions)
+            finally:
+                sweep.cancel()
+                await healthy.enter_graceful_shutdown()
+                sessions.end_all()
+                await server.stop(STOP_GRACE_S)
+                dispatcher.stop()
+                await asyncio.wait([work], timeout=STOP_GRACE_S)
+                database.dispose()
+
+
+def _bind(server: grpc.aio.Server, config: HubConfig) -> str:
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise InvalidConfig(f"listen is {config.listen!r}, which cannot be used; is another program there?") from error
+    return f"{config.listen.rpartition(':')[0]}:{port}"
+
+
+@asynccontextmanager
+async def _http(config: HubConfig, dispatcher: Dispatcher) -> AsyncIterator[str]:
+    host, _, port = config.http_listen.rpartition(":")
+    runner = web.AppRunner(http.application(lambda: dispatcher.stalled), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise InvalidConfig(f"http_listen is {config.http_listen!r}, which cannot be used: {error.strerror}") from error
+    try:
+        yield f"{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def _depot(config: HubConfig) -> Depot:
+    if config.artifacts_url:
+        objects = obstore.store.from_url(config.artifacts_url)
+    else:
+        objects = obstore.store.LocalStore(config.data_dir / "artifacts", mkdir=True)
+    return Depot(objects, config.data_dir / "incoming", config.max_artifact_bytes)
+
+
+@contextlib.contextmanager
+def _claim(data_dir: Path) -> Iterator[IO[str]]:
+    """Two hubs must not share a folder."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (data_dir / "hub.lock").open("w")
+    except OSError as error:
+        raise InvalidConfig(f"data_dir is {str(data_dir)!r}, which cannot be used: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidConfig(f"data_dir is {str(data_dir)!r}, which another hub is using") from None
+        yield lock
+
+
+async def _sweep(depot: Depot) -> None:
+    while True:
+        removed = await asyncio.to_thread(depot.sweep)
+        if removed:
+            _log.info("unfinished uploads removed", extra={"count": removed})
+        await asyncio.sleep(SWEEP_INTERVAL_S)
+
+
+def _watch(work: asyncio.Task[None]) -> None:
+    """A hub that cannot decide any more must not look alive."""
+    if not work.cancelled() and work.exception():
+        _log.critical("the dispatcher failed; stopping", exc_info=work.exception())
+        signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,72 @@
+"""The tables. Messages are kept as bytes; columns are what queries need. Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+_SEQUENCE = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER counts by itself there
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("sequence", _SEQUENCE, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.String(32), nullable=False, unique=True),
+    sa.Column("tenant", sa.String(150), nullable=False),
+    sa.Column("idempotency_key", sa.String(128), nullable=False),
+    sa.Column("spec", sa.LargeBinary, nullable=False),  # JobSpec, every default filled in
+    sa.Column("engine", sa.String(64), nullable=False),
+    sa.Column("model_version", sa.String(64), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),  # the newest try's number; 0 before the first
+    sa.Column("tries", sa.Integer, nullable=False),  # tries that counted
+    sa.Column("submitted_at_s", sa.Double, nullable=False),
+    sa.Column("started_at_s", sa.Double),
+    sa.Column("ended_at_s", sa.Double),
+    sa.Column("won_by", sa.Integer),  # the attempt whose video it is
+    sa.Column("result", sa.LargeBinary),  # RenderedVideo
+    sa.Column("failure", sa.LargeBinary),  # JobFailure
+    sa.Column("cautions", sa.LargeBinary),  # RenderReport, for its warnings: those of the submission
+    sa.UniqueConstraint("tenant", "idempotency_key"),
+    sa.Index("jobs_by_tenant", "tenant", "sequence"),
+    sa.Index("jobs_by_state", "state", "sequence"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.job_id"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("node_id", sa.String(128), nullable=False),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("placement_reason", sa.Text, nullable=False),
+    sa.Column("assigned_at_s", sa.Double, nullable=False),
+    sa.Column("started_at_s", sa.Double),
+    sa.Column("ended_at_s", sa.Double),
+    sa.Column("failure", sa.LargeBinary),  # JobFailure
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("node_id", sa.String(128), primary_key=True),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("agent_version", sa.String(64), nullable=False),
+    sa.Column("drain_wanted", sa.Boolean, nullable=False),
+    sa.Column("joined_at_s", sa.Double, nullable=False),
+    sa.Column("last_heard_at_s", sa.Double, nullable=False),
+)
+
+artifacts = sa.Table(
+    "artifacts",
+    metadata,
+    sa.Column("tenant", sa.String(150), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("media_type", sa.String(64), nullable=False),
+    sa.Column("stored_at_s", sa.Double, nullable=False),
+)
