@@ -124,6 +124,7 @@ class Dispatch:
             case events.AttemptFailed(node_id, ref, failure):
                 yield from self._fail(node_id, ref, failure, now)
             case events.AttemptStopped(node_id, ref):
+                self._free_slot(node_id, ref, restarts=False)
                 stopped = Failure(Fault.DECLINED, "STOPPED", "the node stopped it")
                 yield from self._fail(node_id, ref, stopped, now)
             case events.Diverged(job_id, job):

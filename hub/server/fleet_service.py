@@ -24,8 +24,8 @@ from hub.server.job_service import reading
 from hub.server.sessions import AgentSession, Outgoing, Sessions
 from hub.store import records
 from sonic.parameters import Problem
-from sonic.v1 import fleet_service_pb2 as pb
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2
+from sonic.v1 import fleet_service_pb2 as pb
 
 HELLO_TIMEOUT_S = 10.0
 SILENT_INTERVALS = 4  # a session that has said nothing for so many heartbeat intervals is ended
