@@ -162,13 +162,13 @@ class Dispatcher:
                 changed.add(event.ref.job_id)
         wanted += self._dispatch.assign(now)
         writes = [item for item in wanted if isinstance(item, instructions.Write)]
-        committed = await self._commit(writes) if writes else []
-        for item in committed:
-            changed.add(_job_id(item.write))
-            self._follow_up(item)
-        for instruction in wanted:
+        committed = iter(await self._commit(writes) if writes else [])
+        for instruction in wanted:  # in this order: an agent must hear that it is resumed before it is given work
             if isinstance(instruction, instructions.Send):
                 self._send(instruction)
+            else:
+                changed.add(_job_id(instruction))
+                self._follow_up(next(committed))
         self._watchers.wake(changed)
 
     async def _store_submissions(self, submissions: list[_Submission]) -> list[events.Event]:
