@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := hub,agent,runtime
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto bench clean
+.PHONY: help setup demo test lint format proto docs bench clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ format: $(VENV)/.installed-dev ## Rewrite the code in the agreed format.
 
 proto: $(VENV)/.installed-dev ## Generate sonic/v1 from proto/.
 	$(BIN)/python scripts/generate_stubs.py
+
+docs: $(VENV)/.installed-dev ## Generate the pages that follow from the code.
+	$(BIN)/python scripts/generate_docs.py
 
 bench: $(VENV)/.installed-dev $(VENV)/.models ## Run every benchmark; each prints one JSON object last.
 	@for f in bench/[a-z]*.py; do $(BIN)/python -m bench.$$(basename $$f .py) || exit 1; done

@@ -6,7 +6,6 @@ Refusal
 ├── KeyReused           ALREADY_EXISTS
 ├── OutOfSequence       FAILED_PRECONDITION
 ├── NotIdentified       UNAUTHENTICATED
-├── NotAllowed          PERMISSION_DENIED
 ├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
 ├── BytesDiffer         DATA_LOSS
 └── NotNow              UNAVAILABLE          with when to try again
@@ -71,12 +70,6 @@ class NotIdentified(Refusal):
     """The call does not say whose it is."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
-
-
-class NotAllowed(Refusal):
-    """The caller may not do this."""
-
-    code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class LimitReached(Refusal):

@@ -1,0 +1,111 @@
+"""Generate docs/parameters.md and docs/errors.md from the code. `--check` only says whether they are up to date."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from pathlib import Path
+
+from hub import exceptions as refusals
+from sonic.parameters import SPECS, Spec
+from sonic.v1 import jobs_pb2
+from sonic_runtime import errors
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+PARAMETERS = """# Parameters of a render
+
+The same names and rules hold on the command line (`--min-resolution 512`), in manifests and presets, in Python and in
+the wire contract. A value outside its range is refused, with every problem named at once. A value outside its
+recommended range is used, and the job carries a warning `OUTSIDE_RECOMMENDED_RANGE`.
+
+| name | unit | default | range | recommended | what it does |
+|---|---|---|---|---|---|
+{rows}
+
+- `duration` is a check, not a cut: the video is always as long as the recording.
+- `expand_ratio` 0 keeps the whole picture. Any other value cuts a square around the head with that much room on each
+  side.
+- The `warp` engine has no denoising steps; a job that sets `inference_steps` gets a warning `PARAMETER_IGNORED`.
+"""
+
+ERRORS = """# Errors and warnings
+
+## A call is refused
+
+Every refusal is a gRPC status with `google.rpc` details: `ErrorInfo` with the reason below, `BadRequest` with one
+violation for each field, `QuotaFailure` with the limit, `RetryInfo` where a later repeat may succeed.
+
+| reason | gRPC status | what it says |
+|---|---|---|
+{refusals}
+
+## A job fails
+
+A failed job carries a `JobFailure`: the fault (whose it is), the reason (stable, for programs), a message (for people)
+and the fields concerned. Bad input is final at once. Other faults are tried again on another node, three times in all.
+
+| reason | fault | what it says |
+|---|---|---|
+{failures}
+| `LEASE_EXPIRED` | `NODE_LOST` | The node fell silent for longer than the lease; another one takes the job. |
+| `ATTEMPT_LOST` | `NODE_LOST` | The node came back without the attempt that it had. |
+| `ASSIGNMENT_LOST` | `DECLINED` | The node never received the attempt. Costs no try. |
+"""
+
+
+def number(value: float | bool | None) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if abs(value) < 1e6 else "2⁶³ − 1"
+
+
+def span(low: float, high: float) -> str:
+    return f"{number(low)} – {number(high)}" if math.isfinite(low) else ""
+
+
+def parameter_row(spec: Spec) -> str:
+    allowed = span(spec.low, spec.high) + (f", multiple of {spec.multiple_of}" if spec.multiple_of else "")
+    recommended = span(*spec.recommended) if spec.recommended else ""
+    return f"| `{spec.name}` | {spec.unit} | {number(spec.default)} | {allowed} | {recommended} | {spec.help} |"
+
+
+def leaves(root: type) -> list[type]:
+    below = [leaf for child in root.__subclasses__() for leaf in leaves(child)]
+    return below or [root]
+
+
+def summary(kind: type) -> str:
+    return inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+
+
+def reason(kind: type) -> str:
+    return str(kind.__new__(kind).reason)
+
+
+def pages() -> dict[Path, str]:
+    refused = [f"| `{reason(k)}` | `{k.code.name}` | {summary(k)} |" for k in leaves(refusals.Refusal)]
+    failed = [
+        f"| `{reason(k)}` | `{jobs_pb2.FaultKind.Name(k.fault).removeprefix('FAULT_KIND_')}` | {summary(k)} |"
+        for k in leaves(errors.RenderError)
+        if k is not errors.Cancelled
+    ]
+    return {
+        DOCS / "parameters.md": PARAMETERS.format(rows="\n".join(map(parameter_row, SPECS))),
+        DOCS / "errors.md": ERRORS.format(refusals="\n".join(refused), failures="\n".join(failed)),
+    }
+
+
+def main() -> int:
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if "--check" in sys.argv:
+            print(f"docs/{path.name} is not what the code says: run `make docs`")
+        else:
+            path.write_text(pages()[path])
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
