@@ -1,0 +1,229 @@
+"""What can happen to the agent's decisions. What comes from a worker names its generation: an old one is not heard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from agent.core.attempts import Failure, Progress, Ref, Work
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The agent has started: a result of an earlier life lies in the outbox."""
+
+    ref: Ref
+    has_video: bool
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """Time has passed."""
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """The agent is to leave; asked a second time, without waiting for what runs."""
+
+
+# From the hub.
+
+
+@dataclass(frozen=True)
+class Welcomed:
+    """A session stands."""
+
+    heartbeat_interval_s: float
+
+
+@dataclass(frozen=True)
+class SessionEnded:
+    """The session was cut or could not be had. `jitter` is 0 to 1, drawn by whoever reports this."""
+
+    detail: str
+    jitter: float
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The hub wants something rendered."""
+
+    work: Work
+
+
+@dataclass(frozen=True)
+class CancelRequested:
+    """The hub wants an attempt stopped."""
+
+    ref: Ref
+
+
+class Verdict(IntEnum):
+    """The wire's ResultVerdict, number for number."""
+
+    COMMITTED = 1
+    SUPERSEDED = 2
+    UNKNOWN = 3
+    VIDEO_MISSING = 4
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """The hub has judged a result."""
+
+    ref: Ref
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class DrainWished:
+    """An operator, through the hub, wants nothing new taken, or takes that wish back."""
+
+    drain: bool
+
+
+# From the inputs, the outbox and the uploads.
+
+
+@dataclass(frozen=True)
+class InputsReady:
+    """The files of an attempt lie in its scratch folder."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class InputsFailed:
+    """The files of an attempt could not be had."""
+
+    ref: Ref
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class ResultStored:
+    """A result will survive a crash."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class StoringFailed:
+    """A result could not be written to disk."""
+
+    ref: Ref
+    detail: str
+
+
+@dataclass(frozen=True)
+class VideoUploaded:
+    """The hub holds the video of an attempt."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class UploadFailed:
+    """The hub does not hold the video; `refused` when trying again is not likely to help."""
+
+    ref: Ref
+    refused: bool
+    detail: str
+
+
+# From a worker.
+
+
+@dataclass(frozen=True)
+class WorkerLoaded:
+    """The engines are loaded: pairs of an engine's name and its model version."""
+
+    slot: int
+    generation: int
+    engines: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class WorkerProbed:
+    """The probe clip was right. `realtime_factor` is seconds of video per second of work."""
+
+    slot: int
+    generation: int
+    realtime_factor: float
+
+
+@dataclass(frozen=True)
+class WorkerAlive:
+    """A sign of life. `ticks` stands still when the renderer hangs."""
+
+    slot: int
+    generation: int
+    ticks: int
+
+
+@dataclass(frozen=True)
+class WorkerProgressed:
+    """A render is further on."""
+
+    slot: int
+    generation: int
+    render_id: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class WorkerRendered:
+    """A video is complete and checked."""
+
+    slot: int
+    generation: int
+    render_id: str
+    report: bytes
+
+
+@dataclass(frozen=True)
+class WorkerFailed:
+    """A render, or the probe clip, came to nothing."""
+
+    slot: int
+    generation: int
+    render_id: str
+    failure: Failure
+
+
+class ExitCause(StrEnum):
+    """Why a worker process is gone."""
+
+    CRASHED = "crashed"
+    OUT_OF_MEMORY = "out of memory"
+
+
+@dataclass(frozen=True)
+class WorkerExited:
+    """A worker process is gone, or could not be started."""
+
+    slot: int
+    generation: int
+    cause: ExitCause
+    detail: str
+
+
+FromWorker = WorkerLoaded | WorkerProbed | WorkerAlive | WorkerProgressed | WorkerRendered | WorkerFailed | WorkerExited
+Event = (
+    Kept
+    | Ticked
+    | StopRequested
+    | Welcomed
+    | SessionEnded
+    | Assigned
+    | CancelRequested
+    | Acknowledged
+    | DrainWished
+    | InputsReady
+    | InputsFailed
+    | ResultStored
+    | StoringFailed
+    | VideoUploaded
+    | UploadFailed
+    | FromWorker
+)

@@ -1,0 +1,193 @@
+"""What the decisions want done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from agent.core.attempts import Outcome, Progress, Ref, Work
+
+
+class SlotState(IntEnum):
+    """The wire's SlotState, number for number."""
+
+    STARTING = 1
+    READY = 2
+    BUSY = 3
+    BACKOFF = 4
+
+
+@dataclass(frozen=True)
+class SlotView:
+    """A slot as the hub is told of it."""
+
+    index: int
+    state: SlotState
+    attempt: Ref | None = None
+    realtime_factor: float = 0.0
+    engines: tuple[tuple[str, str], ...] = ()
+    detail: str = ""
+
+
+# To the hub. All but Connect are for the session that stands.
+
+
+@dataclass(frozen=True)
+class Connect:
+    """Open a session and say Hello; answered by Welcomed or SessionEnded."""
+
+    slots: tuple[SlotView, ...]
+    running: tuple[Ref, ...]
+    finished: tuple[Ref, ...]
+    draining: bool
+
+
+@dataclass(frozen=True)
+class SendHeartbeat:
+    """Renew the leases of all attempts held."""
+
+    slots: tuple[SlotView, ...]
+    attempts: tuple[Ref, ...]
+
+
+@dataclass(frozen=True)
+class SendStarted:
+    """Say that a worker has begun."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class SendProgress:
+    """Say how far an attempt is."""
+
+    ref: Ref
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class SendResult:
+    """Report what lies in the outbox."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class SendDraining:
+    """Say that nothing new will be taken."""
+
+    reason: str
+
+
+# To a worker.
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    """Start a process for a slot; answered by WorkerLoaded or WorkerExited."""
+
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Have the probe clip rendered; answered by WorkerProbed or WorkerFailed."""
+
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class Render:
+    """Have an attempt rendered; answered by WorkerRendered or WorkerFailed."""
+
+    slot: int
+    generation: int
+    work: Work
+
+
+@dataclass(frozen=True)
+class CancelRender:
+    """Ask a worker to stop a render; answered by WorkerFailed."""
+
+    slot: int
+    generation: int
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class KillWorker:
+    """End a worker process and all its children at once; answered by WorkerExited."""
+
+    slot: int
+    generation: int
+    why: str
+
+
+# To the inputs, the outbox and the uploads.
+
+
+@dataclass(frozen=True)
+class FetchInputs:
+    """Bring the files of an attempt into its scratch folder; answered by InputsReady or InputsFailed."""
+
+    work: Work
+
+
+@dataclass(frozen=True)
+class StopFetching:
+    """The files are not wanted any more."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class StoreResult:
+    """Keep a result, in place of an earlier one of the same attempt; answered by ResultStored or StoringFailed.
+
+    The attempt's scratch folder is not needed after that.
+    """
+
+    ref: Ref
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class UploadVideo:
+    """Bring a video to the hub; answered by VideoUploaded or UploadFailed."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class ForgetResult:
+    """Remove a result from the outbox and stop its upload."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Everything is done: end the session, the workers and the agent."""
+
+
+Instruction = (
+    Connect
+    | SendHeartbeat
+    | SendStarted
+    | SendProgress
+    | SendResult
+    | SendDraining
+    | StartWorker
+    | Probe
+    | Render
+    | CancelRender
+    | KillWorker
+    | FetchInputs
+    | StopFetching
+    | StoreResult
+    | UploadVideo
+    | ForgetResult
+    | Exit
+)
