@@ -1,0 +1,175 @@
+"""`sonic jobs`: look at jobs, follow them, stop them, fetch their videos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sonic import config, exceptions
+from sonic.cli import options, output, running
+from sonic.cli.progress import describe, state_name
+from sonic.cli.submit import FIRST_ANSWER_S, connect, follow
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from sonic.v1 import jobs_pb2
+
+app = typer.Typer(help="Look at jobs, follow them, stop them, fetch their videos.", no_args_is_help=True)
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
+
+
+@app.command("list")
+@options.of(options.CLIENT)
+def list_jobs(
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, the newest first.")] = 50,
+    json: options.Json = False,
+    **given: Any,
+) -> None:
+    """List the tenant's jobs, the newest first."""
+    settings = _settings(given)
+    jobs = running.run(_list(settings, _states(state or ()), limit))
+    if json:
+        output.print_json([output.plain(job) for job in jobs])
+        return
+    rows = [(job.job_id, _clock(job.submitted_at), _node(job), describe(job)) for job in jobs]
+    output.table(("JOB", "SUBMITTED", "NODE", "STATE"), rows)
+
+
+@app.command()
+@options.of(options.CLIENT)
+def show(job: JobId, json: options.Json = False, **given: Any) -> None:
+    """Show one job: its state, its attempts and why each went where it went."""
+    settings = _settings(given)
+
+    async def get() -> jobs_pb2.Job:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            return await client.get(job)
+
+    found = running.run(get())
+    output.print_json(output.plain(found)) if json else _print(found)
+
+
+@app.command()
+@options.of(options.CLIENT)
+def cancel(job: JobId, json: options.Json = False, **given: Any) -> None:
+    """Cancel a job that has not ended; one that has is left as it is."""
+    settings = _settings(given)
+
+    async def stop() -> jobs_pb2.Job:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            return await client.cancel(job)
+
+    found = running.run(stop())
+    output.print_json(output.plain(found)) if json else output.line(f"{found.job_id} {describe(found)}")
+
+
+@app.command()
+@options.of(options.CLIENT)
+def watch(job: JobId, json: options.Json = False, **given: Any) -> None:
+    """Follow a job until it has ended. With --json, one object a line for every change."""
+    settings = _settings(given)
+    if json:
+        running.run(_stream(settings, job))
+    else:
+        _print(running.run(follow(settings, job, None)))
+
+
+@app.command()
+@options.of(options.CLIENT)
+def fetch(
+    job: JobId,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where the video goes; JOB.mp4 when not given.")
+    ] = None,
+    json: options.Json = False,
+    **given: Any,
+) -> None:
+    """Fetch the video of a job that has succeeded."""
+    settings = _settings(given)
+    destination = out or Path(f"{job}.mp4")
+
+    async def get() -> None:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            await client.download(await client.get(job), destination)
+
+    running.run(get())
+    output.print_json({"job_id": job, "output": str(destination)}) if json else output.line(str(destination))
+
+
+def _settings(given: dict[str, Any]) -> config.ClientConfig:
+    return options.settings_of(given).build(config.ClientConfig, given)
+
+
+def _states(names: Iterable[str]) -> list[jobs_pb2.JobState.ValueType]:
+    from sonic.v1 import jobs_pb2
+
+    known = {state_name(value): value for value in jobs_pb2.JobState.values() if value}
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is no state of a job; {config.nearest(name, known)}")
+    return [known[name] for name in names]
+
+
+async def _list(
+    settings: config.ClientConfig, states: list[jobs_pb2.JobState.ValueType], limit: int
+) -> list[jobs_pb2.Job]:
+    found: list[jobs_pb2.Job] = []
+    async with connect(settings, FIRST_ANSWER_S) as client:
+        async for job in client.jobs(states):
+            found.append(job)
+            if len(found) == limit:
+                break
+    return found
+
+
+async def _stream(settings: config.ClientConfig, job_id: str) -> None:
+    async with connect(settings) as client:
+        async for job in client.watch(job_id):
+            output.print_json(output.plain(job), compact=True)
+    if failure := exceptions.from_job(job):
+        raise failure
+
+
+def _print(job: jobs_pb2.Job) -> None:
+    output.fields(
+        [
+            ("job", job.job_id),
+            ("state", describe(job)),
+            ("engine", f"{job.spec.engine} {job.spec.model_version}".strip()),
+            ("submitted", _clock(job.submitted_at)),
+            ("started", _clock(job.started_at)),
+            ("ended", _clock(job.ended_at)),
+            ("video", _video(job)),
+        ]
+    )
+    for attempt in job.attempts:
+        output.line(f"attempt {attempt.attempt} on {attempt.node_id} ({attempt.region}): {attempt.placement_reason}")
+        if attempt.HasField("failure"):
+            output.line(f"  failed: {attempt.failure.message} ({attempt.failure.reason})")
+    for stage in job.report.stages:
+        output.line(f"  {stage.stage:<12} {stage.seconds:8.2f} s")
+    for problem in job.failure.problems:
+        output.line(f"  {problem.field}: {problem.description}")
+    for warning in job.warnings:
+        output.line(f"warning: {warning.message} ({warning.reason})")
+
+
+def _video(job: jobs_pb2.Job) -> str:
+    if not job.HasField("video"):
+        return ""
+    facts = job.report
+    size = f"{facts.width}x{facts.height}, {facts.fps} frames/s, {facts.video_seconds:.2f} s"
+    return f"{size}, {job.video.size_bytes} bytes, sha256 {job.video.sha256}"
+
+
+def _node(job: jobs_pb2.Job) -> str:
+    return job.attempts[-1].node_id if job.attempts else ""
+
+
+def _clock(when: Timestamp) -> str:
+    return when.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC") if when.seconds else ""

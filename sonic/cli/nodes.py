@@ -1,0 +1,108 @@
+"""`sonic nodes`: what the fleet's operator looks at and does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sonic import config
+from sonic.cli import options, output, running
+from sonic.cli.submit import FIRST_ANSWER_S, connect
+
+if TYPE_CHECKING:
+    from sonic.v1 import nodes_pb2
+
+app = typer.Typer(help="Look at nodes, stop giving them work, give it again.", no_args_is_help=True)
+NodeId = Annotated[str, typer.Argument(metavar="NODE", help="The id of a node.")]
+
+
+@app.command("list")
+@options.of(options.OPERATOR)
+def list_nodes(
+    region: Annotated[str, typer.Option(help="Only nodes of this region.")] = "",
+    json: options.Json = False,
+    **given: Any,
+) -> None:
+    """List every node ever seen, those that are offline included."""
+    settings = _settings(given)
+
+    async def get() -> list[nodes_pb2.Node]:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            return await client.nodes(region)
+
+    nodes = running.run(get())
+    if json:
+        output.print_json([output.plain(node) for node in nodes])
+        return
+    rows = [(node.node_id, node.region, _state(node), _slots(node), _gpus(node), node.agent_version) for node in nodes]
+    output.table(("NODE", "REGION", "STATE", "SLOTS", "GPUS", "AGENT"), rows)
+
+
+@app.command()
+@options.of(options.OPERATOR)
+def show(node: NodeId, json: options.Json = False, **given: Any) -> None:
+    """Show one node: its slots, GPUs and health."""
+    _call("node", node, json, given)
+
+
+@app.command()
+@options.of(options.OPERATOR)
+def drain(node: NodeId, json: options.Json = False, **given: Any) -> None:
+    """Give a node nothing new; what it has is finished. The wish outlives restarts."""
+    _call("drain", node, json, given)
+
+
+@app.command()
+@options.of(options.OPERATOR)
+def resume(node: NodeId, json: options.Json = False, **given: Any) -> None:
+    """Take a drain back."""
+    _call("resume", node, json, given)
+
+
+def _call(method: str, node_id: str, json: bool, given: dict[str, Any]) -> None:
+    settings = _settings(given)
+
+    async def ask() -> nodes_pb2.Node:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            answer: nodes_pb2.Node = await getattr(client, method)(node_id)
+            return answer
+
+    found = running.run(ask())
+    output.print_json(output.plain(found)) if json else _print(found)
+
+
+def _settings(given: dict[str, Any]) -> config.ClientConfig:
+    return options.settings_of(given).build(config.ClientConfig, given)
+
+
+def _print(node: nodes_pb2.Node) -> None:
+    from sonic.v1 import nodes_pb2
+
+    output.fields([("node", node.node_id), ("region", node.region), ("state", _state(node))])
+    output.fields([("agent", node.agent_version), ("heard", node.last_heard_at.ToJsonString())])
+    for gpu in node.gpus:
+        output.line(f"gpu {gpu.name}, {gpu.memory_bytes / 2**30:.1f} GiB, driver {gpu.driver_version}, {gpu.uuid}")
+    for slot in node.slots:
+        state = nodes_pb2.SlotState.Name(slot.state).removeprefix("SLOT_STATE_").lower()
+        engines = ", ".join(f"{engine.engine} {engine.model_version}" for engine in slot.engines)
+        said = [engines, f"job {slot.attempt.job_id}" if slot.attempt.job_id else "", slot.detail]
+        output.line(f"slot {slot.index} {state}: {'; '.join(part for part in said if part)}")
+
+
+def _state(node: nodes_pb2.Node) -> str:
+    from sonic.v1 import nodes_pb2
+
+    state = nodes_pb2.NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
+    return f"{state} ({node.state_reason})" if node.state_reason else state
+
+
+def _slots(node: nodes_pb2.Node) -> str:
+    from sonic.v1 import nodes_pb2
+
+    busy = sum(slot.state == nodes_pb2.SLOT_STATE_BUSY for slot in node.slots)
+    return f"{busy}/{len(node.slots)} busy" if node.slots else ""
+
+
+def _gpus(node: nodes_pb2.Node) -> str:
+    return ", ".join(gpu.name for gpu in node.gpus)

@@ -1,0 +1,133 @@
+"""Options that several commands share, made from the tables that define them: nothing is typed twice."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from sonic import config
+from sonic.parameters import SPECS, Spec
+
+F = TypeVar("F", bound=Callable[..., Any])
+Group = tuple[inspect.Parameter, ...]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; docs/cli.md lists its keys.")]
+
+
+def of(*groups: Group) -> Callable[[F], F]:
+    """Give a command the options of `groups` in the place of its `**given`."""
+
+    def decorate(command: F) -> F:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        shared = [parameter for group in groups for parameter in group]
+        named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+        command.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in named} | {"return": None}
+        return command
+
+    return decorate
+
+
+def settings_of(given: dict[str, Any]) -> config.Settings:
+    """The file and the environment, read from where `--config` says."""
+    return config.load(given.get("config"))
+
+
+def parameters_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The render parameters among the options, those only that were given."""
+    return {spec.name: given[spec.name] for spec in SPECS if given.get(spec.name) is not None}
+
+
+def job_of(given: dict[str, Any]) -> dict[str, Any]:
+    """What the options say of a job: parameters, engine, model version, priority; those only that were given."""
+    chosen = {name: given[name] for name in ("engine", "model_version", "priority") if given.get(name) is not None}
+    return chosen | parameters_of(given)
+
+
+def _parameter(name: str, kind: Any, flags: Iterable[str], default: Any = None, **more: Any) -> inspect.Parameter:
+    annotation: Any = Annotated[kind | None if default is None else kind, typer.Option(*flags, **more)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _table(table: str) -> Group:
+    return tuple(_setting(table, field) for field in config.fields_of(table).values())
+
+
+def _setting(table: str, field: config.Field) -> inspect.Parameter:
+    flag = config.flag_of(field.name)
+    return _parameter(
+        field.name,
+        list[str] if field.kind is tuple else field.kind,
+        [f"{flag}/--no-{flag[2:]}" if field.kind is bool else flag],
+        help=_setting_help(table, field),
+        rich_help_panel=f"Settings of the {table}",
+        show_default=False,
+    )
+
+
+def _setting_help(table: str, field: config.Field) -> str:
+    default = str(field.default).lower() if field.kind is bool else field.default
+    said = [
+        f"{field.help}." if field.help else "",
+        "" if default in ("", None, ()) else f"Default: {default}.",
+        f"Also {config.variable_of(table, field.name)}.",
+    ]
+    return " ".join(part for part in said if part)
+
+
+def _render_parameter(spec: Spec) -> inspect.Parameter:
+    flag = config.flag_of(spec.name)
+    return _parameter(
+        spec.name,
+        spec.kind,
+        [f"{flag}/--no-{flag[2:]}" if spec.kind is bool else flag],
+        help=f"{spec.help} {parameter_range(spec)}".strip(),
+        rich_help_panel="Render parameters",
+        show_default=False,
+    )
+
+
+def parameter_range(spec: Spec) -> str:
+    """Default, hard and recommended range of a parameter, in words."""
+    said = []
+    if spec.default is not None:
+        said.append(f"Default: {str(spec.default).lower()}.")
+    if spec.kind is not bool and spec.high < 2**31:
+        said.append(f"{spec.low:g} to {spec.high:g}{' ' + spec.unit if spec.unit else ''}.")
+    if spec.recommended:
+        said.append(f"{spec.recommended[0]:g} to {spec.recommended[1]:g} recommended.")
+    return " ".join(said)
+
+
+CONFIG: Group = (_parameter("config", Path, ["--config"], help="Configuration file. Also SONIC_CONFIG."),)
+CLIENT: Group = (*(p for p in _table("client") if p.name in ("hub", "tenant")), *CONFIG)
+OPERATOR: Group = (*(p for p in _table("client") if p.name == "hub"), *CONFIG)
+CHECKS: Group = (*_table("client"), *CONFIG)
+PARAMETERS: Group = tuple(_render_parameter(spec) for spec in SPECS)
+JOB: Group = (
+    _parameter("engine", str, ["--engine"], help="Which engine renders; warp when not given."),
+    _parameter(
+        "model_version", str, ["--model-version"], help="Which version of the engine's model; any when not given."
+    ),
+    _parameter("priority", int, ["--priority"], help="-10 to 10; each step is worth a minute of waiting. Default: 0."),
+)
+
+
+def service(table: str) -> Group:
+    """Every setting of the hub or of the agent, and how it logs."""
+    log = tuple(
+        _parameter(
+            f"log_{field.name}",
+            field.kind,
+            [f"--log-{field.name}"],
+            help=_setting_help("log", field),
+            rich_help_panel="Settings of the log",
+            show_default=False,
+        )
+        for field in config.fields_of("log").values()
+    )
+    return (*_table(table), *log, *CONFIG)

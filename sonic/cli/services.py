@@ -1,0 +1,28 @@
+"""`sonic hub` and `sonic agent`: the two long-running programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sonic import config, exceptions, logs
+from sonic.cli import options, running
+
+
+@options.of(options.service("hub"))
+def hub(**given: Any) -> None:
+    """Run a hub until it is told to stop (SIGTERM or Ctrl-C)."""
+    _serve("hub", given)
+
+
+def _serve(name: str, given: dict[str, Any]) -> None:
+    settings = options.settings_of(given)
+    log = settings.build(
+        config.LogConfig, {key.removeprefix("log_"): value for key, value in given.items() if key.startswith("log_")}
+    )
+    chosen: Any = settings.build(config.kind_of(name), given)
+    logs.configure(log.format, log.level)
+    service = running.need(f"{name}.service", name)
+    try:
+        running.run(service.run(chosen))
+    except ValueError as error:
+        raise exceptions.BadSettings(str(error)) from error

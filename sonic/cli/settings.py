@@ -1,0 +1,39 @@
+"""`sonic config`: which settings hold, and where each came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from sonic import config
+from sonic.cli import options, output
+
+app = typer.Typer(help="See which settings hold and where they come from.", no_args_is_help=True)
+
+
+@app.command()
+@options.of(options.CHECKS)
+def show(json: options.Json = False, **given: Any) -> None:
+    """Show every setting with its value and where it came from; secrets are masked."""
+    settings = options.settings_of(given)
+    found = [
+        setting
+        for table in config.tables()
+        for setting in settings.resolve(table, given if table == "client" else None).values()
+    ]
+    if json:
+        output.print_json(
+            [{"key": f"{s.table}.{s.name}", "value": s.shown, "origin": s.origin, "source": s.source} for s in found]
+        )
+        return
+    rows = [(f"{s.table}.{s.name}", str(s.shown), s.origin, s.source) for s in found]
+    output.table(("SETTING", "VALUE", "FROM", ""), rows)
+
+
+@app.command()
+@options.of(options.CONFIG)
+def path(json: options.Json = False, **given: Any) -> None:
+    """Print where the configuration file is, or would be."""
+    where = options.settings_of(given).path
+    output.print_json({"path": str(where), "exists": where.exists()}) if json else output.line(str(where))

@@ -1,0 +1,70 @@
+"""`sonic submit`: one video, and with --wait the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sonic import config, exceptions
+from sonic.cli import options, output, running
+from sonic.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from sonic.client import AsyncSonicClient
+    from sonic.v1 import jobs_pb2
+
+FIRST_ANSWER_S = 5.0  # somebody is looking at a terminal: a hub that is not there is said soon
+
+
+@options.of(options.JOB, options.PARAMETERS, options.CLIENT)
+def submit(
+    portrait: Annotated[Path, typer.Argument(help="A picture of a face: JPEG, PNG, WebP or HEIC.")],
+    audio: Annotated[Path, typer.Argument(help="A voice recording: WAV, MP3, M4A, FLAC, OGG …")],
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job, then fetch the video.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the video goes; implies --wait.")] = None,
+    json: options.Json = False,
+    **given: Any,
+) -> None:
+    """Submit one job; prints its id. With --wait, shows its progress and fetches the video."""
+    settings = options.settings_of(given).build(config.ClientConfig, given)
+    destination = out or (Path(audio.name).with_suffix(".mp4") if wait else None)
+    job = running.run(_submit(settings, portrait, audio, options.job_of(given)))
+    if not destination:
+        output.print_json(output.plain(job)) if json else output.line(job.job_id)
+        return
+    leaving = f"stopped waiting; the job goes on: sonic jobs watch {job.job_id}, or sonic jobs cancel {job.job_id}"
+    job = running.run(follow(settings, job.job_id, destination), leaving)
+    output.print_json(output.plain(job) | {"output": str(destination)}) if json else output.line(str(destination))
+
+
+def connect(settings: config.ClientConfig, patience_s: float | None = None) -> AsyncSonicClient:
+    """A client as the settings say; imported here because gRPC takes its time."""
+    from sonic.client import AsyncSonicClient
+
+    return AsyncSonicClient(settings.hub, settings.tenant, patience_s=patience_s or settings.patience_s)
+
+
+async def follow(settings: config.ClientConfig, job_id: str, destination: Path | None) -> jobs_pb2.Job:
+    """Show a job's progress until it has ended, then fetch its video, if wanted. Raises JobEnded, HubError."""
+    from sonic.v1 import jobs_pb2
+
+    job = jobs_pb2.Job()
+    async with connect(settings) as client:
+        with ProgressBar(f"job {job_id[:8]}") as bar:
+            async for update in client.watch(job_id):
+                job = update
+                bar.show_job(job)
+        for warning in job.warnings:
+            output.note(f"warning: {warning.message}")
+        if failure := exceptions.from_job(job):
+            raise failure
+        if destination:
+            await client.download(job, destination)
+    return job
+
+
+async def _submit(settings: config.ClientConfig, portrait: Path, audio: Path, wanted: dict[str, Any]) -> jobs_pb2.Job:
+    async with connect(settings, FIRST_ANSWER_S) as client:
+        return await client.submit(portrait, audio, **wanted)

@@ -1,0 +1,245 @@
+"""The client library: submit jobs, follow them, fetch videos; for operators, look at nodes and drain them.
+
+`AsyncSonicClient` is for asyncio, `SonicClient` the same for everybody else. Every call is safe to repeat and is
+repeated while the hub cannot be reached, until it has not moved forward for `patience_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import grpc.aio
+
+from sonic import exceptions, parameters, transfers
+from sonic.connection import Connection
+from sonic.v1 import admin_service_pb2, artifacts_pb2, job_service_pb2, jobs_pb2, nodes_pb2, parameters_pb2
+
+T = TypeVar("T")
+DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_TENANT = "default"
+DEFAULT_PATIENCE_S = 60.0
+MAX_BATCH_ITEMS = 1000
+FINAL_STATES = frozenset({jobs_pb2.JOB_STATE_SUCCEEDED, jobs_pb2.JOB_STATE_FAILED, jobs_pb2.JOB_STATE_CANCELLED})
+_PAGE_SIZE = 200
+
+
+class AsyncSonicClient:
+    """Calls of one tenant to the hub at `target` (host:port). Methods raise exceptions.HubError."""
+
+    def __init__(
+        self, target: str = DEFAULT_TARGET, tenant: str = DEFAULT_TENANT, *, patience_s: float = DEFAULT_PATIENCE_S
+    ) -> None:
+        """Make it where a loop runs. `patience_s` is how long a call that makes no progress is tried again."""
+        self._hub = Connection(target, tenant, patience_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._hub.close()
+
+    async def upload(self, path: Path | str) -> artifacts_pb2.Artifact:
+        """Send a file, or what the hub lacks of it. Raises FileTrouble."""
+        sha256 = await asyncio.to_thread(transfers.sha256_of, Path(path))
+        return await transfers.upload(self._hub, Path(path), sha256)
+
+    async def submit(
+        self,
+        portrait: Path | str,
+        voice: Path | str,
+        *,
+        engine: str = "",
+        model_version: str = "",
+        priority: int = 0,
+        idempotency_key: str = "",
+        **given: Any,
+    ) -> jobs_pb2.Job:
+        """Upload a portrait and a voice and ask for a video; `given` are render parameters, see docs/parameters.md.
+
+        The answered job has been stored. Raises parameters.InvalidParameters before anything is sent, FileTrouble.
+        """
+        wanted = wire_parameters(given)
+        files = [await self.upload(path) for path in (portrait, voice)]
+        spec = jobs_pb2.JobSpec(
+            portrait_sha256=files[0].sha256,
+            voice_sha256=files[1].sha256,
+            engine=engine,
+            model_version=model_version,
+            parameters=wanted,
+            priority=priority,
+        )
+        request = job_service_pb2.SubmitJobRequest(spec=spec, idempotency_key=idempotency_key or uuid.uuid4().hex)
+        return (await self._hub.call(self._hub.jobs.SubmitJob, request)).job
+
+    async def submit_batch(
+        self, items: Iterable[job_service_pb2.SubmitJobRequest]
+    ) -> list[jobs_pb2.Job | job_service_pb2.SubmitError]:
+        """Submit many jobs whose files are uploaded; one answer for each item, in order."""
+        answers: list[jobs_pb2.Job | job_service_pb2.SubmitError] = []
+        wanted = list(items)
+        for start in range(0, len(wanted), MAX_BATCH_ITEMS):
+            request = job_service_pb2.SubmitBatchRequest(items=wanted[start : start + MAX_BATCH_ITEMS])
+            response = await self._hub.call(self._hub.jobs.SubmitBatch, request)
+            answers += [item.job if item.HasField("job") else item.error for item in response.items]
+        return answers
+
+    async def get(self, job_id: str) -> jobs_pb2.Job:
+        return (await self._hub.call(self._hub.jobs.GetJob, job_service_pb2.GetJobRequest(job_id=job_id))).job
+
+    async def cancel(self, job_id: str) -> jobs_pb2.Job:
+        """The job after the call; one that had ended is left as it is."""
+        return (await self._hub.call(self._hub.jobs.CancelJob, job_service_pb2.CancelJobRequest(job_id=job_id))).job
+
+    async def jobs(self, states: Iterable[jobs_pb2.JobState.ValueType] = ()) -> AsyncIterator[jobs_pb2.Job]:
+        """The tenant's jobs, the newest first; in any state when `states` is empty."""
+        request = job_service_pb2.ListJobsRequest(page_size=_PAGE_SIZE, states=states)
+        while True:
+            page = await self._hub.call(self._hub.jobs.ListJobs, request)
+            for job in page.jobs:
+                yield job
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def watch(self, job_id: str) -> AsyncIterator[jobs_pb2.Job]:
+        """The job as it is and as it becomes, across cuts, until it has ended."""
+        patience = self._hub.patience()
+        revision = 0
+        while True:
+            request = job_service_pb2.WatchJobRequest(job_id=job_id, after_revision=revision)
+            call = self._hub.jobs.WatchJob(request, metadata=self._hub.metadata)
+            try:
+                async for response in call:
+                    patience.renew()
+                    revision = response.job.revision
+                    yield response.job
+                    if response.job.state in FINAL_STATES:
+                        return
+                raise exceptions.HubFailed(f"the hub stopped telling of job {job_id} before it had ended")
+            except grpc.aio.AioRpcError as error:
+                await patience.pause(error)
+            finally:
+                call.cancel()
+
+    async def wait(self, job_id: str) -> jobs_pb2.Job:
+        """The job once it has succeeded. Raises JobFailed, JobCancelled."""
+        last = jobs_pb2.Job()
+        async for job in self.watch(job_id):
+            last = job
+        if failure := exceptions.from_job(last):
+            raise failure
+        return last
+
+    async def download(self, job: jobs_pb2.Job, destination: Path | str) -> Path:
+        """Fetch the video of a job that has succeeded, whole and checked. Raises FileTrouble, JobEnded, NotFound."""
+        if not job.HasField("video"):
+            raise exceptions.from_job(job) or exceptions.NotFound(f"job {job.job_id} has not ended; wait for it first")
+        return await transfers.download(self._hub, job.video.sha256, Path(destination))
+
+    async def nodes(self, region: str = "") -> list[nodes_pb2.Node]:
+        """Every node ever seen, of one region or of all. For operators."""
+        request = admin_service_pb2.ListNodesRequest(region=region)
+        return [*(await self._hub.call(self._hub.admin.ListNodes, request)).nodes]
+
+    async def node(self, node_id: str) -> nodes_pb2.Node:
+        request = admin_service_pb2.GetNodeRequest(node_id=node_id)
+        return (await self._hub.call(self._hub.admin.GetNode, request)).node
+
+    async def drain(self, node_id: str) -> nodes_pb2.Node:
+        """Give a node nothing new; what it has is finished. For operators."""
+        request = admin_service_pb2.DrainNodeRequest(node_id=node_id)
+        return (await self._hub.call(self._hub.admin.DrainNode, request)).node
+
+    async def resume(self, node_id: str) -> nodes_pb2.Node:
+        """Take a drain back. For operators."""
+        request = admin_service_pb2.ResumeNodeRequest(node_id=node_id)
+        return (await self._hub.call(self._hub.admin.ResumeNode, request)).node
+
+
+class SonicClient:
+    """`AsyncSonicClient` without asyncio; it may be used from any thread, also where a loop already runs."""
+
+    def __init__(
+        self, target: str = DEFAULT_TARGET, tenant: str = DEFAULT_TENANT, *, patience_s: float = DEFAULT_PATIENCE_S
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sonic-client", daemon=True)
+        self._thread.start()
+
+        async def make() -> AsyncSonicClient:
+            return AsyncSonicClient(target, tenant, patience_s=patience_s)
+
+        self._client = self._run(make())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def upload(self, path: Path | str) -> artifacts_pb2.Artifact:
+        return self._run(self._client.upload(path))
+
+    def submit(self, portrait: Path | str, voice: Path | str, **given: Any) -> jobs_pb2.Job:
+        """Takes what AsyncSonicClient.submit takes."""
+        return self._run(self._client.submit(portrait, voice, **given))
+
+    def submit_batch(
+        self, items: Iterable[job_service_pb2.SubmitJobRequest]
+    ) -> list[jobs_pb2.Job | job_service_pb2.SubmitError]:
+        return self._run(self._client.submit_batch(items))
+
+    def get(self, job_id: str) -> jobs_pb2.Job:
+        return self._run(self._client.get(job_id))
+
+    def cancel(self, job_id: str) -> jobs_pb2.Job:
+        return self._run(self._client.cancel(job_id))
+
+    def jobs(self, states: Iterable[jobs_pb2.JobState.ValueType] = ()) -> Iterator[jobs_pb2.Job]:
+        return self._iterate(self._client.jobs(states))
+
+    def watch(self, job_id: str) -> Iterator[jobs_pb2.Job]:
+        return self._iterate(self._client.watch(job_id))
+
+    def wait(self, job_id: str) -> jobs_pb2.Job:
+        return self._run(self._client.wait(job_id))
+
+    def download(self, job: jobs_pb2.Job, destination: Path | str) -> Path:
+        return self._run(self._client.download(job, destination))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        nothing: Any = object()
+
+        async def following() -> T:
+            return await anext(items, nothing)
+
+        while (item := self._run(following())) is not nothing:
+            yield item
+
+
+def wire_parameters(given: dict[str, Any]) -> parameters_pb2.RenderParameters:
+    """Only what was given, checked; the hub fills in its own defaults. Raises parameters.InvalidParameters."""
+    parameters.complete(given)
+    return parameters_pb2.RenderParameters(**{name: value for name, value in given.items() if value is not None})

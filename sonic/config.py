@@ -1,0 +1,256 @@
+"""Settings from a TOML file, the environment and flags, in rising precedence, and where each value came from.
+
+Each table of the file is a frozen dataclass: its fields are the keys, their annotations the types, their defaults the
+defaults. A key is also an environment variable, SONIC_<KEY> for [client] and SONIC_<TABLE>_<KEY> for the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import platformdirs
+
+from sonic.exceptions import BadSettings
+
+T = TypeVar("T")
+PATH_VARIABLE = "SONIC_CONFIG"
+MASK = "••••••"
+_SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """How the command finds its hub, and as whom it speaks."""
+
+    hub: str = "127.0.0.1:50051"  # host:port of the hub
+    tenant: str = "default"  # whose the jobs are
+    patience_s: float = 60.0  # how long a call that makes no progress is tried again
+    health_url: str = "http://127.0.0.1:8090/healthz"  # of the hub; `sonic doctor` reads its clock there
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """How the hub and the agent log."""
+
+    format: Literal["auto", "json", "text"] = "auto"  # auto, json or text: auto is text on a terminal
+    level: str = "info"  # debug, info, warning or error
+
+    def __post_init__(self) -> None:
+        for name, known in (("format", ("auto", "json", "text")), ("level", ("debug", "info", "warning", "error"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+
+
+_TABLES = {
+    "client": "sonic.config:ClientConfig",
+    "log": "sonic.config:LogConfig",
+    "hub": "hub.config:HubConfig",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value and where it came from."""
+
+    table: str
+    name: str
+    value: Any
+    origin: str  # default, file, environment or flag
+    source: str = ""  # the file, the variable or the flag
+
+    @property
+    def shown(self) -> Any:
+        """The value as a person may see it: secrets are masked, also inside URLs."""
+        if _SECRET_NAME.search(self.name) and self.value:
+            return MASK
+        if isinstance(self.value, str):
+            return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{MASK}@", self.value)
+        return str(self.value) if isinstance(self.value, Path) else self.value
+
+
+class Settings:
+    """The file and the environment, read once; each table is resolved when it is asked for."""
+
+    def __init__(self, path: Path, tables: Mapping[str, Mapping[str, Any]], environ: Mapping[str, str]) -> None:
+        self.path = path
+        self._tables = tables
+        self._environ = environ
+
+    def resolve(self, table: str, flags: Mapping[str, Any] | None = None) -> dict[str, Setting]:
+        """Every setting of a table; a flag that is None was not given. Raises BadSettings."""
+        given = {name: value for name, value in (flags or {}).items() if value is not None}
+        return {name: self._setting(table, field, given) for name, field in fields_of(table).items()}
+
+    def build(self, kind: type[T], flags: Mapping[str, Any] | None = None) -> T:
+        """The configuration object of a table. Raises BadSettings."""
+        table = next(name for name, place in _TABLES.items() if place.endswith(f":{kind.__name__}"))
+        resolved = self.resolve(table, flags)
+        given = {name: setting.value for name, setting in resolved.items() if setting.origin != "default"}
+        try:
+            return kind(**given)
+        except ValueError as error:
+            origins = [
+                s for s in resolved.values() if s.origin != "default" and re.search(rf"\b{s.name}\b", str(error))
+            ]
+            where = f" (from {origins[0].source})" if origins else ""
+            raise BadSettings(f"[{table}] {error}{where}") from error
+
+    def _setting(self, table: str, field: Field, flags: Mapping[str, Any]) -> Setting:
+        variable = variable_of(table, field.name)
+        if field.name in flags:
+            return Setting(table, field.name, flags[field.name], "flag", flag_of(field.name))
+        if variable in self._environ:
+            value = _from_text(field, self._environ[variable], variable)
+            return Setting(table, field.name, value, "environment", variable)
+        if field.name in self._tables.get(table, {}):
+            value = _from_toml(field, self._tables[table][field.name], f"{self.path}: [{table}] {field.name}")
+            return Setting(table, field.name, value, "file", str(self.path))
+        return Setting(table, field.name, field.default, "default")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key of a table."""
+
+    name: str
+    kind: type  # str, int, float, bool, Path or tuple (of str)
+    default: Any
+    help: str = ""
+
+
+def fields_of(table: str) -> dict[str, Field]:
+    """The keys of a table, read from its dataclass."""
+    kind = kind_of(table)
+    hints = typing.get_type_hints(kind)
+    # The comment behind a field is what its reader in the code sees; whoever asks for help sees the same words.
+    comments = dict(re.findall(r"^    (\w+): .*  # (.+)$", inspect.getsource(inspect.getmodule(kind)), re.MULTILINE))  # type: ignore[arg-type]
+    return {
+        field.name: Field(field.name, _plain(hints[field.name]), _default(field), comments.get(field.name, ""))
+        for field in dataclasses.fields(kind)
+        if field.init
+    }
+
+
+def kind_of(table: str) -> Any:
+    """The dataclass behind a table."""
+    module, _, name = _TABLES[table].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def tables() -> tuple[str, ...]:
+    return tuple(_TABLES)
+
+
+def default_path() -> Path:
+    return platformdirs.user_config_path("sonic") / "config.toml"
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the file at `path`, else the one that SONIC_CONFIG names, else the default one if it is there.
+
+    Raises BadSettings: a file that was named and is missing, broken TOML, a table or key that does not exist.
+    """
+    environ = os.environ if environ is None else environ
+    named = path or (Path(environ[PATH_VARIABLE]) if environ.get(PATH_VARIABLE) else None)
+    where = named or default_path()
+    try:
+        content = tomllib.loads(where.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if named:
+            raise BadSettings(f"there is no configuration file {where}") from None
+        content = {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
+    _check_names(where, content)
+    return Settings(where, content, environ)
+
+
+def variable_of(table: str, name: str) -> str:
+    """The environment variable of a key."""
+    return f"SONIC_{name}".upper() if table == "client" else f"SONIC_{table}_{name}".upper()
+
+
+def flag_of(name: str) -> str:
+    """The command-line flag of a key."""
+    return "--" + name.replace("_", "-")
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """What to say of a name that does not exist."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+
+
+def _check_names(path: Path, content: Mapping[str, Any]) -> None:
+    for table, entries in content.items():
+        if table not in _TABLES:
+            raise BadSettings(f"{path} has [{table}], which does not exist; {nearest(table, _TABLES)}")
+        if not isinstance(entries, dict):
+            raise BadSettings(f"{path}: {table} is a table; write [{table}] on a line of its own")
+        known = fields_of(table)
+        for name in entries:
+            if name not in known:
+                raise BadSettings(f"{path} has {name!r} in [{table}], which does not exist; {nearest(name, known)}")
+
+
+def _plain(hint: Any) -> type:
+    """The type behind an annotation: without `| None`, without what is inside a tuple."""
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return str
+    plain: type = typing.get_origin(hint) or hint
+    return plain
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return "" if field.default is dataclasses.MISSING else field.default
+
+
+def _from_text(field: Field, text: str, source: str) -> Any:
+    try:
+        if field.kind is bool:
+            return _TRUTH[text.strip().lower()]
+        if field.kind is tuple:
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        return Path(text).expanduser() if field.kind is Path else field.kind(text)
+    except (ValueError, KeyError):
+        raise BadSettings(f"{source} is {text!r}; {_wanted(field)} is wanted") from None
+
+
+def _from_toml(field: Field, value: Any, source: str) -> Any:
+    if field.kind is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    if field.kind is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    if field.kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not field.kind:
+        raise BadSettings(f"{source} is {value!r}; {_wanted(field)} is wanted")
+    return value
+
+
+def _wanted(field: Field) -> str:
+    return {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        tuple: "a list of names",
+        Path: "a path",
+    }.get(field.kind, "a text")

@@ -1,0 +1,51 @@
+"""One channel to a hub, and how every call over it is made: for which tenant, how long, and how often again."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from sonic.retries import Patience
+from sonic.v1.admin_service_pb2_grpc import AdminServiceStub
+from sonic.v1.job_service_pb2_grpc import JobServiceStub
+
+A = TypeVar("A")
+CALL_TIMEOUT_S = 30.0
+_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class Connection:
+    """Calls to the hub at `target` (host:port) for one tenant; it connects with the first call."""
+
+    def __init__(self, target: str, tenant: str, patience_s: float) -> None:
+        self.target = target
+        self.metadata = grpc.aio.Metadata(("sonic-tenant", tenant))
+        self._patience_s = patience_s
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self.jobs = JobServiceStub(self._channel)
+        self.admin = AdminServiceStub(self._channel)
+
+    def patience(self) -> Patience:
+        """How long a piece of work that begins now may stand still."""
+        return Patience(self.target, self._patience_s)
+
+    async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Any, A], request: Any) -> A:
+        """Make a call until it is answered. Raises HubError."""
+        patience = self.patience()
+        while True:
+            try:
+                return await method(request, metadata=self.metadata, timeout=CALL_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                await patience.pause(error)
+
+    async def close(self) -> None:
+        await self._channel.close()

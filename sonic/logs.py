@@ -1,0 +1,51 @@
+"""How the hub and the agents log: readable for a person at a terminal, one JSON object a line for a machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+Format = Literal["auto", "json", "text"]
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def configure(format: Format = "auto", level: str = "info") -> None:
+    """Send every log to stderr; `auto` is text on a terminal and JSON elsewhere."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = format == "text" or (format == "auto" and sys.stderr.isatty())
+    handler.setFormatter(TextLines() if text else JsonLines())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def extra_of(record: logging.LogRecord) -> dict[str, object]:
+    """What the caller passed as `extra`."""
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+class JsonLines(logging.Formatter):
+    """ts, level, logger and message, then whatever was passed as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in extra_of(record).items() if name not in line}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextLines(logging.Formatter):
+    """Time, level, logger and message; what was passed as `extra` as name=value after it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        extra = "".join(f" {name}={value}" for name, value in extra_of(record).items())
+        line = f"{clock} {record.levelname.lower():8} {record.name}: {record.getMessage()}{extra}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -1,0 +1,45 @@
+"""When to try a call again: every call to the hub may be repeated, so whatever may pass is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+import grpc
+import grpc.aio
+
+from sonic import statuses
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 5.0
+_log = logging.getLogger(__name__)
+_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+class Patience:
+    """How long somebody goes on trying; whatever moves forward makes it whole again."""
+
+    def __init__(self, target: str, seconds: float) -> None:
+        self._target = target
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        self._tries = 0
+        self._until = time.monotonic() + self._seconds
+
+    async def pause(self, error: grpc.aio.AioRpcError, also: tuple[grpc.StatusCode, ...] = ()) -> None:
+        """Wait before the next try. Raises HubError when there is to be none."""
+        failure = statuses.to_exception(error, self._target)
+        if error.code() not in (*_PASSING, *also):
+            raise failure from error
+        longest = min(FIRST_PAUSE_S * 2**self._tries, LONGEST_PAUSE_S)
+        pause_s = max(random.uniform(longest / 2, longest), failure.retry_after_s or 0.0)  # noqa: S311 - no secret
+        if time.monotonic() + pause_s > self._until:
+            raise failure from error
+        if not self._tries:
+            _log.warning("%s Trying again for up to %.0f s.", failure.message, self._seconds)
+        self._tries += 1
+        await asyncio.sleep(pause_s)

@@ -1,0 +1,54 @@
+"""From the status of a failed call, with its google.rpc details, to the exception that it means."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from sonic import exceptions
+from sonic.parameters import Problem
+
+_BY_CODE: dict[grpc.StatusCode, type[exceptions.HubError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: exceptions.InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: exceptions.NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: exceptions.KeyReused,
+    grpc.StatusCode.FAILED_PRECONDITION: exceptions.OutOfSequence,
+    grpc.StatusCode.UNAUTHENTICATED: exceptions.NotIdentified,
+    grpc.StatusCode.PERMISSION_DENIED: exceptions.NotAllowed,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: exceptions.LimitReached,
+    grpc.StatusCode.DATA_LOSS: exceptions.BytesDiffer,
+    grpc.StatusCode.UNAVAILABLE: exceptions.HubUnreachable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: exceptions.HubUnreachable,
+    grpc.StatusCode.CANCELLED: exceptions.HubUnreachable,
+}
+
+
+def to_exception(error: grpc.aio.AioRpcError, target: str) -> exceptions.HubError:
+    """The error that a failed call to `target` means, with what its google.rpc details say."""
+    kind = _BY_CODE.get(error.code(), exceptions.HubFailed)
+    message = error.details() or ""
+    if kind is exceptions.HubUnreachable:
+        message = f"the hub at {target} cannot be reached ({message}); is it running, and is the address right?"
+    elif kind is exceptions.HubFailed:
+        message = f"the hub at {target} failed with {error.code().name}: {message}"
+    reason, problems, retry_after_s = "", [], None
+    for detail in _details(error):
+        if isinstance(detail, error_details_pb2.ErrorInfo):
+            reason = detail.reason
+        elif isinstance(detail, error_details_pb2.BadRequest):
+            problems = [Problem(item.field, item.description) for item in detail.field_violations]
+        elif isinstance(detail, error_details_pb2.RetryInfo):
+            retry_after_s = detail.retry_delay.ToNanoseconds() / 1e9
+    return kind(message, reason=reason, problems=problems, retry_after_s=retry_after_s)
+
+
+def _details(error: grpc.aio.AioRpcError) -> list[object]:
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # the details contradict the status: some proxy's, not the hub's
+        return []
+    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+    packed = status.details if status else ()
+    return [kind.FromString(item.value) for item in packed for kind in kinds if item.Is(kind.DESCRIPTOR)]
