@@ -35,7 +35,7 @@ class Terms:
     resend_s: float = 15.0
     progress_interval_s: float = 0.3
     steady_session_s: float = 30.0  # a session that held so long ends a row of failures
-    upload_refusals: int = 3  # before the video is given up
+    upload_refusals: int = 6  # before the video is given up
     reconnect: Backoff = Backoff(2.0, 30.0)
     restart: Backoff = Backoff(1.0, 60.0)
     upload: Backoff = Backoff(1.0, 60.0)
