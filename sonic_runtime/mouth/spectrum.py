@@ -1,0 +1,54 @@
+"""Log-mel spectrum: 40 bands, 100 a second, 25 ms windows."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sonic_runtime.engines.base import CURVE_RATE_HZ, SPEECH_RATE_HZ
+
+BANDS = 40
+WINDOW = SPEECH_RATE_HZ * 25 // 1000
+HOP = SPEECH_RATE_HZ // CURVE_RATE_HZ
+_FFT = 512
+_LOW_HZ, _HIGH_HZ = 60.0, 7600.0
+_CHUNK = 3000  # frames at a time, so that memory stays flat
+FLOOR = 1e-10
+
+
+def band_centres_hz() -> NDArray[np.float64]:
+    """Centre frequency of each band, [40]."""
+    return _edges_hz()[1:-1]
+
+
+def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Natural logarithm of the power in each band, float32 [ceil(n / 160), 40], for float32 [n] at 16 kHz.
+
+    Frame i is centred on sample 160 * i + 80.
+    """
+    count = -(-len(samples) // HOP)
+    padded = np.pad(samples, ((WINDOW - HOP) // 2, WINDOW))
+    window, filters = np.hanning(WINDOW).astype(np.float32), _filters()
+    out = np.empty((count, BANDS), np.float32)
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
+        at = np.arange(start, stop)[:, None] * HOP + np.arange(WINDOW)
+        power = np.abs(np.fft.rfft(padded[at] * window, _FFT)) ** 2
+        out[start:stop] = np.log(power @ filters + FLOOR)
+    return out
+
+
+def _edges_hz() -> NDArray[np.float64]:
+    low, high = (2595 * np.log10(1 + hz / 700) for hz in (_LOW_HZ, _HIGH_HZ))
+    edges: NDArray[np.float64] = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)
+    return edges
+
+
+def _filters() -> NDArray[np.float64]:
+    """Triangles over the FFT's bins, [257, 40]."""
+    edges = _edges_hz()
+    bins = np.linspace(0, SPEECH_RATE_HZ / 2, _FFT // 2 + 1)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    filters: NDArray[np.float64] = np.maximum(np.minimum(rising, falling), 0)
+    return filters
