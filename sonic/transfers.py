@@ -16,7 +16,9 @@ from sonic.v1 import artifacts_pb2
 from sonic.v1.job_service_pb2 import DownloadArtifactRequest, GetArtifactRequest, UploadArtifactRequest
 
 CHUNK_BYTES = 1 << 20
-_RESUMABLE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DATA_LOSS)
+# Somebody else may be sending the same bytes; the hub throws a spoilt beginning away; and when the connection goes
+# while a chunk is being written, gRPC calls that an internal error.
+_RESUMABLE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INTERNAL)
 
 
 def sha256_of(path: Path) -> str:
@@ -42,7 +44,6 @@ async def upload(hub: Connection, path: Path, sha256: str) -> artifacts_pb2.Arti
         try:
             return await _send(hub, path, sha256, status.received_bytes)
         except grpc.aio.AioRpcError as error:
-            # Somebody else may be sending the same bytes, and the hub throws a spoilt beginning away.
             await patience.pause(error, also=_RESUMABLE)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sonic.cli import jobs, nodes, services, settings, submit
+from sonic.cli import batch, jobs, nodes, services, settings, submit
 from sonic.cli.running import Commands
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def sonic(
 
 
 app.command()(submit.submit)
+app.command()(batch.batch)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(settings.app, name="config")

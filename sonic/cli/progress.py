@@ -45,6 +45,13 @@ class ProgressBar:
             self._phase, self._last_line_s = phase, now
             output.note(f"{self._title} {fraction:4.0%} {detail}")
 
+    def note(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            output.note(text)
+
     def show_job(self, job: jobs_pb2.Job) -> None:
         fraction = 1.0 if job.state == jobs_pb2.JOB_STATE_SUCCEEDED else job.progress.fraction
         self.show(fraction, describe(job), f"{job.state} {job.progress.stage} {job.queue_position}")

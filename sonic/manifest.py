@@ -1,0 +1,187 @@
+"""The rows of a batch: a CSV or JSONL file, read as a stream, each row judged by itself.
+
+Columns: portrait, voice (or audio), output, priority, engine, model_version and every render parameter. A path that is
+not absolute is relative to the manifest; an empty cell was not given.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sonic import parameters
+from sonic.config import nearest
+from sonic.exceptions import BadManifest
+from sonic.parameters import SPECS, InvalidParameters, Problem
+
+PRIORITY_LIMIT = 10
+_KINDS: dict[str, type] = {"priority": int, "engine": str, "model_version": str} | {s.name: s.kind for s in SPECS}
+_PATHS = ("portrait", "voice", "audio", "output")
+_COLUMNS = (*_PATHS, *_KINDS)
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One video wanted."""
+
+    line: int  # where the row begins, 1 is the first line of the file
+    portrait: Path
+    voice: Path
+    output: Path | None
+    wanted: Mapping[str, Any]  # parameters, priority, engine, model_version
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be submitted, with everything that is wrong with it."""
+
+    line: int
+    problems: tuple[Problem, ...]
+
+
+def read(path: Path, defaults: Mapping[str, Any]) -> Iterator[Row | BadRow]:
+    """The rows of a manifest, one after another; what a row says wins over `defaults`. Raises BadManifest."""
+    kinds = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
+    if path.suffix.lower() not in kinds:
+        raise BadManifest(f"{path} is neither .csv nor .jsonl; rename it, or convert it")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for line, cells, problems in kinds[path.suffix.lower()](path, file):
+                yield BadRow(line, problems) if problems else _judge(path.parent, line, cells, defaults)
+    except UnicodeDecodeError as error:
+        raise BadManifest(f"{path} is not UTF-8 text: {error.reason} near byte {error.start}; convert it") from error
+    except OSError as error:
+        raise BadManifest(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_preset(path: Path) -> dict[str, Any]:
+    """What holds for every row that does not say otherwise, from a TOML file. Raises BadManifest, InvalidParameters."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadManifest(f"the preset {path} cannot be read: {error}") from error
+    for name in content:
+        if name not in _KINDS:
+            raise BadManifest(f"the preset {path} has {name!r}, which does not exist; {nearest(name, _KINDS)}")
+    problems: list[Problem] = []
+    wanted = _values(content, problems)
+    problems += _range_problems(wanted)
+    if problems:
+        raise InvalidParameters(problems)
+    return wanted
+
+
+Found = tuple[int, Mapping[str, Any], tuple[Problem, ...]]
+
+
+def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
+    reader = csv.reader(file)
+    header = [name.strip().lower() for name in next(reader, [])]
+    _check_header(path, header)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, {}, (Problem("row", f"is not CSV: {error}"),)
+            continue
+        if len(cells) > len(header):
+            yield line, {}, (Problem("row", f"has {len(cells)} cells for {len(header)} columns; quote commas"),)
+        elif any(cell.strip() for cell in cells):
+            yield line, dict(zip(header, (cell.strip() for cell in cells), strict=False)), ()
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    for name in header:
+        if name not in _COLUMNS:
+            raise BadManifest(f"{path} has a column {name!r}, which does not exist; {nearest(name, _COLUMNS)}")
+        if header.count(name) > 1:
+            raise BadManifest(f"{path} has the column {name!r} twice; remove one")
+    if "portrait" not in header or not {"voice", "audio"} & set(header):
+        raise BadManifest(f"{path} needs the columns portrait and voice in its first line")
+
+
+def _jsonl_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
+    for line, text in enumerate(file, 1):
+        if not text.strip():
+            continue
+        try:
+            cells = json.loads(text)
+        except ValueError as error:
+            yield line, {}, (Problem("row", f"is not JSON: {error}"),)
+            continue
+        if not isinstance(cells, dict):
+            yield line, {}, (Problem("row", 'is no JSON object; write {"portrait": …, "voice": …}'),)
+            continue
+        unknown = [name for name in cells if name not in _COLUMNS]
+        yield line, cells, tuple(Problem(name, f"does not exist; {nearest(name, _COLUMNS)}") for name in unknown)
+
+
+def _judge(folder: Path, line: int, cells: Mapping[str, Any], defaults: Mapping[str, Any]) -> Row | BadRow:
+    problems: list[Problem] = []
+    portrait = _file(folder, "portrait", cells.get("portrait"), problems)
+    voice = _file(folder, "voice", cells.get("voice") or cells.get("audio"), problems)
+    output = cells.get("output") or None
+    if output is not None and not isinstance(output, str):
+        problems.append(Problem("output", f"is {output!r}; a path is wanted"))
+    wanted = dict(defaults) | _values({name: value for name, value in cells.items() if name in _KINDS}, problems)
+    problems += _range_problems(wanted)
+    if problems or not portrait or not voice:
+        return BadRow(line, tuple(problems))
+    return Row(line, portrait, voice, folder / output if output else None, wanted)
+
+
+def _file(folder: Path, field: str, value: Any, problems: list[Problem]) -> Path | None:
+    if not isinstance(value, str) or not value:
+        problems.append(Problem(field, f"is {value!r}; a path is wanted" if value else "is missing; a path is wanted"))
+        return None
+    path = folder / value
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # a name that no file can have
+        pass
+    problems.append(Problem(field, f"is {value!r}, which is no file at {path}"))
+    return None
+
+
+def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """Cells as values of their kind; CSV has only texts."""
+    found: dict[str, Any] = {}
+    for name, value in cells.items():
+        if value is None or value == "":
+            continue
+        try:
+            found[name] = _value(_KINDS[name], value)
+        except (ValueError, KeyError):
+            wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[_KINDS[name]]
+            problems.append(Problem(name, f"is {value!r}; {wanted} is wanted"))
+    return found
+
+
+def _value(kind: type, value: Any) -> Any:
+    if isinstance(value, str):
+        return _TRUTH[value.lower()] if kind is bool else kind(value)
+    if type(value) is kind or (kind is float and type(value) is int):
+        return value
+    raise ValueError
+
+
+def _range_problems(wanted: Mapping[str, Any]) -> list[Problem]:
+    problems: list[Problem] = []
+    if abs(wanted.get("priority", 0)) > PRIORITY_LIMIT:
+        limit = f"is {wanted['priority']}; choose a value from {-PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
+        problems.append(Problem("priority", limit))
+    try:
+        parameters.complete({spec.name: wanted[spec.name] for spec in SPECS if spec.name in wanted})
+    except InvalidParameters as error:
+        problems += [Problem(p.field.removeprefix("parameters."), p.description) for p in error.problems]
+    return problems
