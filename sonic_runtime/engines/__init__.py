@@ -1,0 +1,28 @@
+"""The engines by name. Each is imported only when it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sonic_runtime import errors
+from sonic_runtime.engines.base import Engine
+
+
+def _warp() -> Engine:
+    from sonic_runtime.engines.warp import WarpEngine
+
+    return WarpEngine()
+
+
+_ENGINES: dict[str, Callable[[], Engine]] = {"warp": _warp}
+
+
+def names() -> tuple[str, ...]:
+    return tuple(_ENGINES)
+
+
+def load(name: str) -> Engine:
+    """The engine, ready to prepare takes. Raises errors.BadParameters for an unknown name, errors.ModelMissing."""
+    if name not in _ENGINES:
+        raise errors.BadParameters(f"there is no engine {name!r}; known are {', '.join(_ENGINES)}")
+    return _ENGINES[name]()

@@ -54,13 +54,15 @@ class MouthModel:
 
 
 def _band(power: NDArray[np.float64], centres: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    return power[:, (centres >= low) & (centres < high)].sum(axis=1)
+    total: NDArray[np.float64] = power[:, (centres >= low) & (centres < high)].sum(axis=1)
+    return total
 
 
 def _centre(power: NDArray[np.float64], centres: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     inside = (centres >= low) & (centres < high)
     weights = np.sqrt(power[:, inside])
-    return (weights @ centres[inside]) / np.maximum(weights.sum(axis=1), 1e-12)
+    centre: NDArray[np.float64] = (weights @ centres[inside]) / np.maximum(weights.sum(axis=1), 1e-12)
+    return centre
 
 
 def _decibels(power: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,108 @@
+"""What moves when: the mouth by what is heard, blinks and the head by chance and by the speech's own energy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sonic.parameters import RenderParameters
+from sonic_runtime.engines.base import CURVE_RATE_HZ, MouthCurves
+
+Curve = NDArray[np.float32]
+_BLINK_S = (0.08, 0.05, 0.16)  # closing, closed, opening
+_BLINK_EVERY_S = (2.0, 5.5)
+_SMOOTHING_S = 0.06
+_MAX_OFFSET_S = 0.12
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One value a frame, float32 [frames]. Angles and shifts are small: radians, and shares of the face's height."""
+
+    opening: Curve  # 0 closed, 1 wide open
+    width: Curve  # -1 rounded, 1 spread
+    tuck: Curve  # lower lip at the upper teeth
+    blink: Curve  # 0 open, 1 closed
+    shift_x: Curve
+    shift_y: Curve
+    roll: Curve
+
+
+def plan(curves: MouthCurves, frames: int, parameters: RenderParameters) -> Motion:
+    """The motion of a whole take. The same seed gives the same motion."""
+    chance = np.random.default_rng(parameters.seed)
+    times_s = np.arange(frames) / parameters.fps
+    aperture, closure = curves.aperture, curves.closure
+    if parameters.smooth_motion:
+        aperture = _smoothed(aperture) * (1 - closure)  # what presses the lips together stays pressed
+    opening = _sampled(aperture, times_s)
+    if parameters.lip_sync_correction:
+        opening = _sampled(aperture, times_s + _offset_s(opening, curves.aperture, times_s))
+    width = _sampled(_smoothed(curves.spread) - _smoothed(curves.rounding), times_s)
+    energy = _sampled(_smoothed(curves.aperture, 0.5), times_s)
+    still = parameters.motion_scale
+    return Motion(
+        opening=np.clip(opening * parameters.dynamic_scale, 0, 1.25).astype(np.float32),
+        width=(width * parameters.dynamic_scale).astype(np.float32),
+        tuck=_sampled(_smoothed(curves.labiodental), times_s),
+        blink=_blinks(times_s, curves, chance),
+        shift_x=(still * 0.012 * _wander(times_s, chance, 0.18)).astype(np.float32),
+        shift_y=(still * (0.008 * _wander(times_s, chance, 0.22) + 0.02 * (energy - energy.mean()))).astype(np.float32),
+        roll=(still * 0.014 * _wander(times_s, chance, 0.15)).astype(np.float32),
+    )
+
+
+def _sampled(curve: Curve, times_s: NDArray[np.float64]) -> Curve:
+    at_s = (np.arange(len(curve)) + 0.5) / CURVE_RATE_HZ
+    return np.interp(times_s, at_s, curve).astype(np.float32)
+
+
+def _smoothed(curve: Curve, seconds: float = _SMOOTHING_S) -> Curve:
+    """Averaged over a raised cosine centred on each value: no delay."""
+    window = np.hanning(int(seconds * CURVE_RATE_HZ) // 2 * 2 + 3)[1:-1]
+    padded = np.pad(curve, len(window) // 2, mode="edge")
+    return np.convolve(padded, window / window.sum(), mode="valid").astype(np.float32)
+
+
+def _offset_s(opening: Curve, heard: Curve, times_s: NDArray[np.float64]) -> float:
+    """By how much the mouth is late against what is heard, within bounds; 0 where they hardly agree."""
+    steps = np.arange(-_MAX_OFFSET_S, _MAX_OFFSET_S + 1e-9, 0.01)
+    if len(opening) < 8 or float(np.std(opening)) < 1e-3:
+        return 0.0
+    alike = [_correlation(opening, _sampled(heard, times_s - step)) for step in steps]
+    best = int(np.argmax(alike))
+    return float(steps[best]) if alike[best] > 0.5 else 0.0
+
+
+def _correlation(one: Curve, other: Curve) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    size = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / size if size > 1e-9 else 0.0
+
+
+def _wander(times_s: NDArray[np.float64], chance: np.random.Generator, pace_hz: float) -> NDArray[np.float64]:
+    """A slow, smooth random walk about 0, starting at 0; rarely beyond ±1."""
+    total = np.zeros(len(times_s))
+    for harmonic in (1.0, 1.7, 2.9):
+        phase = chance.uniform(0, 2 * np.pi)
+        total += (np.sin(2 * np.pi * pace_hz * harmonic * times_s + phase) - np.sin(phase)) / (2 * harmonic)
+    return total
+
+
+def _blinks(times_s: NDArray[np.float64], curves: MouthCurves, chance: np.random.Generator) -> Curve:
+    """Every few seconds, and rather in a pause than in the middle of a word."""
+    closing_s, closed_s, opening_s = _BLINK_S
+    out = np.zeros(len(times_s))
+    last_s = float(times_s[-1]) if len(times_s) else 0.0
+    at_s = chance.uniform(0.8, 2.5)
+    while at_s < last_s:
+        near = np.arange(int((at_s - 0.3) * CURVE_RATE_HZ), int((at_s + 0.3) * CURVE_RATE_HZ))
+        near = near[(near >= 0) & (near < len(curves.aperture))]
+        start_s = near[int(np.argmin(curves.aperture[near]))] / CURVE_RATE_HZ if len(near) else at_s
+        since = times_s - start_s
+        lid = np.minimum(since / closing_s, (closing_s + closed_s + opening_s - since) / opening_s)
+        out = np.maximum(out, np.clip(lid, 0, 1))
+        at_s += chance.uniform(*_BLINK_EVERY_S)
+    return (out * out * (3 - 2 * out)).astype(np.float32)
