@@ -1,0 +1,1 @@
+"""Where the truth about the hardware comes from: one module per source, behind one small interface."""

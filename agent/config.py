@@ -1,0 +1,104 @@
+"""What an operator may set of an agent."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+from agent.core.terms import Terms
+
+GIB = 1 << 30
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class InvalidConfig(ValueError):
+    """A setting of the agent cannot be used."""
+
+
+def _data_dir() -> Path:
+    return Path(platformdirs.user_data_dir("sonic-fleet")) / "agent"
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Settings of one agent; addresses are host:port. Raises InvalidConfig."""
+
+    hub: str = "127.0.0.1:50051"  # the hub's gRPC address
+    node_id: str = field(default_factory=socket.gethostname)
+    region: str = "local"
+    data_dir: Path = field(default_factory=_data_dir)  # for this agent alone
+    engine: str = "warp"
+    slots: int = 1  # renders at a time, each in a worker process of its own
+    http_listen: str = "127.0.0.1:8091"  # /healthz, /readyz, /metrics; port 0 takes a free one
+    insecure: bool = False  # speak to a hub, or listen, beyond loopback without credentials
+    cache_max_bytes: int = 10 * GIB  # of portraits and voices kept for the next job
+    load_timeout_s: float = 300.0  # until a worker has loaded its engine
+    probe_timeout_s: float = 120.0  # until it has rendered the probe clip
+    silence_timeout_s: float = 30.0  # without a sign of life from a worker
+    stall_timeout_s: float = 60.0  # without progress in a render
+    cancel_grace_s: float = 5.0  # until a cancelled worker is killed
+    drain_timeout_s: float = 300.0  # for what runs when the agent is told to stop; then it is handed back
+    flush_timeout_s: float = 10.0  # for unreported results while stopping without a hub
+    worker_command: tuple[str, ...] = (sys.executable, "-m", "sonic_runtime.worker")
+
+    def __post_init__(self) -> None:
+        for name in ("node_id", "region"):
+            self._check_name(name, getattr(self, name))
+        for name in ("hub", "http_listen"):
+            self._check_address(name, getattr(self, name))
+        for name in ("slots", "cache_max_bytes", "load_timeout_s", "probe_timeout_s", "silence_timeout_s"):
+            self._check_at_least(name, above=True)
+        self._check_at_least("stall_timeout_s", above=True)
+        for name in ("cancel_grace_s", "drain_timeout_s", "flush_timeout_s"):
+            self._check_at_least(name, above=False)
+        if not self.worker_command:
+            raise InvalidConfig("worker_command is empty; give a program and its arguments")
+
+    @property
+    def terms(self) -> Terms:
+        """What the decisions go by."""
+        return Terms(
+            slots=self.slots,
+            load_timeout_s=self.load_timeout_s,
+            probe_timeout_s=self.probe_timeout_s,
+            silence_timeout_s=self.silence_timeout_s,
+            stall_timeout_s=self.stall_timeout_s,
+            cancel_grace_s=self.cancel_grace_s,
+            drain_timeout_s=self.drain_timeout_s,
+            flush_timeout_s=self.flush_timeout_s,
+        )
+
+    @staticmethod
+    def _check_name(name: str, value: str) -> None:
+        if not _NAME.fullmatch(value):
+            rule = "use 1 to 63 letters, digits and ._- and begin with a letter or digit"
+            raise InvalidConfig(f"{name} is {value!r}; {rule}")
+
+    def _check_address(self, name: str, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        lowest = 0 if name == "http_listen" else 1
+        if not host or not re.fullmatch(r"\d{1,5}", port) or not lowest <= int(port) <= 65535:
+            raise InvalidConfig(f"{name} is {address!r}; host:port is wanted, for example 127.0.0.1:50051")
+        if not self.insecure and not _is_loopback(host.strip("[]")):
+            raise InvalidConfig(
+                f"{name} is {address!r}, another machine's side, and nothing is encrypted or authenticated yet; "
+                "use 127.0.0.1, or pass --insecure inside a network that you trust"
+            )
+
+    def _check_at_least(self, name: str, above: bool) -> None:
+        value = getattr(self, name)
+        if value < 0 or (above and value == 0):
+            raise InvalidConfig(f"{name} is {value}; a value {'above 0' if above else 'of 0 or more'} is wanted")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,78 @@
+"""The agent's folder: claimed by one agent, private to its user.
+
+inputs/    portraits and voices, by hash
+scratch/   one folder per attempt that runs; wiped at start
+outbox/    one folder per result that the hub has not acknowledged
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from agent.config import InvalidConfig
+from agent.core.attempts import Ref
+
+
+class Folders:
+    """Where things lie under `data_dir`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.inputs = data_dir / "inputs"
+        self.outbox = data_dir / "outbox"
+        self._scratch = data_dir / "scratch"
+
+    def scratch(self, ref: Ref) -> Path:
+        """The folder of an attempt while it runs."""
+        return self._scratch / name_of(ref)
+
+    def video(self, ref: Ref) -> Path:
+        """Where the worker leaves the video of an attempt."""
+        return self.scratch(ref) / "video.mp4"
+
+    def make(self) -> None:
+        """Make what is missing, and wipe what an earlier life left half done."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        for folder in (self.inputs, self.outbox, self._scratch):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def name_of(ref: Ref) -> str:
+    """A file name for an attempt, whatever the hub calls its jobs; it never begins with a dot."""
+    return f"{quote(ref.job_id, safe='').replace('.', '%2E')}-{ref.attempt}"
+
+
+@contextlib.contextmanager
+def claimed(data_dir: Path) -> Iterator[Folders]:
+    """The folder, for one agent at a time, even after a kill -9. Raises InvalidConfig."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(data_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidConfig(f"data_dir is {str(data_dir)!r}, which cannot be used: {error.strerror}") from error
+    try:
+        _lock(lock, data_dir)
+        folders = Folders(data_dir)
+        folders.make()
+        yield folders
+    finally:
+        os.close(lock)
+
+
+def _lock(lock: int, data_dir: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        other = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        raise InvalidConfig(
+            f"data_dir is {str(data_dir)!r}, which another agent (process {other}) is using; "
+            "give each agent a folder of its own, or stop the other one"
+        ) from None
+    os.truncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -1,0 +1,300 @@
+"""One agent: events go to the decisions, what they want is carried out, and what comes of it is an event again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from agent import http, transfers, wire
+from agent.config import AgentConfig
+from agent.core import events
+from agent.core import instructions as wants
+from agent.core.attempts import Failure, Fault, Ref, Work
+from agent.core.node import Node
+from agent.core.sessions import SessionState
+from agent.errands import Errands
+from agent.folders import Folders, claimed
+from agent.inputs import InputCorrupt, Inputs
+from agent.metrics import NO_MODEL, Metrics
+from agent.notify import Notifier
+from agent.outbox import Outbox
+from agent.probes import hardware
+from agent.session import CLOSE_TIMEOUT_S, Session, open_channel
+from agent.workers import WorkerId, Workers
+from sonic.exceptions import HubError
+from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, nodes_pb2, worker_pb2
+from sonic.v1 import fleet_service_pb2 as pb
+
+TICK_S = 0.25
+MEASURE_INTERVAL_S = 5.0
+START_EXTENSION_S = 30.0
+_log = logging.getLogger("agent")
+
+
+async def run(config: AgentConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal does not wait for what runs. Raises InvalidConfig."""
+    with claimed(config.data_dir) as folders:
+        probes = await asyncio.to_thread(hardware.detect)
+        async with open_channel(config.hub) as channel:
+            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), channel)
+            async with http.serving(config.http_listen, agent.metrics.registry, agent.not_ready) as address:
+                where = {"http": address, "hub": config.hub, "data_dir": str(config.data_dir)}
+                _log.info("agent started", extra={"node_id": config.node_id, "region": config.region, **where})
+                await agent.serve()
+    _log.info("agent stopped", extra={"node_id": config.node_id})
+
+
+class Agent:
+    """The shell around the decisions."""
+
+    def __init__(
+        self, config: AgentConfig, folders: Folders, box: hardware.Hardware, channel: grpc.aio.Channel
+    ) -> None:
+        self.metrics = Metrics(config.region, config.node_id)
+        self._config = config
+        self._folders = folders
+        self._box = box
+        self._hub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        self._events: asyncio.Queue[events.Event] = asyncio.Queue()
+        self._node = Node(config.terms)
+        self._session = Session(self._hub, self._post)
+        self._workers = Workers(config.worker_command, config.engine, self._post)
+        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub)
+        self._outbox = Outbox(folders.outbox)
+        self._notifier = Notifier(os.environ)
+        self._health = nodes_pb2.NodeHealth()
+        self._gpus: list[nodes_pb2.GpuInfo] = []
+        self._calls = 0
+
+    def not_ready(self) -> str:
+        """Why no job can be taken now; empty when one can."""
+        states = [view.state for view in self._node.slots]
+        if self._node.leaving:
+            return "the agent is stopping"
+        if wants.SlotState.READY not in states and wants.SlotState.BUSY not in states:
+            return "; ".join(f"slot {view.index}: {view.detail}" for view in self._node.slots)
+        if self._node.session.state is not SessionState.UP:
+            return f"no session with the hub: {self._node.session.detail or 'connecting'}"
+        return ""
+
+    # The life of an agent.
+
+    async def serve(self) -> None:
+        """Until everything that was asked for is done, or a second signal."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        self._gpus = await asyncio.to_thread(self._box.inventory)
+        for ref in self._outbox.load():
+            self._post(events.Kept(ref, self._outbox.result(ref).HasField("video")))
+        async with asyncio.TaskGroup() as group:
+            self._errands = Errands(group)
+            self._errands.begin("clock", "agent", self._tick())
+            self._errands.begin("probes", "agent", self._measure())
+            await self._decide()
+            await self._shut_down()
+
+    async def _decide(self) -> None:
+        while True:
+            event = await self._events.get()
+            wanted = self._node.handle(event, time.monotonic())
+            if isinstance(event, events.WorkerLoaded):
+                self.metrics.model(self._node.model_version or NO_MODEL)
+            for one in wanted:
+                if isinstance(one, wants.Exit):
+                    return
+                self._carry_out(one)
+            if isinstance(event, events.Ticked):
+                self._observe()
+
+    async def _shut_down(self) -> None:
+        """The last words to the hub, then the workers, then everything else."""
+        self._session.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._errands.over("session", "hub")
+        except TimeoutError:
+            _log.info("the hub did not end the session")
+        await self._workers.stop()
+        self._errands.cancel_all()
+
+    def _stop(self) -> None:
+        _log.info("stopping", extra={"running": len(self._node.running), "outbox": len(self._node.deliveries)})
+        self._notifier.stopping(self._config.drain_timeout_s + self._config.flush_timeout_s + START_EXTENSION_S)
+        self._post(events.StopRequested())
+
+    def _post(self, event: events.Event) -> None:
+        self._events.put_nowait(event)
+
+    async def _tick(self) -> None:
+        while True:
+            self._post(events.Ticked())
+            await asyncio.sleep(TICK_S)
+
+    async def _measure(self) -> None:
+        while True:
+            self._health = await asyncio.to_thread(self._box.measure)
+            self.metrics.health(self._health)
+            await asyncio.sleep(MEASURE_INTERVAL_S)
+
+    def _observe(self) -> None:
+        """Tell the metrics and systemd how things are."""
+        views = self._node.slots
+        counts = Counter(view.state.name.lower() for view in views)
+        self.metrics.slots({state.name.lower(): counts[state.name.lower()] for state in wants.SlotState})
+        self.metrics.outbox(len(self._node.deliveries))
+        self._notifier.alive(time.monotonic())
+        self._notifier.status(self.not_ready() or "ready")
+        if counts["ready"] or counts["busy"]:
+            self._notifier.ready()
+        elif counts["starting"] == len(views):
+            self._notifier.starting(START_EXTENSION_S, time.monotonic())
+
+    # What the decisions want.
+
+    def _carry_out(self, one: wants.Instruction) -> None:
+        match one:
+            case wants.Connect():
+                self._connect(one)
+            case wants.SendHeartbeat(slots, attempts):
+                self._session.send(pb.SessionRequest(heartbeat=self._heartbeat(slots, attempts)))
+            case wants.SendStarted() | wants.SendProgress() | wants.SendDraining():
+                self._session.send(wire.to_hub(one))
+            case wants.SendResult(ref):
+                self._session.send(pb.SessionRequest(result=self._outbox.result(ref)))
+            case wants.StartWorker(slot, generation):
+                self._start_worker(WorkerId(slot, generation))
+            case wants.Probe(slot, generation):
+                probe = worker_pb2.ProbeCommand(render_id=f"probe-{generation}", engine=self._config.engine)
+                self._workers.send(WorkerId(slot, generation), worker_pb2.WorkerCommand(probe=probe))
+            case wants.Render(slot, generation, work):
+                self._workers.send(WorkerId(slot, generation), self._render_command(work))
+            case wants.CancelRender(slot, generation, ref):
+                cancel = worker_pb2.CancelCommand(render_id=str(ref))
+                self._workers.send(WorkerId(slot, generation), worker_pb2.WorkerCommand(cancel=cancel))
+            case wants.KillWorker(slot, generation, why):
+                self._workers.kill(WorkerId(slot, generation), why)
+            case wants.FetchInputs(work):
+                self._errands.begin("fetch", work.ref, self._fetch(work))
+            case wants.StopFetching(ref):
+                self._errands.cancel("fetch", ref)
+            case wants.StoreResult(ref, _):
+                self._store(one)
+            case wants.UploadVideo(ref):
+                self._errands.begin("upload", ref, self._upload(ref))
+            case wants.ForgetResult(ref):
+                self._errands.cancel("upload", ref)
+                self._outbox.forget(ref)
+            case wants.Exit():
+                pass
+
+    def _connect(self, one: wants.Connect) -> None:
+        if self._calls:
+            self.metrics.reconnected()
+        self._calls += 1
+        hello = pb.Hello(
+            node_id=self._config.node_id,
+            region=self._config.region,
+            agent_version=version("sonic-fleet"),
+            gpus=self._gpus,
+            slots=[wire.slot_message(view) for view in one.slots],
+            running=[wire.ref_message(ref) for ref in one.running],
+            finished=[wire.ref_message(ref) for ref in one.finished],
+            draining=one.draining,
+        )
+        self._errands.begin("session", "hub", self._session.hold(hello))
+
+    def _heartbeat(self, slots: tuple[wants.SlotView, ...], attempts: tuple[Ref, ...]) -> pb.Heartbeat:
+        sent_at = Timestamp()
+        sent_at.GetCurrentTime()
+        return pb.Heartbeat(
+            sent_at=sent_at,
+            slots=[wire.slot_message(view) for view in slots],
+            attempts=[wire.ref_message(ref) for ref in attempts],
+            health=self._health,
+        )
+
+    def _start_worker(self, worker: WorkerId) -> None:
+        if worker.generation > 1:
+            self.metrics.worker_restarted()
+        self._errands.begin("live", str(worker), self._workers.live(worker))
+
+    def _render_command(self, work: Work) -> worker_pb2.WorkerCommand:
+        assignment = pb.Assignment.FromString(work.assignment)
+        scratch = self._folders.scratch(work.ref)
+        render = worker_pb2.RenderCommand(
+            render_id=str(work.ref),
+            engine=work.engine,
+            portrait_path=str(scratch / "portrait"),
+            voice_path=str(scratch / "voice"),
+            output_path=str(self._folders.video(work.ref)),
+            parameters=assignment.spec.parameters,
+        )
+        return worker_pb2.WorkerCommand(render=render)
+
+    # Errands: each ends in an event, whatever happens.
+
+    async def _fetch(self, work: Work) -> None:
+        assignment = pb.Assignment.FromString(work.assignment)
+        scratch = self._folders.scratch(work.ref)
+        try:
+            await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
+            for name, artifact in (("portrait", assignment.portrait), ("voice", assignment.voice)):
+                await self._bring(work.ref, artifact, scratch / name)
+        except InputCorrupt as error:
+            self._post(events.InputsFailed(work.ref, Failure(Fault.TRANSFER, "INPUT_CORRUPT", str(error))))
+        except (HubError, OSError) as error:
+            why = f"an input could not be fetched: {error}"
+            self._post(events.InputsFailed(work.ref, Failure(Fault.TRANSFER, "INPUT_UNAVAILABLE", why)))
+        else:
+            self._post(events.InputsReady(work.ref))
+
+    async def _bring(self, ref: Ref, artifact: artifacts_pb2.Artifact, at: Path) -> None:
+        download = transfers.download(self._hub, self._config.node_id, ref, artifact)
+        await self._inputs.place(artifact, download, at)
+
+    def _store(self, one: wants.StoreResult) -> None:
+        failed = isinstance(one.outcome, Failure)
+        detail = {"reason": one.outcome.reason, "why": one.outcome.message} if isinstance(one.outcome, Failure) else {}
+        level = logging.WARNING if failed else logging.INFO
+        _log.log(level, "attempt ended", extra={"ref": str(one.ref), "how": type(one.outcome).__name__, **detail})
+        self.metrics.ended(one.outcome)
+        self._errands.cancel("upload", one.ref)
+        self._errands.begin("store", one.ref, self._keep(one))
+
+    async def _keep(self, one: wants.StoreResult) -> None:
+        await self._errands.over("fetch", one.ref)
+        await self._errands.over("upload", one.ref)
+        try:
+            await asyncio.to_thread(self._outbox.put, one.ref, one.outcome, self._folders.video(one.ref))
+        except OSError as error:
+            _log.error("result not stored", extra={"ref": str(one.ref), "why": str(error)})
+            self._post(events.StoringFailed(one.ref, str(error)))
+        else:
+            self._post(events.ResultStored(one.ref))
+        await asyncio.to_thread(shutil.rmtree, self._folders.scratch(one.ref), ignore_errors=True)
+
+    async def _upload(self, ref: Ref) -> None:
+        video, path = self._outbox.result(ref).video.video, self._outbox.video(ref)
+        chunk_bytes = self._session.max_chunk_bytes
+        try:
+            await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
+        except grpc.aio.AioRpcError as error:
+            refused = error.code() in transfers.REFUSALS
+            detail = f"{error.code().name}: {error.details()}"
+            _log.warning("upload failed", extra={"ref": str(ref), "why": detail})
+            self._post(events.UploadFailed(ref, refused, detail))
+        except OSError as error:
+            self._post(events.UploadFailed(ref, True, f"the video cannot be read: {error}"))
+        else:
+            self._post(events.VideoUploaded(ref))

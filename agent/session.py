@@ -1,0 +1,107 @@
+"""The conversation with the hub: one stream, kept until it breaks. When to open the next one is decided elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from agent import wire
+from agent.core import events
+from agent.workers import Post
+from sonic.v1 import fleet_service_pb2 as pb
+
+if TYPE_CHECKING:  # the stub of an asyncio channel has a type of its own, which is not there at run time
+    from sonic.v1.fleet_service_pb2_grpc import FleetServiceAsyncStub as Stub
+
+WELCOME_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 2.0
+DEFAULT_HEARTBEAT_S = 5.0
+DEFAULT_CHUNK_BYTES = 1 << 20
+# A dead line is noticed within half a minute. gRPC's own pauses are kept short: the decisions have their own.
+_OPTIONS = [
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+_log = logging.getLogger("agent.session")
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """The one connection to the hub, for the session and all transfers."""
+    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+
+class Session:
+    """What is said to the hub, and what it says."""
+
+    def __init__(self, hub: Stub, post: Post) -> None:
+        self._hub = hub
+        self._post = post
+        self._outgoing: asyncio.Queue[pb.SessionRequest | None] = asyncio.Queue()
+        self.max_chunk_bytes = DEFAULT_CHUNK_BYTES
+
+    def send(self, message: pb.SessionRequest) -> None:
+        """Say something in the session that stands; what a cut swallows is said again after it, if it matters."""
+        self._outgoing.put_nowait(message)
+
+    def close(self) -> None:
+        """Say nothing more; the session ends when everything has been said."""
+        self._outgoing.put_nowait(None)
+
+    async def hold(self, hello: pb.Hello) -> None:
+        """One session from Hello to its end, which is reported as SessionEnded."""
+        detail = "the hub could not be called"
+        try:
+            detail = await self._converse(hello)
+        except grpc.aio.AioRpcError as error:
+            detail = f"{error.code().name}: {error.details()}"
+        except TimeoutError:
+            detail = f"the hub did not answer Hello within {WELCOME_TIMEOUT_S:g} s"
+        except asyncio.InvalidStateError:
+            detail = "the call ended before Hello was said"
+        finally:
+            _log.info("session ended", extra={"why": detail})
+            self._post(events.SessionEnded(detail, random.random()))  # noqa: S311 - no secret
+
+    async def _converse(self, hello: pb.Hello) -> str:
+        self._outgoing = asyncio.Queue()
+        call = self._hub.Session()
+        try:
+            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+                await call.write(pb.SessionRequest(hello=hello))
+                first = await call.read()
+            if not isinstance(first, pb.SessionResponse) or not first.HasField("welcome"):
+                return "the hub did not answer Hello with Welcome"
+            self._welcomed(first.welcome)
+            await self._talk(call)
+            return "the hub ended the session"
+        finally:
+            call.cancel()
+
+    def _welcomed(self, welcome: pb.Welcome) -> None:
+        _log.info("session opened", extra={"session_id": welcome.session_id})
+        self.max_chunk_bytes = min(welcome.max_upload_chunk_bytes or DEFAULT_CHUNK_BYTES, DEFAULT_CHUNK_BYTES)
+        self._post(events.Welcomed(welcome.heartbeat_interval_seconds or DEFAULT_HEARTBEAT_S))
+
+    async def _talk(self, call: Any) -> None:
+        writer = asyncio.create_task(self._write(call), name="session writer")
+        try:
+            while isinstance(message := await call.read(), pb.SessionResponse):
+                if event := wire.from_hub(message):
+                    self._post(event)
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)  # the reader has the reason
+
+    async def _write(self, call: Any) -> None:
+        while (message := await self._outgoing.get()) is not None:
+            await call.write(message)
+        await call.done_writing()

@@ -1,0 +1,148 @@
+"""Worker processes: started in a session of their own, spoken to over their pipes, ended with all their children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import memory, wire
+from agent.core import events
+from sonic import pipe
+from sonic.v1 import worker_pb2
+
+STOP_GRACE_S = 5.0  # after the end of its input
+LAST_WORDS_S = 2.0  # to read what a dead worker had said
+_NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+_TETHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tether.py")))
+_log = logging.getLogger("agent.workers")
+_said = logging.getLogger("agent.workers.stderr")
+
+Post = Callable[[events.Event], None]
+
+
+@dataclass(frozen=True)
+class WorkerId:
+    """One process: the slot that it serves and how many served it before."""
+
+    slot: int
+    generation: int
+
+    def __str__(self) -> str:
+        return f"worker-{self.slot}.{self.generation}"
+
+
+class Workers:
+    """The processes by slot and generation."""
+
+    def __init__(self, command: tuple[str, ...], engine: str, post: Post) -> None:
+        self._command = (*_TETHER, str(os.getpid()), *command, "--engine", engine)
+        self._post = post
+        self._processes: dict[WorkerId, Process] = {}
+
+    async def live(self, worker: WorkerId) -> None:
+        """Start a worker and report what it says, until it is gone."""
+        kills_before = memory.oom_kills()
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, env=environment
+            )
+        except OSError as error:
+            self._exited(worker, events.ExitCause.CRASHED, f"could not be started: {error.strerror}")
+            return
+        _log.info("worker started", extra={"worker": str(worker), "pid": process.pid})
+        self._processes[worker] = process
+        try:
+            await self._attend(worker, process)
+        finally:
+            del self._processes[worker]
+            _kill(process)
+        cause, detail = _verdict(process.returncode or 0, memory.oom_kills() > kills_before)
+        self._exited(worker, cause, detail)
+
+    def send(self, worker: WorkerId, command: worker_pb2.WorkerCommand) -> None:
+        """Say something to a worker; one that is gone does not hear it."""
+        process = self._processes.get(worker)
+        if process and process.stdin and not process.stdin.is_closing():
+            process.stdin.write(pipe.encode(command))
+
+    def kill(self, worker: WorkerId, why: str) -> None:
+        """End a worker and its children at once."""
+        _log.warning("worker killed", extra={"worker": str(worker), "why": why})
+        if process := self._processes.get(worker):
+            _kill(process)
+
+    async def stop(self) -> None:
+        """Let all workers end by themselves, then by force."""
+        processes = list(self._processes.values())
+        for process in processes:
+            if process.stdin:
+                process.stdin.close()
+        waiting = [asyncio.create_task(process.wait(), name=f"end of {process.pid}") for process in processes]
+        if waiting:
+            await asyncio.wait(waiting, timeout=STOP_GRACE_S)
+        for process in processes:
+            _kill(process)
+
+    async def _attend(self, worker: WorkerId, process: Process) -> None:
+        """Read both pipes until the process ends, and then what is left in them."""
+        assert process.stdout
+        assert process.stderr
+        readers = [
+            asyncio.create_task(self._hear(worker, process, process.stdout), name=f"{worker} events"),
+            asyncio.create_task(_forward(worker, process.stderr), name=f"{worker} stderr"),
+        ]
+        try:
+            await process.wait()
+            await asyncio.wait(readers, timeout=LAST_WORDS_S)
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.wait(readers)
+
+    async def _hear(self, worker: WorkerId, process: Process, stdout: asyncio.StreamReader) -> None:
+        try:
+            while message := await pipe.read_async(stdout, worker_pb2.WorkerEvent):
+                if event := wire.from_worker(worker.slot, worker.generation, message):
+                    self._post(event)
+        except pipe.BrokenMessage as error:
+            _log.error("worker is not understood", extra={"worker": str(worker), "why": str(error)})
+            _kill(process)
+
+    def _exited(self, worker: WorkerId, cause: events.ExitCause, detail: str) -> None:
+        _log.info("worker gone", extra={"worker": str(worker), "cause": str(cause), "detail": detail})
+        self._post(events.WorkerExited(worker.slot, worker.generation, cause, detail))
+
+
+async def _forward(worker: WorkerId, stderr: asyncio.StreamReader) -> None:
+    """A worker's own words into the log, line by line; an overlong line is cut by the reader's limit."""
+    while True:
+        try:
+            line = await stderr.readline()
+        except ValueError:
+            continue
+        if not line:
+            return
+        _said.info(line.decode("utf-8", "replace").rstrip(), extra={"worker": str(worker)})
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _verdict(status: int, out_of_memory: bool) -> tuple[events.ExitCause, str]:
+    if status >= 0:
+        return events.ExitCause.CRASHED, f"it ended with exit status {status}"
+    name = signal.Signals(-status).name
+    if status == -signal.SIGKILL and out_of_memory:
+        return events.ExitCause.OUT_OF_MEMORY, "the kernel ended it because memory ran out"
+    return events.ExitCause.CRASHED, f"it was ended by {name}"

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import AgentConfig
+from tests.agent.scripted_hub import ScriptedHub
+
+DOUBLE = (sys.executable, str(Path(__file__).with_name("worker_double.py")))
+MAIN = """
+import asyncio, json, pathlib, sys
+from agent import config, service
+from sonic import logs
+
+given = json.loads(sys.argv[1])
+given |= {"data_dir": pathlib.Path(given["data_dir"]), "worker_command": tuple(given["worker_command"])}
+logs.configure("json", "info")
+try:
+    asyncio.run(service.run(config.AgentConfig(**given)))
+except config.InvalidConfig as error:
+    sys.exit(str(error))
+"""
+
+
+class AgentProcess:
+    """A real agent in a process of its own."""
+
+    def __init__(self, config: AgentConfig, environment: dict[str, str]) -> None:
+        self._given = json.dumps(asdict(config), default=str)
+        self._environment = {**os.environ, **environment}
+        self._reader: asyncio.Task[None] | None = None
+        self.log: list[dict[str, Any]] = []
+        self.words = ""  # what is no log
+
+    async def start(self) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", MAIN, self._given, stderr=asyncio.subprocess.PIPE, env=self._environment
+        )
+        self._reader = asyncio.create_task(self._read(), name="agent's log")
+
+    async def _read(self) -> None:
+        assert self.process.stderr
+        while line := await self.process.stderr.readline():
+            try:
+                self.log.append(json.loads(line))
+            except json.JSONDecodeError:
+                self.words += line.decode()
+
+    async def logged(self, message: str) -> dict[str, Any]:
+        async with asyncio.timeout(30):
+            while True:
+                if found := [line for line in self.log if line["message"] == message]:
+                    return found[-1]
+                await asyncio.sleep(0.02)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(30):
+            status = await self.process.wait()
+            assert self._reader
+            await self._reader
+        return status
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.signal(signal.SIGKILL)
+            await self.ended()
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[ScriptedHub]:
+    hub = ScriptedHub()
+    await hub.start()
+    yield hub
+    await hub.stop()
+
+
+@pytest.fixture
+async def start(hub: ScriptedHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Start]:
+    """Starts an agent: `await start()`, with any setting of AgentConfig, and `environment`."""
+    agents: list[AgentProcess] = []
+
+    async def begin(environment: dict[str, str] | None = None, **settings: Any) -> AgentProcess:
+        usual: dict[str, Any] = {
+            "hub": hub.address,
+            "node_id": "box",
+            "region": "here",
+            "data_dir": tmp_path / "data",
+            "http_listen": "127.0.0.1:0",
+            "cancel_grace_s": 0.5,
+            "worker_command": DOUBLE,
+        }
+        agent = AgentProcess(AgentConfig(**{**usual, **settings}), environment or {})
+        agents.append(agent)
+        await agent.start()
+        return agent
+
+    yield begin
+    for agent in agents:
+        await agent.kill()
+        for line in agent.log:
+            print(line)
+        print(agent.words)
