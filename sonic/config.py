@@ -58,6 +58,7 @@ _TABLES = {
     "client": "sonic.config:ClientConfig",
     "log": "sonic.config:LogConfig",
     "hub": "hub.config:HubConfig",
+    "agent": "agent.config:AgentConfig",
 }
 
 
@@ -82,22 +83,28 @@ class Setting:
 
 
 class Settings:
-    """The file and the environment, read once; each table is resolved when it is asked for."""
+    """What was given, read once; each table is resolved when it is asked for."""
 
-    def __init__(self, path: Path, tables: Mapping[str, Mapping[str, Any]], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tables: Mapping[str, Mapping[str, Any]],
+        environ: Mapping[str, str],
+        flags: Mapping[str, Mapping[str, Any]],
+    ) -> None:
         self.path = path
         self._tables = tables
         self._environ = environ
+        self._flags = flags
 
-    def resolve(self, table: str, flags: Mapping[str, Any] | None = None) -> dict[str, Setting]:
-        """Every setting of a table; a flag that is None was not given. Raises BadSettings."""
-        given = {name: value for name, value in (flags or {}).items() if value is not None}
-        return {name: self._setting(table, field, given) for name, field in fields_of(table).items()}
+    def resolve(self, table: str) -> dict[str, Setting]:
+        """Every setting of a table. Raises BadSettings."""
+        return {name: self._setting(table, field) for name, field in fields_of(table).items()}
 
-    def build(self, kind: type[T], flags: Mapping[str, Any] | None = None) -> T:
+    def build(self, kind: type[T]) -> T:
         """The configuration object of a table. Raises BadSettings."""
         table = next(name for name, place in _TABLES.items() if place.endswith(f":{kind.__name__}"))
-        resolved = self.resolve(table, flags)
+        resolved = self.resolve(table)
         given = {name: setting.value for name, setting in resolved.items() if setting.origin != "default"}
         try:
             return kind(**given)
@@ -108,10 +115,11 @@ class Settings:
             where = f" (from {origins[0].source})" if origins else ""
             raise BadSettings(f"[{table}] {error}{where}") from error
 
-    def _setting(self, table: str, field: Field, flags: Mapping[str, Any]) -> Setting:
+    def _setting(self, table: str, field: Field) -> Setting:
         variable = variable_of(table, field.name)
-        if field.name in flags:
-            return Setting(table, field.name, flags[field.name], "flag", flag_of(field.name))
+        flag = self._flags.get(table, {}).get(field.name)
+        if flag not in (None, []):
+            return Setting(table, field.name, field.kind(flag), "flag", flag_of(field.name))
         if variable in self._environ:
             value = _from_text(field, self._environ[variable], variable)
             return Setting(table, field.name, value, "environment", variable)
@@ -158,9 +166,14 @@ def default_path() -> Path:
     return platformdirs.user_config_path("sonic") / "config.toml"
 
 
-def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
     """Read the file at `path`, else the one that SONIC_CONFIG names, else the default one if it is there.
 
+    `flags` are values by table and key; None is one that was not given.
     Raises BadSettings: a file that was named and is missing, broken TOML, a table or key that does not exist.
     """
     environ = os.environ if environ is None else environ
@@ -175,7 +188,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
     _check_names(where, content)
-    return Settings(where, content, environ)
+    return Settings(where, content, environ, flags or {})
 
 
 def variable_of(table: str, name: str) -> str:

@@ -9,15 +9,21 @@ from datetime import UTC, datetime
 from typing import Literal
 
 Format = Literal["auto", "json", "text"]
+_OURS = ("sonic", "hub", "agent", "sonic_runtime")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 def configure(format: Format = "auto", level: str = "info") -> None:
-    """Send every log to stderr; `auto` is text on a terminal and JSON elsewhere."""
+    """Send every log to stderr; `auto` is text on a terminal and JSON elsewhere.
+
+    `level` is that of our own packages; of the libraries below them only warnings are told.
+    """
     handler = logging.StreamHandler(sys.stderr)
     text = format == "text" or (format == "auto" and sys.stderr.isatty())
     handler.setFormatter(TextLines() if text else JsonLines())
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level.upper())
 
 
 def extra_of(record: logging.LogRecord) -> dict[str, object]:

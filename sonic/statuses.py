@@ -30,7 +30,8 @@ def to_exception(error: grpc.aio.AioRpcError, target: str) -> exceptions.HubErro
     kind = _BY_CODE.get(error.code(), exceptions.HubFailed)
     message = error.details() or ""
     if kind is exceptions.HubUnreachable:
-        message = f"the hub at {target} cannot be reached ({message}); is it running, and is the address right?"
+        why = message.rpartition(": ")[2]  # the first parts are gRPC's own affairs
+        message = f"the hub at {target} cannot be reached ({why}); is it running, and is the address right?"
     elif kind is exceptions.HubFailed:
         message = f"the hub at {target} failed with {error.code().name}: {message}"
     reason, problems, retry_after_s = "", [], None

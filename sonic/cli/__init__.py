@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sonic.cli import batch, jobs, nodes, services, settings, submit
+from sonic.cli import batch, demo, doctor, jobs, models, nodes, render, services, settings, submit
 from sonic.cli.running import Commands
 
 app = typer.Typer(
@@ -41,10 +41,15 @@ def sonic(
 
 app.command()(submit.submit)
 app.command()(batch.batch)
+app.command()(render.render)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(models.app, name="models")
 app.add_typer(settings.app, name="config")
 app.command(rich_help_panel="Services")(services.hub)
+app.command(rich_help_panel="Services")(services.agent)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ def batch(
 
     A row's own cells win over the options given here, and these over the preset.
     """
-    settings = options.settings_of(given).build(config.ClientConfig, given)
+    settings = options.client_of(given)
     parameters.complete(options.parameters_of(given))
     defaults = (manifest.read_preset(preset) if preset else {}) | options.job_of(given)
     summary = running.run(_run(settings, rows, defaults), _LEAVING)

@@ -42,20 +42,19 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
 
 def of(error: Exception) -> ExitCode:
     """The exit code of a command that ended with an error."""
-    for kind, code in (*_render_codes(), *_CODES):
+    for kind, code in (*_runtime_codes(), *_CODES):
         if isinstance(error, kind):
             return code
     return ExitCode.INTERNAL
 
 
-def _render_codes() -> tuple[tuple[type[Exception], ExitCode], ...]:
-    """Those of a render's errors, if anything was rendered in this process."""
-    errors = sys.modules.get("sonic_runtime.errors")
-    if errors is None:
-        return ()
-    return (
-        (errors.BadInput, ExitCode.BAD_INPUT),
-        (errors.Cancelled, ExitCode.INTERRUPTED),
-        (errors.ModelMissing, ExitCode.NOT_INSTALLED),
-        (errors.RenderError, ExitCode.NOT_DONE),
+def _runtime_codes() -> list[tuple[type[Exception], ExitCode]]:
+    """Those of the runtime's errors, as far as it is loaded in this process."""
+    named = (
+        ("sonic_runtime.errors", "BadInput", ExitCode.BAD_INPUT),
+        ("sonic_runtime.errors", "Cancelled", ExitCode.INTERRUPTED),
+        ("sonic_runtime.errors", "ModelMissing", ExitCode.NOT_INSTALLED),
+        ("sonic_runtime.errors", "RenderError", ExitCode.NOT_DONE),
+        ("sonic_runtime.models.packages", "FetchFailed", ExitCode.NOT_DONE),
     )
+    return [(getattr(sys.modules[module], name), code) for module, name, code in named if module in sys.modules]

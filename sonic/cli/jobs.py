@@ -31,7 +31,7 @@ def list_jobs(
     **given: Any,
 ) -> None:
     """List the tenant's jobs, the newest first."""
-    settings = _settings(given)
+    settings = options.client_of(given)
     jobs = running.run(_list(settings, _states(state or ()), limit))
     if json:
         output.print_json([output.plain(job) for job in jobs])
@@ -44,7 +44,7 @@ def list_jobs(
 @options.of(options.CLIENT)
 def show(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Show one job: its state, its attempts and why each went where it went."""
-    settings = _settings(given)
+    settings = options.client_of(given)
 
     async def get() -> jobs_pb2.Job:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -58,7 +58,7 @@ def show(job: JobId, json: options.Json = False, **given: Any) -> None:
 @options.of(options.CLIENT)
 def cancel(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Cancel a job that has not ended; one that has is left as it is."""
-    settings = _settings(given)
+    settings = options.client_of(given)
 
     async def stop() -> jobs_pb2.Job:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -72,7 +72,7 @@ def cancel(job: JobId, json: options.Json = False, **given: Any) -> None:
 @options.of(options.CLIENT)
 def watch(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Follow a job until it has ended. With --json, one object a line for every change."""
-    settings = _settings(given)
+    settings = options.client_of(given)
     if json:
         running.run(_stream(settings, job))
     else:
@@ -90,7 +90,7 @@ def fetch(
     **given: Any,
 ) -> None:
     """Fetch the video of a job that has succeeded."""
-    settings = _settings(given)
+    settings = options.client_of(given)
     destination = out or Path(f"{job}.mp4")
 
     async def get() -> None:
@@ -99,10 +99,6 @@ def fetch(
 
     running.run(get())
     output.print_json({"job_id": job, "output": str(destination)}) if json else output.line(str(destination))
-
-
-def _settings(given: dict[str, Any]) -> config.ClientConfig:
-    return options.settings_of(given).build(config.ClientConfig, given)
 
 
 def _states(names: Iterable[str]) -> list[jobs_pb2.JobState.ValueType]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic import config
 from sonic.cli import options, output, running
 from sonic.cli.submit import FIRST_ANSWER_S, connect
 
@@ -25,7 +24,7 @@ def list_nodes(
     **given: Any,
 ) -> None:
     """List every node ever seen, those that are offline included."""
-    settings = _settings(given)
+    settings = options.client_of(given)
 
     async def get() -> list[nodes_pb2.Node]:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -61,7 +60,7 @@ def resume(node: NodeId, json: options.Json = False, **given: Any) -> None:
 
 
 def _call(method: str, node_id: str, json: bool, given: dict[str, Any]) -> None:
-    settings = _settings(given)
+    settings = options.client_of(given)
 
     async def ask() -> nodes_pb2.Node:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -70,10 +69,6 @@ def _call(method: str, node_id: str, json: bool, given: dict[str, Any]) -> None:
 
     found = running.run(ask())
     output.print_json(output.plain(found)) if json else _print(found)
-
-
-def _settings(given: dict[str, Any]) -> config.ClientConfig:
-    return options.settings_of(given).build(config.ClientConfig, given)
 
 
 def _print(node: nodes_pb2.Node) -> None:

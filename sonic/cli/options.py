@@ -32,9 +32,15 @@ def of(*groups: Group) -> Callable[[F], F]:
     return decorate
 
 
-def settings_of(given: dict[str, Any]) -> config.Settings:
-    """The file and the environment, read from where `--config` says."""
-    return config.load(given.get("config"))
+def settings_of(given: dict[str, Any], table: str = "client") -> config.Settings:
+    """The file that `--config` names, the environment, and the options of one table and of the log."""
+    log = {name.removeprefix("log_"): value for name, value in given.items() if name.startswith("log_")}
+    return config.load(given.get("config"), flags={table: given, "log": log})
+
+
+def client_of(given: dict[str, Any]) -> config.ClientConfig:
+    """Which hub, and as whom."""
+    return settings_of(given).build(config.ClientConfig)
 
 
 def parameters_of(given: dict[str, Any]) -> dict[str, Any]:

@@ -56,9 +56,9 @@ class ProgressBar:
         fraction = 1.0 if job.state == jobs_pb2.JOB_STATE_SUCCEEDED else job.progress.fraction
         self.show(fraction, describe(job), f"{job.state} {job.progress.stage} {job.queue_position}")
 
-    def show_stage(self, stage: str, done: int, total: int) -> None:
-        """A render in this process, of which each stage counts by itself."""
-        self.show(done / total if total else 0.0, f"{stage} {done}/{total}" if total else stage, stage)
+    def show_progress(self, progress: jobs_pb2.Progress) -> None:
+        """A render in this process."""
+        self.show(progress.fraction, _stage(progress), progress.stage)
 
 
 def state_name(state: jobs_pb2.JobState.ValueType) -> str:
@@ -72,13 +72,16 @@ def describe(job: jobs_pb2.Job) -> str:
     if job.queue_position:
         said.append(f"number {job.queue_position} in the queue")
     if job.state == jobs_pb2.JOB_STATE_RUNNING and job.progress.stage:
-        count = f" {job.progress.done}/{job.progress.total}" if job.progress.total else ""
-        said.append(f"{job.progress.stage}{count}")
+        said.append(_stage(job.progress))
     if job.state == jobs_pb2.JOB_STATE_FAILED:
         said.append(job.failure.message)
     if job.eta_seconds > 0:
         said.append(f"about {output.seconds(job.eta_seconds)} left")
     return ", ".join(said)
+
+
+def _stage(progress: jobs_pb2.Progress) -> str:
+    return f"{progress.stage} {progress.done}/{progress.total}" if progress.total else progress.stage
 
 
 def _rich_bar() -> Progress:

@@ -51,7 +51,7 @@ def run(work: Coroutine[Any, Any, T], interrupted: str = "") -> T:
     """Run a command's work; `interrupted` is what to say when the user stops it."""
     try:
         return asyncio.run(work)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise exceptions.Interrupted(interrupted) from None
 
 

@@ -14,12 +14,16 @@ def hub(**given: Any) -> None:
     _serve("hub", given)
 
 
+@options.of(options.service("agent"))
+def agent(**given: Any) -> None:
+    """Run an agent on this machine; SIGTERM drains it."""
+    _serve("agent", given)
+
+
 def _serve(name: str, given: dict[str, Any]) -> None:
-    settings = options.settings_of(given)
-    log = settings.build(
-        config.LogConfig, {key.removeprefix("log_"): value for key, value in given.items() if key.startswith("log_")}
-    )
-    chosen: Any = settings.build(config.kind_of(name), given)
+    settings = options.settings_of(given, name)
+    log = settings.build(config.LogConfig)
+    chosen: Any = settings.build(config.kind_of(name))
     logs.configure(log.format, log.level)
     service = running.need(f"{name}.service", name)
     try:

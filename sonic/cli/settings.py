@@ -17,11 +17,7 @@ app = typer.Typer(help="See which settings hold and where they come from.", no_a
 def show(json: options.Json = False, **given: Any) -> None:
     """Show every setting with its value and where it came from; secrets are masked."""
     settings = options.settings_of(given)
-    found = [
-        setting
-        for table in config.tables()
-        for setting in settings.resolve(table, given if table == "client" else None).values()
-    ]
+    found = [setting for table in config.tables() for setting in settings.resolve(table).values()]
     if json:
         output.print_json(
             [{"key": f"{s.table}.{s.name}", "value": s.shown, "origin": s.origin, "source": s.source} for s in found]

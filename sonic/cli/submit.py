@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,7 @@ def submit(
     **given: Any,
 ) -> None:
     """Submit one job; prints its id. With --wait, shows its progress and fetches the video."""
-    settings = options.settings_of(given).build(config.ClientConfig, given)
+    settings = options.client_of(given)
     destination = out or (Path(audio.name).with_suffix(".mp4") if wait else None)
     job = running.run(_submit(settings, portrait, audio, options.job_of(given)))
     if not destination:
@@ -39,11 +40,11 @@ def submit(
     output.print_json(output.plain(job) | {"output": str(destination)}) if json else output.line(str(destination))
 
 
-def connect(settings: config.ClientConfig, patience_s: float | None = None) -> AsyncSonicClient:
-    """A client as the settings say; imported here because gRPC takes its time."""
+def connect(settings: config.ClientConfig, at_most_s: float = math.inf) -> AsyncSonicClient:
+    """A client as the settings say, with less patience if need be; imported here because gRPC takes its time."""
     from sonic.client import AsyncSonicClient
 
-    return AsyncSonicClient(settings.hub, settings.tenant, patience_s=patience_s or settings.patience_s)
+    return AsyncSonicClient(settings.hub, settings.tenant, patience_s=min(at_most_s, settings.patience_s))
 
 
 async def follow(settings: config.ClientConfig, job_id: str, destination: Path | None) -> jobs_pb2.Job:

@@ -1,0 +1,55 @@
+"""`sonic models`: the weights that the engines need on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from sonic.cli import options, output, running
+from sonic.cli.exit_codes import ExitCode
+
+app = typer.Typer(help="See and fetch the models that the engines need.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="The name of a model, see `sonic models list`.")]
+
+
+@app.command("list")
+def list_models(json: options.Json = False) -> None:
+    """List every model and whether it is here and whole."""
+    found = _models().listing()
+    if json:
+        output.print_json([dataclasses.asdict(model) for model in found])
+        return
+    rows = [(model.name, model.version, model.problem or "ok", model.licence, str(model.path)) for model in found]
+    output.table(("MODEL", "VERSION", "STATE", "LICENCE", "PATH"), rows)
+
+
+@app.command()
+def fetch(name: Name, json: options.Json = False) -> None:
+    """Fetch a model and check it; one that is here and whole is left alone."""
+    model = _models().fetch(name, output.note)
+    output.print_json(dataclasses.asdict(model)) if json else output.line(str(model.path))
+
+
+@app.command()
+def verify(name: Name, json: options.Json = False) -> None:
+    """Check a model's files against their hashes."""
+    model = _models().verify(name)
+    if json:
+        output.print_json(dataclasses.asdict(model))
+    else:
+        output.line(f"{model.name} {model.version}: {model.problem or 'ok'}")
+    if model.problem:
+        raise typer.Exit(ExitCode.NOT_DONE)
+
+
+@app.command()
+def path(name: Name) -> None:
+    """Print where a model's files are."""
+    output.line(str(_models().path(name)))
+
+
+def _models() -> ModuleType:
+    return running.need("sonic_runtime.models", "runtime")

@@ -1,0 +1,63 @@
+"""`sonic render`: a video on this machine, without a hub."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sonic import exceptions
+from sonic.cli import options, output, running
+from sonic.cli.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from sonic.v1 import jobs_pb2, parameters_pb2
+
+
+@options.of(options.PARAMETERS)
+def render(
+    portrait: Annotated[Path, typer.Option(help="A picture of a face: JPEG, PNG, WebP or HEIC.")],
+    audio: Annotated[Path, typer.Option(help="A voice recording: WAV, MP3, M4A, FLAC, OGG …")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the video goes.")],
+    engine: Annotated[str, typer.Option(help="Which engine renders.")] = "warp",
+    json: options.Json = False,
+    **given: Any,
+) -> None:
+    """Render one video on this machine; no hub is needed."""
+    from sonic.client import wire_parameters
+
+    wanted = wire_parameters(options.parameters_of(given))
+    for path in (portrait, audio):
+        if not path.is_file():
+            raise exceptions.FileTrouble(f"there is no file {path}")
+    try:
+        report = _render(portrait, audio, out, engine, wanted)
+    except KeyboardInterrupt:
+        raise exceptions.Interrupted(f"stopped; {out} was not written") from None
+    for warning in report.warnings:
+        output.note(f"warning: {warning.message}")
+    if json:
+        output.print_json(output.plain(report) | {"output": str(out)})
+        return
+    for stage in report.stages:
+        output.note(f"{stage.stage:<10} {stage.seconds:7.2f} s")
+    output.line(str(out))
+
+
+def _render(
+    portrait: Path, audio: Path, out: Path, engine: str, wanted: parameters_pb2.RenderParameters
+) -> jobs_pb2.RenderReport:
+    running.need("sonic_runtime.pipeline", "runtime")
+    from sonic_runtime import engines, faces, pipeline
+
+    logging.getLogger("sonic_runtime").setLevel(logging.ERROR)
+    request = pipeline.Request(portrait, audio, out, wanted)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise exceptions.FileTrouble(f"{out.parent} cannot be made: {error.strerror}") from error
+    with ProgressBar("render") as bar:
+        tracker = pipeline.Tracker(bar.show_progress, lambda: False)
+        return pipeline.render(request, engines.load(engine), faces.FaceFinder(), tracker)

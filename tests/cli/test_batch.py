@@ -1,0 +1,86 @@
+"""A batch ends every good row, tells of every bad one, and can be run again and again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.client.conftest import busy
+from tests.hub import peers
+
+
+@pytest.fixture
+def manifest(tmp_path, files):
+    def write(*rows: str, name: str = "rows.csv", header: str = "portrait,voice,output,seed"):
+        path = tmp_path / name
+        path.write_text("\n".join([header, *rows]) + "\n" if name.endswith("csv") else "\n".join(rows))
+        return path
+
+    return write
+
+
+async def test_every_row_becomes_a_video_and_a_rerun_skips_them(acme, node, manifest, tmp_path) -> None:
+    path = manifest(*(f"face.jpg,voice.wav,out/{n}.mp4,{n}" for n in range(450)))
+    async with busy(node) as rendered:
+        first = await acme("batch", path, "--json")
+        assert first.code == 0, first.err
+        assert first.data["succeeded"] == first.data["rows"] == 450
+        assert len(list((tmp_path / "out").glob("*.mp4"))) == 450
+        (tmp_path / "out" / "7.mp4").unlink()
+        (tmp_path / "out" / "8.mp4").write_bytes(b"spoilt")
+        again = await acme("batch", path, "--json")
+    assert (again.code, again.data["skipped"], again.data["succeeded"]) == (0, 448, 2)
+    assert (tmp_path / "out" / "8.mp4").read_bytes() == peers.MP4
+    assert len(rendered) == len(set(rendered)) == 450
+
+
+async def test_bad_rows_are_named_and_the_others_go_on(acme, node, manifest) -> None:
+    rows = ["face.jpg,voice.wav,a.mp4,1", "none.jpg,voice.wav,b.mp4,2", "face.jpg,voice.wav,c.mp4,x"]
+    path = manifest(*rows, "face.jpg,voice.wav,a.mp4,9", "voice.wav,voice.wav,d.mp4,5")
+    async with busy(node):
+        ended = await acme("batch", path)
+    assert ended.code == 1
+    assert ended.out == "5 rows: 1 rendered, 0 skipped (already there), 4 without a video\n"
+    for said in ("rows.csv:3: portrait is 'none.jpg'", "rows.csv:4: seed is 'x'", "rows.csv:5: output", "rows.csv:6: "):
+        assert said in ended.err
+
+
+async def test_a_rerun_tries_again_what_failed_by_no_fault_of_the_row(acme, node, manifest) -> None:
+    path = manifest("face.jpg,voice.wav,a.mp4,1")
+
+    async def cancel_first() -> None:
+        ref = (await node.hear("assignment")).assignment.ref
+        await acme("jobs", "cancel", ref.job_id)
+        await node.hear("cancel")
+        node.say(result={"ref": ref, "stopped": {}})
+        await node.hear("result_ack")
+
+    first, _ = await asyncio.gather(acme("batch", path, "--json"), cancel_first())
+    assert first.code == 1
+    assert "cancelled" in first.data["failures"][0]["message"]
+    assert first.data["failures"][0]["line"] == 2
+    async with busy(node) as rendered:
+        second = await acme("batch", path, "--json")
+    assert (second.code, second.data["succeeded"], len(rendered)) == (0, 1, 1)
+
+
+async def test_a_row_wins_over_a_flag_and_a_flag_over_the_preset(acme, node, manifest, tmp_path) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text("seed = 1\nfps = 30\nmotion_scale = 0.5\n")
+    path = manifest("face.jpg,voice.wav,a.mp4,3")
+    async with busy(node):
+        ended = await acme("batch", path, "--preset", preset, "--fps", 24, "--seed", 2)
+    assert ended.code == 0
+    (job,) = (await acme("jobs", "list", "--json")).data
+    chosen = job["spec"]["parameters"]
+    assert (chosen["seed"], chosen["fps"], chosen["motion_scale"]) == ("3", 24, 0.5)
+
+
+async def test_jsonl_works_too_and_rows_without_output_find_a_name(acme, node, manifest, tmp_path) -> None:
+    path = manifest('{"portrait": "face.jpg", "audio": "voice.wav", "fps": 25}', "{broken", name="rows.jsonl")
+    async with busy(node):
+        ended = await acme("batch", path, "--json")
+    assert (ended.code, ended.data["succeeded"], ended.data["failures"][0]["line"]) == (1, 1, 2)
+    (video,) = (tmp_path / "rows-videos").iterdir()
+    assert video.name.startswith("face-voice-")

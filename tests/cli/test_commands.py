@@ -1,0 +1,159 @@
+"""What each command prints, and what its exit code says, against a real hub."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+
+import pytest
+
+from hub.service import Hub
+from tests.client.conftest import busy
+from tests.hub import peers
+
+
+async def test_submit_prints_the_id_and_nothing_else(acme, files) -> None:
+    ended = await acme("submit", *files, "--fps", 30, "--no-smooth-motion", "--priority", 3)
+    assert ended.code == 0
+    (job_id,) = ended.out.split()
+    shown = (await acme("jobs", "show", job_id, "--json")).data
+    assert shown["state"] == "JOB_STATE_QUEUED"
+    assert shown["spec"]["parameters"]["fps"] == 30
+    assert shown["spec"]["parameters"]["smooth_motion"] is False
+    assert shown["spec"]["parameters"]["lip_sync_correction"] is True
+    assert shown["spec"]["priority"] == 3
+
+
+async def test_submit_and_wait_leaves_the_video(acme, node, files, tmp_path) -> None:
+    async with busy(node):
+        ended = await acme("submit", *files, "-o", "out/video.mp4", "--json")
+    assert ended.code == 0
+    assert (tmp_path / "out" / "video.mp4").read_bytes() == peers.MP4
+    assert ended.data["state"] == "JOB_STATE_SUCCEEDED"
+    assert ended.data["output"] == "out/video.mp4"
+    assert "succeeded" in ended.err
+
+
+async def test_wait_names_the_video_after_the_recording(acme, node, files, tmp_path) -> None:
+    async with busy(node):
+        ended = await acme("submit", *files, "--wait")
+    assert ended.out.strip() == "voice.mp4"
+    assert (tmp_path / "voice.mp4").read_bytes() == peers.MP4
+
+
+async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files) -> None:
+    waiting = asyncio.create_task(acme("submit", *files, "--wait"))
+    ref = (await node.hear("assignment")).assignment.ref
+    failure = {"ref": ref, "failure": {"fault": 1, "reason": "NO_FACE", "message": "No face was found."}}
+    node.say(result=failure)
+    ended = await waiting
+    assert ended.code == 1
+    assert "No face was found. (NO_FACE)" in ended.err
+    assert ended.out == ""
+
+
+async def test_stopping_to_wait_says_how_to_go_on(acme, hub: Hub, home, files) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sonic", "submit", *map(str, files), "--wait", "--hub", hub.grpc_address),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=home,
+    )
+    assert process.stderr
+    first = await process.stderr.readline()
+    assert b"queued" in first
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert b"the job goes on: sonic jobs watch" in err
+    assert b"Traceback" not in err
+
+
+async def test_jobs_are_listed_shown_cancelled_watched_and_fetched(acme, node, files, tmp_path) -> None:
+    async with busy(node):
+        job_id = (await acme("submit", *files, "-o", "a.mp4", "--json")).data["job_id"]
+    watched = await acme("jobs", "watch", job_id, "--json")
+    assert [json.loads(line)["state"] for line in watched.out.splitlines()] == ["JOB_STATE_SUCCEEDED"]
+    fetched = await acme("jobs", "fetch", job_id, "-o", tmp_path / "b.mp4")
+    assert fetched.out.strip() == str(tmp_path / "b.mp4")
+    assert (tmp_path / "b.mp4").read_bytes() == peers.MP4
+    await acme("nodes", "drain", "n1")
+    waiting = (await acme("submit", *files)).out.strip()
+    assert (await acme("jobs", "cancel", waiting, "--json")).data["state"] == "JOB_STATE_CANCELLED"
+    listed = (await acme("jobs", "list", "--json")).data
+    assert [job["job_id"] for job in listed] == [waiting, job_id]
+    cancelled = (await acme("jobs", "list", "--state", "cancelled")).out
+    assert waiting in cancelled
+    assert job_id not in cancelled
+    shown = (await acme("jobs", "show", job_id)).out
+    assert "attempt 1 on n1" in shown
+    assert "sha256" in shown
+
+
+async def test_nodes_are_listed_shown_drained_and_resumed(acme, node) -> None:
+    assert [found["node_id"] for found in (await acme("nodes", "list", "--json")).data] == ["n1"]
+    assert "n1" in (await acme("nodes", "list", "--region", "eu")).out
+    assert "n1" not in (await acme("nodes", "list", "--region", "us")).out
+    assert (await acme("nodes", "drain", "n1", "--json")).data["state"] == "NODE_STATE_DRAINING"
+    assert "draining" in (await acme("nodes", "show", "n1")).out
+    assert (await acme("nodes", "resume", "n1", "--json")).data["state"] == "NODE_STATE_READY"
+
+
+async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
+    job_id = (await acme("submit", *files)).out.strip()
+    assert (await acme("jobs", "show", job_id)).code == 0
+    assert (await acme("jobs", "show", job_id, "--tenant", "other")).code == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("jobs", "show", "nobody"), 5, "nobody"),
+        (("nodes", "show", "nobody"), 5, "nobody"),
+        (("jobs", "list", "--hub", "127.0.0.1:9"), 4, "127.0.0.1:9"),
+        (("jobs", "list", "--state", "runing"), 2, "running"),
+        (("jobs", "list", "--tenant", "a b"), 3, "sonic-tenant"),
+        (("submit", "no.jpg", "no.wav"), 3, "no.jpg"),
+        (("submit", "{portrait}", "{voice}", "--fps", "200"), 3, "fps: is 200"),
+        (("submit", "{voice}", "{portrait}"), 3, "spec.portrait_sha256"),
+        (("submit", "{portrait}", "{voice}", "--priority", "99"), 3, "spec.priority"),
+        (("render", "--portrait", "no.jpg", "--audio", "no.wav", "-o", "x.mp4"), 3, "no.jpg"),
+        (("batch", "no.csv"), 3, "no.csv"),
+        (("models", "verify", "nothing"), 1, "face-mesh"),
+        (("submit", "--colour", "blue"), 2, "--colour"),
+        (("jobs", "list", "--config", "no.toml"), 2, "no.toml"),
+        (("hub", "--listen", "nowhere"), 2, "listen is 'nowhere'"),
+        (("hub", "--listen", "0.0.0.0:1"), 2, "--insecure"),
+        (("agent", "--slots", "0"), 2, "slots is 0"),
+    ],
+)
+async def test_what_goes_wrong_has_an_exit_code_and_a_sentence(acme, files, arguments, code, said) -> None:
+    given = [argument.format(portrait=files[0], voice=files[1]) for argument in arguments]
+    ended = await acme(*given)
+    assert ended.code == code, ended.err
+    assert said in ended.err
+    assert ended.out == ""
+
+
+async def test_the_hub_that_the_command_starts_can_be_used_and_stopped(sonic, home, tmp_path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sonic", "hub", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"),
+        stderr=asyncio.subprocess.PIPE,
+        env=home | {"SONIC_HUB_DATA_DIR": str(tmp_path / "hub")},
+    )
+    assert process.stderr
+    serving: dict[str, str] = {}
+    while serving.get("message") != "serving":
+        serving = json.loads(await process.stderr.readline())
+    assert serving["data_dir"] == str(tmp_path / "hub")
+    assert (await sonic("nodes", "list", "--json", "--hub", serving["grpc"])).data == []
+    checked = await sonic(
+        "doctor", "--json", "--hub", serving["grpc"], "--health-url", f"http://{serving['http']}/healthz"
+    )
+    states = {finding["name"]: finding["state"] for finding in checked.data}
+    assert states["hub"] == "warning"
+    assert states["clock"] == "ok"
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
