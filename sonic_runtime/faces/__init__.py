@@ -12,6 +12,8 @@ from sonic_runtime.faces.detector import Detector
 from sonic_runtime.faces.mesh import Mesh
 from sonic_runtime.models import face_mesh
 
+_MIN_CONFIDENCE = 0.2  # below it the detector has taken something else for a face
+
 
 class FaceFinder:
     """Both networks, loaded from the model folder. Raises errors.ModelMissing."""
@@ -23,10 +25,8 @@ class FaceFinder:
 
     def find(self, rgb: NDArray[np.uint8]) -> list[Face]:
         """Faces in a picture (uint8 [height, width, 3]), the largest first; coordinates are pixels of the picture."""
-        faces = []
-        for hit in self._detector.find(rgb):
-            landmarks, confidence = self._mesh.locate(rgb, hit)
-            faces.append(_face(landmarks, confidence))
+        located = [self._mesh.locate(rgb, hit) for hit in self._detector.find(rgb)]
+        faces = [_face(landmarks, confidence) for landmarks, confidence in located if confidence > _MIN_CONFIDENCE]
         return sorted(faces, key=lambda face: -(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
 
 

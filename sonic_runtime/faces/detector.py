@@ -41,13 +41,14 @@ class Detector:
 
     def find(self, rgb: NDArray[np.uint8]) -> list[Hit]:
         """Faces in a picture (uint8 [height, width, 3]), the largest first."""
+        hits: list[Hit] = []
         for level in _TILE_LEVELS:
-            hits = [
-                hit for x, y, side in _tiles(rgb.shape[1], rgb.shape[0], level) for hit in self._look(rgb, x, y, side)
-            ]
-            if hits:
-                return sorted(_merge(hits), key=lambda hit: -_area(hit.box))
-        return []
+            found = bool(hits)
+            for x, y, side in _tiles(rgb.shape[1], rgb.shape[0], level):
+                hits += self._look(rgb, x, y, side)
+            if found:  # one level more than the first that finds any: others may be a little smaller
+                break
+        return sorted(_merge(hits), key=lambda hit: -_area(hit.box))
 
     def _look(self, rgb: NDArray[np.uint8], x: int, y: int, side: int) -> list[Hit]:
         """Faces in one square of the picture; what lies outside the picture is black."""

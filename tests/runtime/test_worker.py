@@ -1,0 +1,124 @@
+"""The worker process: its pipe, cancel, and what it leaves when it is killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sonic import pipe
+from sonic.v1 import jobs_pb2, parameters_pb2
+from sonic.v1 import worker_pb2 as pb
+from sonic_runtime.models.samples import Samples
+
+
+class Worker:
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "sonic_runtime.worker", "--engine", "warp"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def say(self, **command: object) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(pipe.encode(pb.WorkerCommand(**command)))  # type: ignore[arg-type]
+        self.process.stdin.flush()
+
+    def hear(self, *kinds: str) -> pb.WorkerEvent:
+        """The next event of one of these kinds."""
+        assert self.process.stdout
+        while (event := pipe.read(self.process.stdout, pb.WorkerEvent)) is not None:
+            if event.WhichOneof("event") in kinds:
+                return event
+        raise AssertionError(f"the worker ended with {self.process.wait()}")
+
+
+@pytest.fixture
+def worker(finder: object) -> Iterator[Worker]:
+    made = Worker()
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+def command(samples: Samples, output: Path, render_id: str = "r1", **about: object) -> pb.RenderCommand:
+    return pb.RenderCommand(
+        render_id=render_id,
+        engine="warp",
+        portrait_path=str(samples.portrait),
+        voice_path=str(samples.voice),
+        output_path=str(output),
+        parameters=parameters_pb2.RenderParameters(**({"min_resolution": 256} | about)),  # type: ignore[arg-type]
+    )
+
+
+def test_it_loads_probes_and_renders(worker: Worker, samples: Samples, tmp_path: Path) -> None:
+    loaded = worker.hear("loaded").loaded
+    assert [(e.engine, e.model_version) for e in loaded.engines] == [("warp", "warp-1")]
+    worker.say(probe=pb.ProbeCommand(render_id="p", engine="warp"))
+    assert worker.hear("probed", "failed").probed.realtime_factor > 0
+    worker.say(render=command(samples, tmp_path / "out.mp4"))
+    done = worker.hear("rendered", "failed")
+    assert done.rendered.report.frames == 70
+    assert (tmp_path / "out.mp4").exists()
+
+
+def test_bad_input_is_an_answer_not_a_crash(worker: Worker, samples: Samples, tmp_path: Path) -> None:
+    bad = Samples(samples.voice, samples.voice)
+    worker.say(render=command(bad, tmp_path / "out.mp4"))
+    failure = worker.hear("rendered", "failed").failed.failure
+    assert (failure.fault, failure.reason) == (jobs_pb2.FAULT_KIND_BAD_INPUT, "PORTRAIT_UNREADABLE")
+    assert [problem.field for problem in failure.problems] == ["portrait"]
+    worker.say(render=command(samples, tmp_path / "out.mp4", "r2"))
+    assert worker.hear("rendered", "failed").rendered.render_id == "r2"
+
+
+def test_cancel_is_answered_and_the_worker_goes_on(worker: Worker, samples: Samples, tmp_path: Path) -> None:
+    worker.say(render=command(samples, tmp_path / "a.mp4", min_resolution=1024))
+    worker.hear("progress")
+    worker.say(cancel=pb.CancelCommand(render_id="r1"))
+    assert worker.hear("rendered", "failed").failed.failure.reason == "CANCELLED"
+    worker.say(render=command(samples, tmp_path / "b.mp4", "r2"))
+    assert worker.hear("rendered", "failed").rendered.render_id == "r2"
+    assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"]
+
+
+def test_it_ends_when_its_agent_does(worker: Worker) -> None:
+    worker.hear("loaded")
+    assert worker.process.stdin
+    worker.process.stdin.close()
+    assert worker.process.wait(10) == 0
+
+
+def test_a_killed_worker_leaves_no_output(worker: Worker, samples: Samples, tmp_path: Path) -> None:
+    worker.say(render=command(samples, tmp_path / "out.mp4", min_resolution=1024))
+    while worker.hear("progress").progress.progress.stage != "rendering":
+        pass
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait()
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_no_agent_no_worker(finder: object) -> None:
+    code = """
+import subprocess, sys
+command = [sys.executable, "-m", "sonic_runtime.worker", "--engine", "warp"]
+worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+worker.stdout.read(8)
+print(worker.pid, flush=True)
+sys.stdin.read()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < until
+        time.sleep(0.02)
