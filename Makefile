@@ -23,7 +23,7 @@ $(VENV)/.models: $(VENV)/.installed
 	$(BIN)/sonic models fetch face-mesh
 	@touch $@
 
-setup: $(VENV)/.installed-dev ## Install everything into .venv.
+setup: $(VENV)/.installed-dev $(VENV)/.models ## Install everything into .venv.
 
 demo: $(VENV)/.installed $(VENV)/.models ## Render out/demo.mp4 through a hub and two agents (PORTRAIT=… AUDIO=… for your own).
 	$(BIN)/sonic demo --out out/demo.mp4 $(if $(PORTRAIT),--portrait '$(PORTRAIT)') $(if $(AUDIO),--audio '$(AUDIO)')
@@ -31,7 +31,7 @@ demo: $(VENV)/.installed $(VENV)/.models ## Render out/demo.mp4 through a hub an
 test: setup ## Run every test.
 	$(BIN)/python -m pytest
 
-lint: setup ## Check format, lint, types and the wire contract.
+lint: $(VENV)/.installed-dev ## Check format, lint, types and the wire contract.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -25,6 +25,7 @@ _RAISED = 0.22  # the upper lip's part of it
 _JAW_SHARE = 0.85  # of the lower lip's way that the jaw makes
 _MEET = 0.45  # where parted lips meet when they close, between the upper and the lower one
 _CHEEK_LUMA = 150.0  # of the face that the inside's colours are made for
+_TINT = 0.4  # how much of the skin's colour the light gives to the teeth
 _SOFT_PX = 1.3
 
 
@@ -46,8 +47,10 @@ class Mouth:
         self._set_lines(level)
         self._set_fields(chin, nose)
         cheeks = points[[50, 280]].astype(int)
-        luma = float(np.mean([picture[y, x, 0] for x, y in cheeks]))
-        self._light = np.float32(np.clip(luma / _CHEEK_LUMA, 0.45, 1.2))
+        skin = np.mean([picture[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(axis=0) for x, y in cheeks], axis=0)
+        self._light = np.float32(np.clip(skin[0] / _CHEEK_LUMA, 0.45, 1.2))
+        self._white = planes.colour(222, 212, 200)
+        self._white[1:] += np.float32(_TINT) * (skin[1:] - self._white[1:])
 
     def _set_lines(self, level: NDArray[np.float64]) -> None:
         """The inner edges of the lips by u, as tables with one entry a pixel."""
@@ -145,8 +148,9 @@ class Mouth:
         shade = (0.55 + 0.45 * np.clip((v - top) / (0.07 * width), 0, 1)) * (0.7 + 0.3 * arch)
         grooves = 1 - 0.10 * np.exp(-(((np.abs(u) / width * 11.5) % 1 - 0.5) ** 2) / 0.006)
         teeth = _eased((edge - v) / 2.5 + 0.5) * _eased(1 - (np.abs(u) / width - 0.27) / 0.1)
-        white = planes.colour(222, 212, 200)
-        lit = np.stack([white[0] * shade * grooves, *(np.full_like(u, value) for value in white[1:])], axis=-1)
+        teeth *= _eased((gap / width - 0.02) / 0.05)  # lips that hardly part show none
+        chroma = (np.full_like(u, value) for value in self._white[1:])
+        lit = np.stack([self._white[0] * shade * grooves, *chroma], axis=-1)
         out += teeth[..., None] * (lit - out)
         out[..., 0] = 16 + (out[..., 0] - 16) * self._light
         colours: Field = out.astype(np.float32)
