@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -35,19 +33,15 @@ class Metrics:
         self._reconnects = Counter("sonic_session_reconnects_total", "After the first call.", COMMON, registry=of)
         self._outbox = Gauge("sonic_outbox_results", "Not acknowledged by the hub.", COMMON, registry=of)
         self._slots = Gauge("sonic_slots", "Slots by state.", (*COMMON, "state"), registry=of)
-        self._started = Gauge("sonic_agent_start_time_seconds", "Unix time.", COMMON, registry=of)
-        self._started_at_s = time.time()
-        self._started.labels(*self._labels).set(self._started_at_s)
 
     def model(self, version: str) -> None:
         """Label what comes with this model version; gauges of the one before are gone."""
         if version != self._model_version:
-            for gauge in (self._utilization, self._last, self._outbox, self._slots, self._started):
+            for gauge in (self._utilization, self._last, self._outbox, self._slots):
                 gauge.clear()
         self._model_version = version
         for metric in (self._requests, self._renders, self._restarts, self._reconnects):
             metric.labels(*self._labels)
-        self._started.labels(*self._labels).set(self._started_at_s)
 
     def ended(self, outcome: Outcome) -> None:
         """An attempt has ended; what was declined is no request."""

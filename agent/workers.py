@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from agent import memory, wire
 from agent.core import events
@@ -21,7 +20,6 @@ from sonic.v1 import worker_pb2
 STOP_GRACE_S = 5.0  # after the end of its input
 LAST_WORDS_S = 2.0  # to read what a dead worker had said
 _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-_TETHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tether.py")))
 _log = logging.getLogger("agent.workers")
 _said = logging.getLogger("agent.workers.stderr")
 
@@ -43,7 +41,7 @@ class Workers:
     """The processes by slot and generation."""
 
     def __init__(self, command: tuple[str, ...], engine: str, post: Post) -> None:
-        self._command = (*_TETHER, str(os.getpid()), *command, "--engine", engine)
+        self._command = (*command, "--engine", engine)
         self._post = post
         self._processes: dict[WorkerId, Process] = {}
 
@@ -56,17 +54,18 @@ class Workers:
                 *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, env=environment
             )
         except OSError as error:
-            self._exited(worker, events.ExitCause.CRASHED, f"could not be started: {error.strerror}")
+            self._exited(worker, events.ExitCause.CRASHED, f"{self._command[0]} could not be started: {error.strerror}")
             return
         _log.info("worker started", extra={"worker": str(worker), "pid": process.pid})
         self._processes[worker] = process
+        last_words = ""
         try:
-            await self._attend(worker, process)
+            last_words = await self._attend(worker, process)
         finally:
             del self._processes[worker]
             _kill(process)
         cause, detail = _verdict(process.returncode or 0, memory.oom_kills() > kills_before)
-        self._exited(worker, cause, detail)
+        self._exited(worker, cause, detail, last_words)
 
     def send(self, worker: WorkerId, command: worker_pb2.WorkerCommand) -> None:
         """Say something to a worker; one that is gone does not hear it."""
@@ -92,13 +91,14 @@ class Workers:
         for process in processes:
             _kill(process)
 
-    async def _attend(self, worker: WorkerId, process: Process) -> None:
-        """Read both pipes until the process ends, and then what is left in them."""
+    async def _attend(self, worker: WorkerId, process: Process) -> str:
+        """Read both pipes until the process ends, and then what is left in them; the last line of its errors."""
         assert process.stdout
         assert process.stderr
+        stderr = _Words(worker, process.stderr)
         readers = [
             asyncio.create_task(self._hear(worker, process, process.stdout), name=f"{worker} events"),
-            asyncio.create_task(_forward(worker, process.stderr), name=f"{worker} stderr"),
+            asyncio.create_task(stderr.forward(), name=f"{worker} stderr"),
         ]
         try:
             await process.wait()
@@ -107,6 +107,7 @@ class Workers:
             for reader in readers:
                 reader.cancel()
             await asyncio.wait(readers)
+        return stderr.last
 
     async def _hear(self, worker: WorkerId, process: Process, stdout: asyncio.StreamReader) -> None:
         try:
@@ -117,21 +118,42 @@ class Workers:
             _log.error("worker is not understood", extra={"worker": str(worker), "why": str(error)})
             _kill(process)
 
-    def _exited(self, worker: WorkerId, cause: events.ExitCause, detail: str) -> None:
+    def _exited(self, worker: WorkerId, cause: events.ExitCause, detail: str, last_words: str = "") -> None:
         _log.info("worker gone", extra={"worker": str(worker), "cause": str(cause), "detail": detail})
-        self._post(events.WorkerExited(worker.slot, worker.generation, cause, detail))
+        self._post(events.WorkerExited(worker.slot, worker.generation, cause, detail, last_words))
 
 
-async def _forward(worker: WorkerId, stderr: asyncio.StreamReader) -> None:
-    """A worker's own words into the log, line by line; an overlong line is cut by the reader's limit."""
-    while True:
+class _Words:
+    """What a worker writes to its standard error, which goes into the agent's log line by line."""
+
+    def __init__(self, worker: WorkerId, stderr: asyncio.StreamReader) -> None:
+        self._worker = str(worker)
+        self._stderr = stderr
+        self.last = ""
+
+    async def forward(self) -> None:
+        """Until the end; an overlong line is left out."""
+        while True:
+            try:
+                line = await self._stderr.readline()
+            except ValueError:
+                continue
+            if not line:
+                return
+            self._relay(line.decode("utf-8", "replace").rstrip())
+
+    def _relay(self, line: str) -> None:
+        """Log a line again, with its level and fields if the worker logs in JSON as the agent does."""
         try:
-            line = await stderr.readline()
-        except ValueError:
-            continue
-        if not line:
+            told = dict(json.loads(line))
+            level = logging.getLevelNamesMapping()[told.pop("level").upper()]
+            message = told.pop("message")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self.last = line
+            _said.info(line, extra={"worker": self._worker})
             return
-        _said.info(line.decode("utf-8", "replace").rstrip(), extra={"worker": str(worker)})
+        self.last = f"{message} {told.get('detail', '')}".rstrip()
+        _said.log(level, message, extra={"worker": self._worker, "told": told})
 
 
 def _kill(process: Process) -> None:

@@ -200,12 +200,13 @@ class ExitCause(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerExited:
-    """A worker process is gone, or could not be started."""
+    """A worker process is gone, or could not be started. Its last words are for the operator, never for a caller."""
 
     slot: int
     generation: int
     cause: ExitCause
     detail: str
+    last_words: str = ""
 
 
 FromWorker = WorkerLoaded | WorkerProbed | WorkerAlive | WorkerProgressed | WorkerRendered | WorkerFailed | WorkerExited

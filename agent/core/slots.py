@@ -232,7 +232,7 @@ class Slot:
             return []
         if self._worker is not WorkerState.KILLED:
             self._failures += 1
-            self._detail = event.detail
+            self._detail = f"{event.detail}; its last words: {event.last_words}" if event.last_words else event.detail
         self._start_at_s = now + self._terms.restart.delay_s(self._failures)
         self._enter(WorkerState.BACKOFF, now, self._detail)
         if self.attempt is None:

@@ -129,6 +129,18 @@ async def test_kill_9_of_a_worker_in_the_middle_of_a_render(hub: ScriptedHub, st
     assert (await hub.result("job", len(hub.heard))).HasField("video")
 
 
+async def test_why_a_worker_cannot_start_is_told_to_the_hub(hub: ScriptedHub, start: Start):
+    await start(worker_command=("/bin/sh", "-c", "echo no model in the folder >&2; exit 3"))
+    slot = await hub.slot_is(BACKOFF)
+    assert slot.detail == "it ended with exit status 3; its last words: no model in the folder"
+
+
+async def test_a_worker_program_that_does_not_exist_is_named(hub: ScriptedHub, start: Start):
+    await start(worker_command=("/no/such/program",))
+    slot = await hub.slot_is(BACKOFF)
+    assert slot.detail == "/no/such/program could not be started: No such file or directory"
+
+
 async def test_out_of_memory_said_by_the_worker_restarts_it(hub: ScriptedHub, start: Start):
     agent = await start()
     await hub.slot_is(READY)

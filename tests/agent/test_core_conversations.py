@@ -163,6 +163,12 @@ class TestWorkers:
         assert self.died(CRASH).fault is Fault.CRASH
         assert self.died(events.ExitCause.OUT_OF_MEMORY).fault is Fault.OUT_OF_MEMORY
 
+    def test_its_last_words_are_told_to_the_operator_and_not_to_the_caller(self):
+        book = rendering()
+        failure = Failure(Fault.CRASH, "WORKER_CRASHED", "the worker died: signal 11")
+        book.on(events.WorkerExited(0, 1, CRASH, "signal 11", "no such file: /secret"), StoreResult(REF, failure))
+        assert book.node.slots[0].detail == "signal 11; its last words: no such file: /secret"
+
     def test_a_restarted_worker_must_render_its_probe_clip_before_it_is_offered(self):
         book = rendering()
         book.told(events.WorkerExited(0, 1, CRASH, "signal 11"))
