@@ -101,8 +101,20 @@ class AsyncSonicClient:
     async def jobs(self, states: Iterable[jobs_pb2.JobState.ValueType] = ()) -> AsyncIterator[jobs_pb2.Job]:
         """The tenant's jobs, the newest first; in any state when `states` is empty."""
         request = job_service_pb2.ListJobsRequest(page_size=_PAGE_SIZE, states=states)
+        async for job in self._pages(self._hub.jobs.ListJobs, request):
+            yield job
+
+    async def all_jobs(
+        self, states: Iterable[jobs_pb2.JobState.ValueType] = (), tenant: str = ""
+    ) -> AsyncIterator[jobs_pb2.Job]:
+        """`jobs` of every tenant, or of one. For operators."""
+        request = admin_service_pb2.ListAllJobsRequest(page_size=_PAGE_SIZE, states=states, tenant=tenant)
+        async for job in self._pages(self._hub.admin.ListAllJobs, request):
+            yield job
+
+    async def _pages(self, method: Any, request: Any) -> AsyncIterator[jobs_pb2.Job]:
         while True:
-            page = await self._hub.call(self._hub.jobs.ListJobs, request)
+            page = await self._hub.call(method, request)
             for job in page.jobs:
                 yield job
             if not page.next_page_token:

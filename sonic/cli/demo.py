@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import platformdirs
 import typer
 
 from sonic import config
@@ -67,12 +66,13 @@ def _material(portrait: Path | None, audio: Path | None) -> tuple[Path, Path]:
     running.need("hub.service", "hub")
     running.need("agent.service", "agent")
     models = running.need("sonic_runtime.models", "runtime")
-    for name in models.NAMES:
-        models.fetch(name, output.note)
+    for model in models.listing():
+        if model.problem:
+            models.fetch(model.name, output.note)
     if portrait and audio:
         return portrait, audio
     samples = running.need("sonic_runtime.models.samples", "runtime")
-    found = samples.fetch_samples(Path(platformdirs.user_cache_dir("sonic-fleet")) / "samples")
+    found = samples.fetch_samples(models.root() / "samples")
     return portrait or found.portrait, audio or found.voice
 
 

@@ -27,17 +27,18 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
 def list_jobs(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, the newest first.")] = 50,
+    all_tenants: Annotated[bool, typer.Option("--all-tenants", help="For operators: the jobs of everybody.")] = False,
     json: options.Json = False,
     **given: Any,
 ) -> None:
     """List the tenant's jobs, the newest first."""
     settings = options.client_of(given)
-    jobs = running.run(_list(settings, _states(state or ()), limit))
+    jobs = running.run(_list(settings, _states(state or ()), limit, all_tenants))
     if json:
         output.print_json([output.plain(job) for job in jobs])
         return
-    rows = [(job.job_id, _clock(job.submitted_at), _node(job), describe(job)) for job in jobs]
-    output.table(("JOB", "SUBMITTED", "NODE", "STATE"), rows)
+    rows = [(job.job_id, job.tenant, _clock(job.submitted_at), _node(job), describe(job)) for job in jobs]
+    output.table(("JOB", "TENANT", "SUBMITTED", "NODE", "STATE"), rows)
 
 
 @app.command()
@@ -112,11 +113,11 @@ def _states(names: Iterable[str]) -> list[jobs_pb2.JobState.ValueType]:
 
 
 async def _list(
-    settings: config.ClientConfig, states: list[jobs_pb2.JobState.ValueType], limit: int
+    settings: config.ClientConfig, states: list[jobs_pb2.JobState.ValueType], limit: int, all_tenants: bool
 ) -> list[jobs_pb2.Job]:
     found: list[jobs_pb2.Job] = []
     async with connect(settings, FIRST_ANSWER_S) as client:
-        async for job in client.jobs(states):
+        async for job in client.all_jobs(states) if all_tenants else client.jobs(states):
             found.append(job)
             if len(found) == limit:
                 break

@@ -15,7 +15,8 @@ _PROVIDERS = ("CPU", "CUDA", "Tensorrt", "ROCM", "MIGraphX", "OpenVINO")
 def check_inference(_settings: Settings) -> list[Finding]:
     """Every provider of onnxruntime computes something: one that is only listed falls back to the CPU in silence."""
     try:
-        import onnxruntime
+        import sonic_runtime  # noqa: F401 - before onnxruntime: it keeps it from calling home
+        import onnxruntime  # isort: skip
         from onnx import TensorProto, helper
     except ImportError as error:
         return not_installed("inference", error.name or "onnxruntime", "runtime")

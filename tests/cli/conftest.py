@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from hub.service import Hub
-from tests.client.conftest import files, hub, node
+from tests.client.conftest import files, hub, node, proxy
 
-__all__ = ["files", "hub", "node"]
+__all__ = ["files", "hub", "node", "proxy"]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 
 from tests.client.conftest import busy
 from tests.hub import peers
+from tests.processes import process
 
 
 @pytest.fixture
@@ -33,6 +35,38 @@ async def test_every_row_becomes_a_video_and_a_rerun_skips_them(acme, node, mani
     assert (again.code, again.data["skipped"], again.data["succeeded"]) == (0, 448, 2)
     assert (tmp_path / "out" / "8.mp4").read_bytes() == peers.MP4
     assert len(rendered) == len(set(rendered)) == 450
+
+
+async def test_a_cut_network_costs_no_row(acme, node, proxy, manifest) -> None:
+    path = manifest(*(f"face.jpg,voice.wav,out/{n}.mp4,{n}" for n in range(120)))
+
+    async def cut() -> None:
+        while len(rendered) < 120:
+            seen = len(rendered)
+            while seen + 20 > len(rendered) < 120:
+                await asyncio.sleep(0.01)
+            proxy.cut()
+
+    async with busy(node) as rendered:
+        ended, _ = await asyncio.gather(acme("batch", path, "--json", "--hub", proxy.address), cut())
+    assert proxy.cuts >= 3
+    assert (ended.code, ended.data["succeeded"], len(rendered)) == (0, 120, 120), ended.err
+
+
+async def test_a_batch_that_was_killed_goes_on_with_the_same_jobs(home, hub, acme, node, manifest, tmp_path) -> None:
+    path = manifest(*(f"face.jpg,voice.wav,out/{n}.mp4,{n}" for n in range(300)))
+    command = [sys.executable, "-m", "sonic", "batch", str(path)]
+    async with busy(node) as rendered:
+        with process(command, tmp_path / "log", **home, SONIC_HUB=hub.grpc_address, SONIC_TENANT="acme") as program:
+            while not list(tmp_path.glob("out/*.mp4")):
+                await asyncio.sleep(0.01)
+            program.kill()
+        again = await acme("batch", path, "--json")
+    assert again.code == 0
+    assert again.data["skipped"] >= 1
+    assert again.data["skipped"] + again.data["succeeded"] == 300
+    assert len(rendered) == len(set(rendered)) == 300
+    assert not list(tmp_path.glob("out/.*.part"))
 
 
 async def test_bad_rows_are_named_and_the_others_go_on(acme, node, manifest) -> None:

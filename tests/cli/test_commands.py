@@ -12,6 +12,7 @@ import pytest
 from hub.service import Hub
 from tests.client.conftest import busy
 from tests.hub import peers
+from tests.processes import process
 
 
 async def test_submit_prints_the_id_and_nothing_else(acme, files) -> None:
@@ -55,18 +56,18 @@ async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files) ->
 
 
 async def test_stopping_to_wait_says_how_to_go_on(acme, hub: Hub, home, files) -> None:
-    process = await asyncio.create_subprocess_exec(
+    waiting = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sonic", "submit", *map(str, files), "--wait", "--hub", hub.grpc_address),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=home,
     )
-    assert process.stderr
-    first = await process.stderr.readline()
+    assert waiting.stderr
+    first = await waiting.stderr.readline()
     assert b"queued" in first
-    process.send_signal(signal.SIGINT)
-    _, err = await process.communicate()
-    assert process.returncode == 130
+    waiting.send_signal(signal.SIGINT)
+    _, err = await waiting.communicate()
+    assert waiting.returncode == 130
     assert b"the job goes on: sonic jobs watch" in err
     assert b"Traceback" not in err
 
@@ -105,6 +106,9 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
     job_id = (await acme("submit", *files)).out.strip()
     assert (await acme("jobs", "show", job_id)).code == 0
     assert (await acme("jobs", "show", job_id, "--tenant", "other")).code == 5
+    assert (await acme("jobs", "list", "--json", "--tenant", "other")).data == []
+    everything = (await acme("jobs", "list", "--json", "--tenant", "other", "--all-tenants")).data
+    assert [(job["job_id"], job["tenant"]) for job in everything] == [(job_id, "acme")]
 
 
 @pytest.mark.parametrize(
@@ -138,22 +142,20 @@ async def test_what_goes_wrong_has_an_exit_code_and_a_sentence(acme, files, argu
 
 
 async def test_the_hub_that_the_command_starts_can_be_used_and_stopped(sonic, home, tmp_path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sonic", "hub", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"),
-        stderr=asyncio.subprocess.PIPE,
-        env=home | {"SONIC_HUB_DATA_DIR": str(tmp_path / "hub")},
-    )
-    assert process.stderr
-    serving: dict[str, str] = {}
-    while serving.get("message") != "serving":
-        serving = json.loads(await process.stderr.readline())
-    assert serving["data_dir"] == str(tmp_path / "hub")
-    assert (await sonic("nodes", "list", "--json", "--hub", serving["grpc"])).data == []
-    checked = await sonic(
-        "doctor", "--json", "--hub", serving["grpc"], "--health-url", f"http://{serving['http']}/healthz"
-    )
-    states = {finding["name"]: finding["state"] for finding in checked.data}
-    assert states["hub"] == "warning"
-    assert states["clock"] == "ok"
-    process.send_signal(signal.SIGTERM)
-    assert await process.wait() == 0
+    log = tmp_path / "hub.log"
+    command = [sys.executable, "-m", "sonic", "hub", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+    with process(command, log, **home, SONIC_HUB_DATA_DIR=str(tmp_path / "hub")) as program:
+        serving = None
+        while not serving:
+            await asyncio.sleep(0.05)
+            assert program.running
+            assert program.running.poll() is None, log.read_text()
+            lines = [json.loads(line) for line in log.read_text().splitlines()]
+            serving = next((line for line in lines if line["message"] == "serving"), None)
+        assert serving["data_dir"] == str(tmp_path / "hub")
+        assert (await sonic("nodes", "list", "--json", "--hub", serving["grpc"])).data == []
+        health = f"http://{serving['http']}/healthz"
+        checked = await sonic("doctor", "--json", "--hub", serving["grpc"], "--health-url", health)
+        states = {finding["name"]: finding["state"] for finding in checked.data}
+        assert (states["hub"], states["clock"]) == ("warning", "ok")
+        assert program.stop() == 0

@@ -1,0 +1,69 @@
+"""Each check tries the real thing, and whatever is not well comes with what to do."""
+
+from __future__ import annotations
+
+import av
+import onnxruntime
+import pytest
+
+from sonic import config
+from sonic.doctor import State, hub, machine, runtime
+
+
+def plain_settings(tmp_path, text: str = ""):
+    (tmp_path / "c.toml").write_text(text)
+    return config.load(tmp_path / "c.toml", {})
+
+
+async def test_it_fails_when_there_is_a_problem_and_says_what_to_do(sonic) -> None:
+    ended = await sonic("doctor", "--json", "--hub", "127.0.0.1:9", "--health-url", "http://127.0.0.1:9/")
+    assert ended.code == 1
+    found = {finding["name"]: finding for finding in ended.data}
+    assert found["hub"]["state"] == "problem"
+    assert found["clock"]["state"] == "skipped"
+    assert all(finding["advice"] for finding in ended.data if finding["state"] != "ok")
+    shown = await sonic("doctor", "--hub", "127.0.0.1:9")
+    assert "PROBLEM  hub: " in shown.out
+    assert "sonic hub" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "state", "said"),
+    [
+        (0.6, State.OK, ""),
+        (-1.4, State.OK, ""),
+        (4.0, State.WARNING, "4 s ahead"),
+        (-90.0, State.PROBLEM, "90 s behind"),
+    ],
+)
+def test_a_clock_is_judged_by_how_far_it_is_off(skew_s, state, said) -> None:
+    finding = hub.judge_skew(skew_s)
+    assert finding.state is state
+    assert said in finding.found
+    assert bool(finding.advice) == (state is not State.OK)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_compute_is_found_out(tmp_path) -> None:
+    found = {finding.name: finding for finding in runtime.check_inference(plain_settings(tmp_path))}
+    assert found["onnxruntime CPU"].state is State.OK
+    assert runtime._provider(onnxruntime, "NoSuchExecutionProvider", b"no model").state is State.WARNING
+
+
+def test_codecs_are_opened_not_only_looked_up(tmp_path) -> None:
+    (finding,) = runtime.check_codecs(plain_settings(tmp_path))
+    assert finding.state is State.OK
+    assert not runtime._opens(av, "nosuchcodec", "w")
+    assert not runtime._opens(av, "pcm_s16le", "w")
+
+
+def test_a_model_that_was_changed_is_a_problem(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    (finding,) = runtime.check_models(plain_settings(tmp_path))
+    assert (finding.state, finding.advice) == (State.PROBLEM, "sonic models fetch face-mesh")
+
+
+def test_room_is_looked_for_where_the_data_will_be(tmp_path) -> None:
+    settings = plain_settings(tmp_path, f'[hub]\ndata_dir = "{tmp_path}/not/yet"\n')
+    found = {finding.name: finding for finding in machine.check_disk(settings)}
+    assert str(tmp_path / "not" / "yet") in found["disk of the hub"].found
