@@ -165,7 +165,8 @@ class Batch:
             self._ahead.release()
 
     async def _finish(self, wanted: _Wanted, job: jobs_pb2.Job) -> None:
-        job = await self._client.wait(job.job_id)
+        if job.state != jobs_pb2.JOB_STATE_SUCCEEDED:  # otherwise an earlier run's
+            job = await self._client.wait(job.job_id)
         if await asyncio.to_thread(_holds, wanted.output, job):
             self.summary.skipped += 1
         else:

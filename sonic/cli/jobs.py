@@ -38,7 +38,7 @@ def list_jobs(
         output.print_json([output.plain(job) for job in jobs])
         return
     rows = [(job.job_id, job.tenant, _clock(job.submitted_at), _node(job), describe(job)) for job in jobs]
-    output.table(("JOB", "TENANT", "SUBMITTED", "NODE", "STATE"), rows)
+    output.table(("JOB", "TENANT", "SUBMITTED (UTC)", "NODE", "STATE"), rows)
 
 
 @app.command()
@@ -138,9 +138,9 @@ def _print(job: jobs_pb2.Job) -> None:
             ("job", job.job_id),
             ("state", describe(job)),
             ("engine", f"{job.spec.engine} {job.spec.model_version}".strip()),
-            ("submitted", _clock(job.submitted_at)),
-            ("started", _clock(job.started_at)),
-            ("ended", _clock(job.ended_at)),
+            ("submitted", _utc(job.submitted_at)),
+            ("started", _utc(job.started_at)),
+            ("ended", _utc(job.ended_at)),
             ("video", _video(job)),
         ]
     )
@@ -168,5 +168,9 @@ def _node(job: jobs_pb2.Job) -> str:
     return job.attempts[-1].node_id if job.attempts else ""
 
 
+def _utc(when: Timestamp) -> str:
+    return f"{_clock(when)} UTC" if when.seconds else ""
+
+
 def _clock(when: Timestamp) -> str:
-    return when.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC") if when.seconds else ""
+    return when.ToDatetime().strftime("%Y-%m-%d %H:%M:%S") if when.seconds else ""

@@ -74,8 +74,16 @@ def _call(method: str, node_id: str, json: bool, given: dict[str, Any]) -> None:
 def _print(node: nodes_pb2.Node) -> None:
     from sonic.v1 import nodes_pb2
 
-    output.fields([("node", node.node_id), ("region", node.region), ("state", _state(node))])
-    output.fields([("agent", node.agent_version), ("heard", node.last_heard_at.ToJsonString())])
+    output.fields(
+        [
+            ("node", node.node_id),
+            ("region", node.region),
+            ("state", _state(node)),
+            ("agent", node.agent_version),
+            ("heard", node.last_heard_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC")),
+            ("health", _health(node.health) if node.HasField("health") else ""),
+        ]
+    )
     for gpu in node.gpus:
         output.line(f"gpu {gpu.name}, {gpu.memory_bytes / 2**30:.1f} GiB, driver {gpu.driver_version}, {gpu.uuid}")
     for slot in node.slots:
@@ -90,6 +98,13 @@ def _state(node: nodes_pb2.Node) -> str:
 
     state = nodes_pb2.NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
     return f"{state} ({node.state_reason})" if node.state_reason else state
+
+
+def _health(health: nodes_pb2.NodeHealth) -> str:
+    gib = 1 << 30
+    memory, disk = health.memory_available_bytes / gib, health.disk_free_bytes / gib
+    gpus = "".join(f", GPU {g.utilization_percent:.0f} % {g.temperature_celsius:.0f} °C" for g in health.gpus)
+    return f"CPU {health.cpu_percent:.0f} %, {memory:.1f} GiB of memory free, {disk:.1f} GiB of disk free{gpus}"
 
 
 def _slots(node: nodes_pb2.Node) -> str:
