@@ -44,6 +44,7 @@ class Worker:
         print(f"rendering {command.render_id}: {word}", file=sys.stderr, flush=True)
         if word == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)  # another thread may be the one that takes the signal
         if word == "oom":
             return self.fail(command.render_id, jobs_pb2.FAULT_KIND_OUT_OF_MEMORY, "OUT_OF_MEMORY")
         if word == "no":
