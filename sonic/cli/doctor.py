@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ def doctor(json: options.Json = False, **given: Any) -> None:
     """Check GPUs, driver, codecs, models, disks, the hub and the clock, and say what to do."""
     from sonic.doctor import State, examine
 
+    logging.getLogger("sonic.retries").setLevel(logging.ERROR)  # what it would tell is a finding
     found = []
     for finding in examine(options.settings_of(given)):
         found.append(finding)

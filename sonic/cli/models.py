@@ -29,6 +29,7 @@ def list_models(json: options.Json = False) -> None:
 @app.command()
 def fetch(name: Name, json: options.Json = False) -> None:
     """Fetch a model and check it; one that is here and whole is left alone."""
+    running.need("sonic_runtime.models.tflite_to_onnx", "runtime")
     model = _models().fetch(name, output.note)
     output.print_json(dataclasses.asdict(model)) if json else output.line(str(model.path))
 

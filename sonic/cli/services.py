@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from sonic import config, exceptions, logs
@@ -28,5 +29,5 @@ def _serve(name: str, given: dict[str, Any]) -> None:
     service = running.need(f"{name}.service", name)
     try:
         running.run(service.run(chosen))
-    except ValueError as error:
+    except importlib.import_module(f"{name}.config").InvalidConfig as error:
         raise exceptions.BadSettings(str(error)) from error

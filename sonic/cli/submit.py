@@ -36,7 +36,12 @@ def submit(
         output.print_json(output.plain(job)) if json else output.line(job.job_id)
         return
     leaving = f"stopped waiting; the job goes on: sonic jobs watch {job.job_id}, or sonic jobs cancel {job.job_id}"
-    job = running.run(follow(settings, job.job_id, destination), leaving)
+    try:
+        job = running.run(follow(settings, job.job_id, destination), leaving)
+    except exceptions.JobEnded as error:
+        if json:
+            output.print_json(output.plain(error.job))
+        raise
     output.print_json(output.plain(job) | {"output": str(destination)}) if json else output.line(str(destination))
 
 

@@ -25,7 +25,9 @@ def check_hub(settings: Settings) -> list[Finding]:
     chosen = settings.build(ClientConfig)
 
     async def ask() -> list[nodes_pb2.Node]:
-        async with AsyncSonicClient(chosen.hub, chosen.tenant, patience_s=ANSWER_TIMEOUT_S) as client:
+        async with AsyncSonicClient(
+            chosen.hub, chosen.tenant, patience_s=min(ANSWER_TIMEOUT_S, chosen.patience_s)
+        ) as client:
             return await client.nodes()
 
     try:

@@ -44,15 +44,16 @@ async def test_wait_names_the_video_after_the_recording(acme, node, files, tmp_p
     assert (tmp_path / "voice.mp4").read_bytes() == peers.MP4
 
 
-async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files) -> None:
-    waiting = asyncio.create_task(acme("submit", *files, "--wait"))
+@pytest.mark.parametrize("json", [(), ("--json",)])
+async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files, json) -> None:
+    waiting = asyncio.create_task(acme("submit", *files, "--wait", *json))
     ref = (await node.hear("assignment")).assignment.ref
     failure = {"ref": ref, "failure": {"fault": 1, "reason": "NO_FACE", "message": "No face was found."}}
     node.say(result=failure)
     ended = await waiting
     assert ended.code == 1
     assert "No face was found. (NO_FACE)" in ended.err
-    assert ended.out == ""
+    assert ended.data["failure"]["reason"] == "NO_FACE" if json else ended.out == ""
 
 
 async def test_stopping_to_wait_says_how_to_go_on(acme, hub: Hub, home, files) -> None:

@@ -58,6 +58,22 @@ async def test_a_picture_without_a_face_is_bad_input(sonic, own, samples, finder
     assert not (tmp_path / "x.mp4").exists()
 
 
+async def test_a_render_that_is_stopped_leaves_nothing(own, samples, finder, tmp_path) -> None:
+    given = ("render", "--portrait", samples.portrait, "--audio", samples.voice, "-o", tmp_path / "out" / "video.mp4")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sonic", *map(str, given)), stderr=asyncio.subprocess.PIPE, env=own
+    )
+    assert process.stderr
+    while b"rendering" not in (line := await process.stderr.readline()):
+        assert line, "it ended before it was stopped"
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130, err.decode()
+    assert b"was not written" in err
+    assert b"Traceback" not in err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 async def test_a_model_that_is_missing_is_said_with_the_way_to_get_it(sonic, own, samples, tmp_path) -> None:
     empty = own | {"SONIC_MODELS": str(tmp_path / "models")}
     given = ("render", "--portrait", samples.portrait, "--audio", samples.voice, "-o", "x.mp4")
