@@ -233,6 +233,18 @@ class SonicClient:
     def download(self, job: jobs_pb2.Job, destination: Path | str) -> Path:
         return self._run(self._client.download(job, destination))
 
+    def nodes(self, region: str = "") -> list[nodes_pb2.Node]:
+        return self._run(self._client.nodes(region))
+
+    def node(self, node_id: str) -> nodes_pb2.Node:
+        return self._run(self._client.node(node_id))
+
+    def drain(self, node_id: str) -> nodes_pb2.Node:
+        return self._run(self._client.drain(node_id))
+
+    def resume(self, node_id: str) -> nodes_pb2.Node:
+        return self._run(self._client.resume(node_id))
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
