@@ -30,22 +30,22 @@ class AgentConfig:
     """Settings of one agent; addresses are host:port. Raises InvalidConfig."""
 
     hub: str = "127.0.0.1:50051"  # the hub's gRPC address
-    node_id: str = field(default_factory=socket.gethostname)
-    region: str = "local"
-    data_dir: Path = field(default_factory=_data_dir)  # for this agent alone
-    engine: str = "warp"
+    node_id: str = field(default_factory=socket.gethostname)  # this box in the fleet; the host name unless given
+    region: str = "local"  # where the box is; a label on all that it reports
+    data_dir: Path = field(default_factory=_data_dir)  # a folder for this agent alone
+    engine: str = "warp"  # what its workers render with
     slots: int = 1  # renders at a time, each in a worker process of its own
     http_listen: str = "127.0.0.1:8091"  # /healthz, /readyz, /metrics; port 0 takes a free one
-    insecure: bool = False  # speak to a hub, or listen, beyond loopback without credentials
-    cache_max_bytes: int = 10 * GIB  # of portraits and voices kept for the next job
-    load_timeout_s: float = 300.0  # until a worker has loaded its engine
-    probe_timeout_s: float = 120.0  # until it has rendered the probe clip
-    silence_timeout_s: float = 30.0  # without a sign of life from a worker
-    stall_timeout_s: float = 60.0  # without progress in a render
-    cancel_grace_s: float = 5.0  # until a cancelled worker is killed
-    drain_timeout_s: float = 300.0  # for what runs when the agent is told to stop; then it is handed back
-    flush_timeout_s: float = 10.0  # for unreported results while stopping without a hub
-    worker_command: tuple[str, ...] = (sys.executable, "-m", "sonic_runtime.worker")
+    insecure: bool = False  # reach a hub, or listen, beyond loopback without credentials
+    cache_max_bytes: int = 10 * GIB  # room for portraits and voices kept for the next job
+    load_timeout_s: float = 300.0  # time for a worker to load its engine
+    probe_timeout_s: float = 120.0  # time for it to render the probe clip
+    silence_timeout_s: float = 30.0  # a worker without a sign of life for so long is killed
+    stall_timeout_s: float = 60.0  # a render without progress for so long is killed
+    cancel_grace_s: float = 5.0  # time for a cancelled worker to stop before it is killed
+    drain_timeout_s: float = 300.0  # time for what runs when the agent is told to stop; then it is handed back
+    flush_timeout_s: float = 10.0  # time to report results while stopping without a hub
+    worker_command: tuple[str, ...] = (sys.executable, "-m", "sonic_runtime.worker")  # program and arguments
 
     def __post_init__(self) -> None:
         for name in ("node_id", "region"):

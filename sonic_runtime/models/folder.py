@@ -97,8 +97,8 @@ def _problem(path: Path) -> str:
                 return f"{file} has been changed; run `sonic models fetch` again"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError) as error:
-        return f"cannot be read: {error}"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read: {error}; run `sonic models fetch` again"
     return ""
 
 

