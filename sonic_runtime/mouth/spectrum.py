@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sonic_runtime.engines.base import CURVE_RATE_HZ, SPEECH_RATE_HZ
@@ -14,6 +15,8 @@ _FFT = 512
 _LOW_HZ, _HIGH_HZ = 60.0, 7600.0
 _CHUNK = 3000  # frames at a time, so that memory stays flat
 FLOOR = 1e-10
+LEVEL_PAST, LEVEL_AHEAD = 300, 100  # frames that tell how loud the voice is
+LEVEL_FLOOR = -11.0  # mean log power of a voice at about -60 dB; what is softer is not made louder
 
 
 def band_centres_hz() -> NDArray[np.float64]:
@@ -36,6 +39,20 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
         power = np.abs(np.fft.rfft(padded[at] * window, _FFT)) ** 2
         out[start:stop] = np.log(power @ filters + FLOOR)
     return out
+
+
+def normalised(mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-mel frames against the voice's recent level, about -2.5 to 1: the same for soft and loud recordings."""
+    loudness = mel.mean(axis=1)
+    level = np.maximum(_running_max(loudness), LEVEL_FLOOR)
+    return np.clip((mel - level[:, None]) / 5, -2.5, 1.5).astype(np.float32)
+
+
+def _running_max(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest from LEVEL_PAST frames before to LEVEL_AHEAD frames after each."""
+    padded = np.pad(values, (LEVEL_PAST, LEVEL_AHEAD), constant_values=np.float32(np.log(FLOOR)))
+    largest: NDArray[np.float32] = sliding_window_view(padded, LEVEL_PAST + LEVEL_AHEAD + 1).max(axis=1)
+    return largest
 
 
 def _edges_hz() -> NDArray[np.float64]:
