@@ -17,6 +17,7 @@ import grpc.aio
 
 from sonic import exceptions, parameters, transfers
 from sonic.connection import Connection
+from sonic.parameters import Problem
 from sonic.v1 import admin_service_pb2, artifacts_pb2, job_service_pb2, jobs_pb2, nodes_pb2, parameters_pb2
 
 T = TypeVar("T")
@@ -77,7 +78,10 @@ class AsyncSonicClient:
             priority=priority,
         )
         request = job_service_pb2.SubmitJobRequest(spec=spec, idempotency_key=idempotency_key or uuid.uuid4().hex)
-        return (await self._hub.call(self._hub.jobs.SubmitJob, request)).job
+        try:
+            return (await self._hub.call(self._hub.jobs.SubmitJob, request)).job
+        except exceptions.InvalidRequest as error:
+            raise _in_callers_words(error, portrait, voice) from error
 
     async def submit_batch(
         self, items: Iterable[job_service_pb2.SubmitJobRequest]
@@ -261,6 +265,22 @@ class SonicClient:
 
         while (item := self._run(following())) is not nothing:
             yield item
+
+
+def _in_callers_words(
+    error: exceptions.InvalidRequest, portrait: Path | str, voice: Path | str
+) -> exceptions.InvalidRequest:
+    """The hub names fields of its request; the caller gave files and parameters."""
+    files = {"spec.portrait_sha256": f"the portrait {portrait}", "spec.voice_sha256": f"the voice {voice}"}
+    problems = [
+        Problem(
+            files.get(problem.field, problem.field.removeprefix("spec.").removeprefix("parameters.")),
+            problem.description,
+        )
+        for problem in error.problems
+    ]
+    message = "; ".join(f"{problem.field} {problem.description}" for problem in problems) or error.message
+    return exceptions.InvalidRequest(message, reason=error.reason, problems=problems)
 
 
 def wire_parameters(given: dict[str, Any]) -> parameters_pb2.RenderParameters:

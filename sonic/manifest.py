@@ -149,7 +149,7 @@ def _file(folder: Path, field: str, value: Any, problems: list[Problem]) -> Path
             return path
     except (OSError, ValueError):  # a name that no file can have
         pass
-    problems.append(Problem(field, f"is {value!r}, which is no file at {path}"))
+    problems.append(Problem(field, f"is {value!r}; there is no file {path}"))
     return None
 
 

@@ -13,6 +13,7 @@ RenderError
 ├── ModelMissing
 ├── OutOfMemory
 ├── DeviceFailed
+├── OutputUnwritable
 └── OutputBroken
 
 The `reason` of an error is its class name in UPPER_SNAKE_CASE (NO_FACE): stable, for programs; see docs/errors.md.
@@ -145,6 +146,10 @@ class DeviceFailed(RenderError):
     """The GPU or its driver failed."""
 
     fault = jobs_pb2.FAULT_KIND_DEVICE
+
+
+class OutputUnwritable(RenderError):
+    """The video could not be written."""
 
 
 class OutputBroken(RenderError):

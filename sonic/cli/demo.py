@@ -39,7 +39,7 @@ class Stopwatch:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where the video goes.")] = Path("out/demo.mp4"),
+    out: Annotated[Path, options.out("Where the video goes.")] = Path("out/demo.mp4"),
     portrait: Annotated[Path | None, typer.Option(help="A picture of a face; a sample when not given.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A voice recording; a sample when not given.")] = None,
     json: options.Json = False,

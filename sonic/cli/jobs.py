@@ -84,9 +84,7 @@ def watch(job: JobId, json: options.Json = False, **given: Any) -> None:
 @options.of(options.CLIENT)
 def fetch(
     job: JobId,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Where the video goes; JOB.mp4 when not given.")
-    ] = None,
+    out: Annotated[Path | None, options.out("Where the video goes; JOB.mp4 when not given.")] = None,
     json: options.Json = False,
     **given: Any,
 ) -> None:

@@ -14,6 +14,19 @@ from sonic.parameters import SPECS, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Group = tuple[inspect.Parameter, ...]
+
+
+def _video_name(path: Path | None) -> Path | None:
+    if path and path.suffix.lower() != ".mp4":
+        raise typer.BadParameter(f"{str(path)!r} does not end in .mp4, the only format that is written")
+    return path
+
+
+def out(help: str) -> Any:
+    """The option that says where a video goes."""
+    return typer.Option("-o", "--out", help=help, callback=_video_name)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; docs/cli.md lists its keys.")]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def render(
     portrait: Annotated[Path, typer.Option(help="A picture of a face: JPEG, PNG, WebP or HEIC.")],
     audio: Annotated[Path, typer.Option(help="A voice recording: WAV, MP3, M4A, FLAC, OGG …")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where the video goes.")],
+    out: Annotated[Path, options.out("Where the video goes.")],
     engine: Annotated[str, typer.Option(help="Which engine renders.")] = "warp",
     json: options.Json = False,
     **given: Any,

@@ -21,10 +21,10 @@ FIRST_ANSWER_S = 5.0  # somebody is looking at a terminal: a hub that is not the
 
 @options.of(options.JOB, options.PARAMETERS, options.CLIENT)
 def submit(
-    portrait: Annotated[Path, typer.Argument(help="A picture of a face: JPEG, PNG, WebP or HEIC.")],
-    audio: Annotated[Path, typer.Argument(help="A voice recording: WAV, MP3, M4A, FLAC, OGG …")],
+    portrait: Annotated[Path, typer.Argument(metavar="PORTRAIT", help="A picture of a face: JPEG, PNG, WebP or HEIC.")],
+    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="A voice recording: WAV, MP3, M4A, FLAC, OGG …")],
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job, then fetch the video.")] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the video goes; implies --wait.")] = None,
+    out: Annotated[Path | None, options.out("Where the video goes; implies --wait.")] = None,
     json: options.Json = False,
     **given: Any,
 ) -> None:

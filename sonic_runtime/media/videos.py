@@ -35,7 +35,7 @@ def frame_count(duration_s: float, fps: int) -> int:
 def recording(output: Path, shape: Shape, voice: Path) -> Iterator[Recorder]:
     """Record into `output`, which appears when the context is left without an error.
 
-    Raises errors.OutputBroken when the disk is full or the encoder fails.
+    Raises errors.OutputUnwritable when the disk is full or the encoder fails.
     """
     part = output.with_name(f".{output.name}.part")
     try:
@@ -47,7 +47,7 @@ def recording(output: Path, shape: Shape, voice: Path) -> Iterator[Recorder]:
             os.fsync(file.fileno())
         part.rename(output)
     except (av.FFmpegError, OSError) as error:
-        raise errors.OutputBroken(f"{output} could not be written: {error.strerror}") from error
+        raise errors.OutputUnwritable(f"{output.name}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
 

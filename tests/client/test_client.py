@@ -103,11 +103,9 @@ async def test_refusals_say_which_field_and_what_to_do(client, files, tmp_path) 
         await client.get("nobody")
     with pytest.raises(exceptions.InvalidRequest) as refused:
         await client.submit(files[1], files[0], priority=99)
-    assert {p.field for p in refused.value.problems} == {
-        "spec.priority",
-        "spec.portrait_sha256",
-        "spec.voice_sha256",
-    }
+    wrong = {"priority", f"the portrait {files[1]}", f"the voice {files[0]}"}
+    assert {problem.field for problem in refused.value.problems} == wrong
+    assert all(name in str(refused.value) for name in wrong)
     with pytest.raises(exceptions.NotFound, match="has not ended"):
         await client.download(job, tmp_path / "video.mp4")
     with pytest.raises(exceptions.FileTrouble, match=r"no\.wav.*No such file"):

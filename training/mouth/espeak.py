@@ -16,7 +16,8 @@ from training.mouth.phones import Phone
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS
 _PHONEMES_IN_IPA = 1 | 2  # espeakINITIALIZE_PHONEME_EVENTS | espeakINITIALIZE_PHONEME_IPA
 _UTF8, _PHONEME_EVENT, _RATE, _PITCH, _RANGE = 1, 7, 1, 3, 4
-_VARIANTS = """f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 Alex Alicia Andrea Andy Annie Denis Diogo Gene Henrique Hugo Jacky Lee
+_VARIANTS = """f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 Alex Alicia Andrea Andy Annie Denis Diogo Gene Henrique Hugo Jacky
+Lee
 Marco Mario Michael Mike Nguyen Reed adam anika antonio belinda benjamin boris caleb david ed edward grandma
 ian iven john kaukovalta linda max michel miguel norbert pablo paul pedro quincy rob robert sandro shelby
 steph travis victor zac""".split()

@@ -19,8 +19,8 @@ from training.mouth.phones import Phone
 _VOICES = ("slt", "rms", "awb", "kal16")
 _IPA = dict(
     pair.split(":")
-    for pair in """aa:ɑ ae:æ ah:ʌ ao:ɔ aw:aʊ ax:ə ay:aɪ b:b ch:ʧ d:d dh:ð eh:ɛ er:ɝ ey:eɪ f:f g:ɡ hh:h ih:ɪ iy:i jh:ʤ k:k l:l m:m
-n:n ng:ŋ ow:oʊ oy:ɔɪ p:p r:ɹ s:s sh:ʃ t:t th:θ uh:ʊ uw:u v:v w:w y:j z:z zh:ʒ pau:sil""".split()
+    for pair in """aa:ɑ ae:æ ah:ʌ ao:ɔ aw:aʊ ax:ə ay:aɪ b:b ch:ʧ d:d dh:ð eh:ɛ er:ɝ ey:eɪ f:f g:ɡ hh:h ih:ɪ iy:i jh:ʤ
+k:k l:l m:m n:n ng:ŋ ow:oʊ oy:ɔɪ p:p r:ɹ s:s sh:ʃ t:t th:θ uh:ʊ uw:u v:v w:w y:j z:z zh:ʒ pau:sil""".split()
 )
 
 
