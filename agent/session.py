@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the stub of an asyncio channel has a type of its own, which
 WELCOME_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
 DEFAULT_HEARTBEAT_S = 5.0
+DEFAULT_LEASE_S = 30.0
 DEFAULT_CHUNK_BYTES = 1 << 20
 # A dead line is noticed within half a minute. gRPC's own pauses are kept short: the decisions have their own.
 _OPTIONS = [
@@ -89,7 +90,8 @@ class Session:
     def _welcomed(self, welcome: pb.Welcome) -> None:
         _log.info("session opened", extra={"session_id": welcome.session_id})
         self.max_chunk_bytes = min(welcome.max_upload_chunk_bytes or DEFAULT_CHUNK_BYTES, DEFAULT_CHUNK_BYTES)
-        self._post(events.Welcomed(welcome.heartbeat_interval_seconds or DEFAULT_HEARTBEAT_S))
+        interval_s = welcome.heartbeat_interval_seconds or DEFAULT_HEARTBEAT_S
+        self._post(events.Welcomed(interval_s, welcome.lease_seconds or DEFAULT_LEASE_S))
 
     async def _talk(self, call: Any) -> None:
         writer = asyncio.create_task(self._write(call), name="session writer")

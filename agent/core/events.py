@@ -34,6 +34,7 @@ class Welcomed:
     """A session stands."""
 
     heartbeat_interval_s: float
+    lease_s: float = 30.0
 
 
 @dataclass(frozen=True)

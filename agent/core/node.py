@@ -82,8 +82,8 @@ class Node:
                 return []
             case events.StopRequested():
                 return self._leave(now)
-            case events.Welcomed(heartbeat_interval_s):
-                return self._welcomed(heartbeat_interval_s, now)
+            case events.Welcomed(heartbeat_interval_s, lease_s):
+                return self._welcomed(heartbeat_interval_s, lease_s, now)
             case events.SessionEnded(detail, jitter):
                 self.session.ended(detail, jitter, now)
                 self.deliveries.cut()
@@ -112,8 +112,8 @@ class Node:
             case _:
                 return self._slots[event.slot].hear(event, now)
 
-    def _welcomed(self, heartbeat_interval_s: float, now: float) -> list[Instruction]:
-        self.session.welcomed(heartbeat_interval_s, now)
+    def _welcomed(self, heartbeat_interval_s: float, lease_s: float, now: float) -> list[Instruction]:
+        self.session.welcomed(heartbeat_interval_s, lease_s, now)
         self._hub_drains = False  # a drain that still holds is said again
         started = [slot.attempt.work.ref for slot in self._slots if slot.attempt and slot.attempt.rendering]
         return [SendStarted(ref) for ref in started]

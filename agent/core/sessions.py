@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 from agent.core.instructions import SlotView
@@ -27,6 +28,7 @@ class Session:
         self._connect_at_s = 0.0
         self._up_since_s = 0.0
         self._heartbeat_interval_s = 1.0
+        self._longest_pause_s = math.inf
         self._heartbeat_at_s = 0.0
         self._told: tuple[SlotView, ...] = ()
 
@@ -34,10 +36,12 @@ class Session:
     def up(self) -> bool:
         return self.state is SessionState.UP
 
-    def welcomed(self, heartbeat_interval_s: float, now: float) -> None:
+    def welcomed(self, heartbeat_interval_s: float, lease_s: float, now: float) -> None:
+        """From now on no pause between calls is so long that leases run out in it."""
         self.state, self.detail = SessionState.UP, ""
         self._up_since_s = self._heartbeat_at_s = now
         self._heartbeat_interval_s = heartbeat_interval_s
+        self._longest_pause_s = lease_s / 4
 
     def ended(self, detail: str, jitter: float, now: float) -> None:
         """A session that ends young counts as a failure, so that two agents of one name do not chase each other."""
@@ -45,7 +49,8 @@ class Session:
             self._failures = 0
         self._failures += 1
         self.state, self.detail = SessionState.DOWN, detail
-        self._connect_at_s = now + jitter * self._terms.reconnect.delay_s(self._failures)
+        pause_s = min(self._terms.reconnect.delay_s(self._failures), self._longest_pause_s)
+        self._connect_at_s = now + jitter * pause_s
 
     def connect_due(self, now: float) -> bool:
         """Whether to call now; whoever is told so calls."""

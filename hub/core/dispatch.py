@@ -225,6 +225,10 @@ class Dispatch:
                 yield from self._retry(job, _lost_on_return(job), now)
         for ref in event.running:
             yield from self._reconcile(node.node_id, ref, now)
+        for ref in event.finished:
+            given = self.jobs.get(ref.job_id)
+            if given and given.ref == ref and given.node_id == node.node_id and not given.held:
+                yield self._revive(given, now)
         if node.drain_wanted:
             yield TellDrain(node.node_id, True)
 
@@ -271,13 +275,17 @@ class Dispatch:
         job = self.jobs.get(ref.job_id)
         if job is None or job.ref != ref or job.node_id != node_id:
             yield StopAttempt(node_id, ref, "the job has ended or runs elsewhere")
-        elif not job.held:  # given up for lost, but nobody has taken it since: it goes on where it is
-            self.queue.remove(job)
-            self._not_before.pop(job.job_id, None)
-            job.state = State.RUNNING
-            self._renew(job, now)
-            self.nodes[node_id].busy[job.slot] = Busy(ref, now)
-            yield MarkRunning(ref, node_id)
+        elif not job.held:
+            yield self._revive(job, now)
+
+    def _revive(self, job: Job, now: float) -> MarkRunning:
+        """Given up for lost, but nobody has taken it since: the attempt goes on where it is."""
+        self.queue.remove(job)
+        self._not_before.pop(job.job_id, None)
+        job.state = State.RUNNING
+        self._renew(job, now)
+        self.nodes[job.node_id].busy[job.slot] = Busy(job.ref, now)
+        return MarkRunning(job.ref, job.node_id)
 
     def _begin(self, node_id: str, ref: Ref, now: float) -> Iterator[Instruction]:
         job = self.jobs.get(ref.job_id)

@@ -273,6 +273,15 @@ class TestSession:
             (connect,) = [one for one in book.after(0.1).told(TICK) if isinstance(one, Connect)]
             assert not connect.running
 
+    def test_no_wait_is_so_long_that_leases_run_out_in_it(self):
+        book = Playbook()
+        book.told(TICK)
+        book.told(events.Welcomed(1.0, lease_s=6.0))
+        for wait in (1.5, 1.5, 1.5):  # a quarter of the lease
+            book.told(events.SessionEnded("cut", jitter=1.0))
+            book.quiet(wait - 0.1)
+            assert any(isinstance(one, Connect) for one in book.after(0.1).told(TICK))
+
     def test_a_session_that_held_ends_the_row_of_failures_and_a_short_one_does_not(self):
         book = Playbook()
         for held, wait in ((1, 2), (1, 4), (60, 2), (1, 4)):

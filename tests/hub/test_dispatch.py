@@ -103,6 +103,18 @@ def test_a_late_result_wins_if_nothing_else_has_and_the_other_try_is_stopped() -
     talk.succeed("n1", A1, "succeed a#1", "stop a#2 on n2")
 
 
+def test_a_result_that_comes_home_is_waited_for_when_nobody_has_taken_the_job_since() -> None:
+    talk = Talk()
+    talk.join("n1")
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.start("n1", A1, "running a#1")
+    talk.cut("n1")
+    talk.wait(31, "requeue a#1 LEASE_EXPIRED tries 1")
+    talk.wait(1)
+    talk.join("n1", "running a#1", finished=(A1,))
+    talk.succeed("n1", A1, "succeed a#1")
+
+
 def test_a_superseded_attempt_is_stopped_when_its_node_returns() -> None:
     talk = Talk()
     talk.join("n1")

@@ -106,7 +106,7 @@ def test_a_result_finished_while_the_hub_is_away_is_taken(
     job = client.submit(samples.portrait, samples.voice, min_resolution=LARGE)
     first = fleet.until_rendering(client, job.job_id)
     fleet.hub.kill()
-    fleet.until(lambda: any("result.binpb" in path.name or path.suffix == ".mp4" for path in fleet.leftovers()))
+    fleet.until(lambda: any(path.name == "result.pb" for path in fleet.leftovers()))
     fleet.restart_hub()
     done = fetched(client, job, samples, tmp_path)
     assert [(attempt.node_id, attempt.failure.reason) for attempt in done.attempts] == [(first, "")]
