@@ -10,6 +10,17 @@ from .talk import Talk, slot
 A1, A2, A3 = Ref("a", 1), Ref("a", 2), Ref("a", 3)
 
 
+def given_up() -> Talk:
+    """Job a was n1's, whose lease has run out."""
+    talk = Talk()
+    talk.join("n1")
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.cut("n1")
+    talk.wait(31, "requeue a#1 LEASE_EXPIRED tries 1")
+    talk.wait(1)
+    return talk
+
+
 def test_a_job_waits_for_a_slot_and_ends_once() -> None:
     talk = Talk()
     talk.submit("a")
@@ -92,36 +103,20 @@ def test_a_job_given_up_for_lost_goes_on_where_it_is_if_nobody_has_taken_it() ->
 
 
 def test_a_late_result_wins_if_nothing_else_has_and_the_other_try_is_stopped() -> None:
-    talk = Talk()
-    talk.join("n1")
-    talk.submit("a", "assign a#1 to n1 slot 0")
-    talk.cut("n1")
-    talk.wait(31, "requeue a#1 LEASE_EXPIRED tries 1")
-    talk.wait(1)
+    talk = given_up()
     talk.join("n2", "assign a#2 to n2 slot 0")
     talk.join("n1", finished=(A1,))
     talk.succeed("n1", A1, "succeed a#1", "stop a#2 on n2")
 
 
 def test_a_result_that_comes_home_is_waited_for_when_nobody_has_taken_the_job_since() -> None:
-    talk = Talk()
-    talk.join("n1")
-    talk.submit("a", "assign a#1 to n1 slot 0")
-    talk.start("n1", A1, "running a#1")
-    talk.cut("n1")
-    talk.wait(31, "requeue a#1 LEASE_EXPIRED tries 1")
-    talk.wait(1)
+    talk = given_up()
     talk.join("n1", "running a#1", finished=(A1,))
     talk.succeed("n1", A1, "succeed a#1")
 
 
 def test_a_superseded_attempt_is_stopped_when_its_node_returns() -> None:
-    talk = Talk()
-    talk.join("n1")
-    talk.submit("a", "assign a#1 to n1 slot 0")
-    talk.cut("n1")
-    talk.wait(31, "requeue a#1 LEASE_EXPIRED tries 1")
-    talk.wait(1)
+    talk = given_up()
     talk.join("n2", "assign a#2 to n2 slot 0")
     talk.join("n1", "stop a#1 on n1", running=(A1,), slots=(slot(state=SlotState.BUSY),))
     talk.say(events.AttemptStopped("n1", A1), "tell n1 a#1 superseded")
