@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -23,7 +25,8 @@ from sonic_runtime.media import voices
 _AAC_RATES_HZ = (32_000, 44_100, 48_000)  # lower ones would pad the end by more than a video frame
 _AAC_FRAME_SAMPLES = 1024
 _AUDIO_BITS_PER_S = {1: 96_000, 2: 160_000}
-_X264 = {"preset": "superfast", "crf": "20", "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=bt709"}
+_MOST_WAITING = 3  # frames, so that memory stays flat
+_X264 = {"preset": "veryfast", "crf": "20", "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=bt709"}
 
 
 def frame_count(duration_s: float, fps: int) -> int:
@@ -39,10 +42,11 @@ def recording(output: Path, shape: Shape, voice: Path) -> Iterator[Recorder]:
     """
     part = output.with_name(f".{output.name}.part")
     try:
-        with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            recorder = Recorder(container, shape, voice)
+        with (
+            av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+            Recorder(container, shape, voice) as recorder,
+        ):
             yield recorder
-            recorder.finish()
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.rename(output)
@@ -53,7 +57,10 @@ def recording(output: Path, shape: Shape, voice: Path) -> Iterator[Recorder]:
 
 
 class Recorder:
-    """Takes frames; the sound of the original recording is written beside them, as far as the picture is."""
+    """Takes frames; the sound of the original recording is written beside them, as far as the picture is.
+
+    A thread of its own encodes while the next frames are rendered.
+    """
 
     def __init__(self, container: Any, shape: Shape, voice: Path) -> None:
         self._container = container
@@ -72,17 +79,36 @@ class Recorder:
         self._first: AudioFrame | None = first
         self._frames = 0
         self._samples = 0
+        self._thread = ThreadPoolExecutor(1, "encoder")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for written in self._waiting:
+                    written.result()
+                self._thread.submit(self._finish).result()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
 
     def add(self, yuv: NDArray[np.uint8]) -> None:
         """One frame, planar yuv420p, uint8 [height * 3 // 2, width], BT.709 limited range."""
         frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
+        self._waiting.append(self._thread.submit(self._write, frame))
+        if len(self._waiting) > _MOST_WAITING:
+            self._waiting.popleft().result()
+
+    def _write(self, frame: av.VideoFrame) -> None:
         frame.pts, frame.time_base = self._frames, Fraction(1, self._shape.fps)
         self._frames += 1
         self._container.mux(self._video.encode(frame))
         while self._samples < self._frames / self._shape.fps * self._audio.rate and self._more_sound():
             pass
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Write what the encoders still hold."""
         self._container.mux(self._video.encode(None))
         while self._more_sound():

@@ -14,6 +14,7 @@ import pytest
 from sonic import pipe
 from sonic.v1 import jobs_pb2, parameters_pb2
 from sonic.v1 import worker_pb2 as pb
+from sonic_runtime.engines.warp import WarpEngine
 from sonic_runtime.models.samples import Samples
 
 
@@ -59,7 +60,7 @@ def command(samples: Samples, output: Path, render_id: str = "r1", **about: obje
 
 def test_it_loads_probes_and_renders(worker: Worker, samples: Samples, tmp_path: Path) -> None:
     loaded = worker.hear("loaded").loaded
-    assert [(e.engine, e.model_version) for e in loaded.engines] == [("warp", "warp-1")]
+    assert [(e.engine, e.model_version) for e in loaded.engines] == [("warp", WarpEngine.model_version)]
     worker.say(probe=pb.ProbeCommand(render_id="p", engine="warp"))
     assert worker.hear("probed", "failed").probed.realtime_factor > 0
     worker.say(render=command(samples, tmp_path / "out.mp4"))

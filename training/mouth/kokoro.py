@@ -28,6 +28,7 @@ _DURATIONS = "/encoder/Clip_output_0"
 _RATE_HZ, _STEP_S, _DELAY_S = 24_000, 0.025, 0.06
 _LANGUAGES = {"en": 5, "zh": 3, "fr": 3, "es": 3, "it": 2, "pt": 2, "de": 2, "hi": 1}
 _MAX_TOKENS = 300
+_QUIET = 0.015  # of the loudest sample: softer is a pause
 _GAP_S = 0.1  # a shorter one between words is the next consonant's closure
 _LIGATURES = {
     "ts.": "ʈʂ",
@@ -100,8 +101,9 @@ def _phones(spelled: list[str], edges: NDArray[np.float64], samples: NDArray[np.
         elif letter in ("ˈ", "ˌ"):
             pending = start if pending is None else pending
         elif letter == " " or not letter or letter in ",.!?;:":
-            speech_end = _speech_end_s(samples, start, end) if found else start
+            speech_end = start
             if found:
+                speech_end = _speech_end_s(samples, found[-1].start, end)
                 found[-1] = Phone(found[-1].sound, found[-1].start, speech_end)
             if end - speech_end < _GAP_S:
                 pending = speech_end
@@ -113,8 +115,8 @@ def _phones(spelled: list[str], edges: NDArray[np.float64], samples: NDArray[np.
 
 
 def _speech_end_s(samples: NDArray[np.float32], start_s: float, end_s: float) -> float:
-    """Where the sound before a break has died away."""
-    loud = 0.02 * float(np.abs(samples).max())
+    """Where the sound before a break has died away; the model gives what follows it to its last phoneme."""
+    loud = _QUIET * float(np.abs(samples).max())
     part = np.abs(samples[max(round(start_s * _RATE_HZ), 0) : max(round(end_s * _RATE_HZ), 0)])
     above = np.flatnonzero(part > loud)
-    return start_s + int(above[-1] + 1) / _RATE_HZ if len(above) else start_s
+    return start_s + max(int(above[-1] + 1) / _RATE_HZ if len(above) else 0.0, _STEP_S)

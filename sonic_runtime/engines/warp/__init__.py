@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from sonic.parameters import Caution, RenderParameters
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice
-from sonic_runtime.engines.warp import framing, motion, planes
-from sonic_runtime.engines.warp.eye import LEFT_EYE, RIGHT_EYE, Eye
-from sonic_runtime.engines.warp.head import Head
-from sonic_runtime.engines.warp.mouth import Mouth
+from sonic_runtime.engines.warp import framing, motion
+from sonic_runtime.engines.warp.portrayed import Portrayed
 from sonic_runtime.media.videos import frame_count
 from sonic_runtime.mouth import MouthModel
 
@@ -23,7 +21,7 @@ class WarpEngine:
     """Stateless between takes."""
 
     name = "warp"
-    model_version = "warp-1"
+    model_version = "warp-2"
 
     def __init__(self) -> None:
         self._model = MouthModel()
@@ -49,28 +47,10 @@ class WarpTake:
     ) -> None:
         self.shape, self.cautions = shape, cautions
         self._plan = plan
-        self._picture = planes.from_rgb(framed.rgb)
-        self._mouth = Mouth(framed.landmarks, self._picture)
-        self._eyes = [Eye(framed.landmarks, lids, self._picture) for lids in (LEFT_EYE, RIGHT_EYE)]
-        self._head = Head(framed.landmarks, shape.height, shape.width)
+        self._portrait = Portrayed(framed)
 
     def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
         """Planar yuv420p; the same memory for every frame."""
-        out = planes.Planes(self.shape.height, self.shape.width)
-        out.write(self._picture, 0, 0)
-        canvas = self._picture.copy()
-        head = self._head
         for number in range(self.shape.frame_count):
             report("rendering", number, self.shape.frame_count)
-            self._pose(canvas, number)
-            shift_x, shift_y = float(self._plan.shift_x[number]), float(self._plan.shift_y[number])
-            out.write(head.move(canvas, shift_x, shift_y, float(self._plan.roll[number])), head.x0, head.y0)
-            yield out.data
-
-    def _pose(self, canvas: NDArray[np.uint8], number: int) -> None:
-        """Lay mouth and eyes of one frame into the picture."""
-        plan = self._plan
-        mouth = self._mouth.render(float(plan.opening[number]), float(plan.width[number]), float(plan.tuck[number]))
-        self._mouth.patch.cut(canvas)[:] = mouth
-        for eye in self._eyes:
-            eye.patch.cut(canvas)[:] = eye.render(float(plan.blink[number]))
+            yield self._portrait.frame(self._plan.pose(number), self._plan.mouth(number), self._plan.blink_at(number))

@@ -9,25 +9,42 @@ from numpy.typing import NDArray
 
 from sonic.parameters import RenderParameters
 from sonic_runtime.engines.base import CURVE_RATE_HZ, MouthCurves
+from sonic_runtime.engines.warp.head import Pose
+from sonic_runtime.engines.warp.mouth import Shape
 
 Curve = NDArray[np.float32]
 _BLINK_S = (0.08, 0.05, 0.16)  # closing, closed, opening
 _BLINK_EVERY_S = (2.0, 5.5)
 _SMOOTHING_S = 0.06
 _MAX_OFFSET_S = 0.12
+_PACES_HZ = {"shift_x": 0.16, "shift_y": 0.2, "roll": 0.13, "yaw": 0.17, "pitch": 0.22, "brow": 0.12}
 
 
 @dataclass(frozen=True)
 class Motion:
-    """One value a frame, float32 [frames]. Angles and shifts are small: radians, and shares of the face's height."""
+    """One value a frame, float32 [frames]; what they mean is said where Pose and Shape are."""
 
-    opening: Curve  # 0 closed, 1 wide open
-    width: Curve  # -1 rounded, 1 spread
-    tuck: Curve  # lower lip at the upper teeth
+    opening: Curve
+    width: Curve
+    tuck: Curve
+    press: Curve
+    tongue: Curve
     blink: Curve  # 0 open, 1 closed
     shift_x: Curve
     shift_y: Curve
     roll: Curve
+    yaw: Curve
+    pitch: Curve
+    brow: Curve
+
+    def pose(self, frame: int) -> Pose:
+        return Pose(*(float(getattr(self, name)[frame]) for name in Pose.__dataclass_fields__))
+
+    def mouth(self, frame: int) -> Shape:
+        return Shape(*(float(getattr(self, name)[frame]) for name in Shape.__dataclass_fields__))
+
+    def blink_at(self, frame: int) -> float:
+        return float(self.blink[frame])
 
 
 def plan(curves: MouthCurves, frames: int, parameters: RenderParameters) -> Motion:
@@ -41,17 +58,29 @@ def plan(curves: MouthCurves, frames: int, parameters: RenderParameters) -> Moti
     if parameters.lip_sync_correction:
         opening = _sampled(aperture, times_s + _offset_s(opening, curves.aperture, times_s))
     width = _sampled(_smoothed(curves.spread) - _smoothed(curves.rounding), times_s)
-    energy = _sampled(_smoothed(curves.aperture, 0.5), times_s)
     still = parameters.motion_scale
+    emphasis = _emphasis(curves, times_s)
+    sway = {name: _wander(times_s, chance, pace_hz) for name, pace_hz in _PACES_HZ.items()}
     return Motion(
         opening=np.clip(opening * parameters.dynamic_scale, 0, 1.25).astype(np.float32),
         width=(width * parameters.dynamic_scale).astype(np.float32),
         tuck=_sampled(_smoothed(curves.labiodental), times_s),
+        press=_sampled(closure, times_s),
+        tongue=_sampled(_smoothed(curves.tongue), times_s),
         blink=_blinks(times_s, curves, chance),
-        shift_x=(still * 0.012 * _wander(times_s, chance, 0.18)).astype(np.float32),
-        shift_y=(still * (0.008 * _wander(times_s, chance, 0.22) + 0.02 * (energy - energy.mean()))).astype(np.float32),
-        roll=(still * 0.014 * _wander(times_s, chance, 0.15)).astype(np.float32),
+        shift_x=(still * 0.008 * sway["shift_x"]).astype(np.float32),
+        shift_y=(still * (0.006 * sway["shift_y"] + 0.008 * emphasis)).astype(np.float32),
+        roll=(still * 0.016 * sway["roll"]).astype(np.float32),
+        yaw=(still * 0.035 * sway["yaw"]).astype(np.float32),
+        pitch=(still * (0.020 * sway["pitch"] + 0.045 * emphasis)).astype(np.float32),
+        brow=(still * np.clip(0.5 * sway["brow"] + 1.2 * emphasis, 0, 1)).astype(np.float32),
     )
+
+
+def _emphasis(curves: MouthCurves, times_s: NDArray[np.float64]) -> Curve:
+    """How much more is said now than around now, about -0.5 to 1: phrases carry the head, stressed words the brows."""
+    busy = curves.aperture * (1 - curves.silence)
+    return _sampled(_smoothed(busy, 0.35) - _smoothed(busy, 2.0), times_s) * np.float32(1.6)
 
 
 def _sampled(curve: Curve, times_s: NDArray[np.float64]) -> Curve:

@@ -1,162 +1,204 @@
-"""The mouth of one portrait: lips that part, close, spread and round, a jaw that carries the chin, and what is between.
+"""The mouth: displacement fields of lips, jaw and cheeks, and what is seen between the lips.
 
-Everything is a displacement of the portrait in the level patch around the mouth. Above the lips' line pixels follow the
-upper lip, below it the lower lip and the jaw; both follow less the farther they are. Where the lips part, the inside
-shows: the portrait's own where its lips are parted, a shaded one elsewhere. Teeth stay with the skull above, with the
-jaw below.
+Skin above the mouth's line follows the upper fields, skin below it the lower ones; beyond the corners both agree. For
+a pixel near the mouth both are asked where it comes from: skin of the upper lip, skin of the lower one, or neither,
+which is the inside. So lips meet, part and cross without a seam whatever the fields are.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_runtime.engines.warp import planes
-from sonic_runtime.engines.warp.patch import Field, Patch
+from sonic_runtime.engines.warp.cavity import Cavity, Inside
+from sonic_runtime.engines.warp.grid import Field, Grid
+from sonic_runtime.engines.warp.head import eased
+from sonic_runtime.engines.warp.level import Level
 from sonic_runtime.faces import topology
 
 _INNER_TOP = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
 _INNER_BOTTOM = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
-_WIDEST = 0.50  # opening at 1, in mouth widths
-_RAISED = 0.22  # the upper lip's part of it
-_JAW_SHARE = 0.85  # of the lower lip's way that the jaw makes
-_MEET = 0.45  # where parted lips meet when they close, between the upper and the lower one
-_CHEEK_LUMA = 150.0  # of the face that the inside's colours are made for
-_TINT = 0.4  # how much of the skin's colour the light gives to the teeth
-_SOFT_PX = 1.3
+_OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
+    150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+_WIDEST = 0.20  # opening at 1, in distances between the outer corners of the eyes
+_RAISED = 0.17  # the upper lip's part of it
+_JAW_SHARE = 0.9  # of the lower lip's way that the jaw makes
+_MEET = 0.42  # where parted lips meet when they close, between the upper and the lower one
+_SPREAD, _ROUND = 0.10, 0.24  # how much wider or narrower the mouth becomes
+_NARROWS = 0.10  # how much narrower a mouth becomes that opens by 1
+_PRESS = 0.022  # how far pressed lips go past each other, in mouth widths
+_TUCK = 0.07  # how far the lower lip rises to the upper teeth, in mouth widths
+_BOX = (-0.82, -0.5, 0.82, 0.85)  # around the mouth, in mouth widths
+_SOFT_PX = 1.5
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One frame's mouth: `opening` 0 to 1.25, `width` -1 rounded to 1 spread, the others 0 to 1."""
+
+    opening: float
+    width: float
+    tuck: float
+    press: float
+    tongue: float
 
 
 class Mouth:
-    """Fields that do not change, computed once."""
+    """A mouth of a portrait: its lines and its fields, which do not change."""
 
     def __init__(self, landmarks: NDArray[np.float32], picture: NDArray[np.uint8]) -> None:
-        points = landmarks[:, :2]
+        points = landmarks[:, :2].astype(np.float64)
         corners = points[[topology.MOUTH_LEFT, topology.MOUTH_RIGHT]]
         along = corners[1] - corners[0]
         self.width = float(np.hypot(*along))
-        roll = float(np.arctan2(along[1], along[0]))
-        origin = corners.mean(axis=0)
-        level = Patch(origin, roll, (0, 0, 1, 1), picture.shape[:2]).of_picture(points)
-        chin, nose = float(level[topology.CHIN, 1]), float(level[topology.NOSE_TIP, 1])
-        reach = 1.7 * self.width
-        self.patch = Patch(origin, roll, (-reach, 0.8 * nose, reach, 1.75 * chin), picture.shape[:2])
-        self._source = self.patch.cut(picture).copy()
-        self._set_lines(level)
-        self._set_fields(chin, nose)
-        cheeks = points[[50, 280]].astype(int)
-        skin = np.mean([picture[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(axis=0) for x, y in cheeks], axis=0)
-        self._light = np.float32(np.clip(skin[0] / _CHEEK_LUMA, 0.45, 1.2))
-        self._white = planes.colour(222, 212, 200)
-        self._white[1:] += np.float32(_TINT) * (skin[1:] - self._white[1:])
+        eyes = points[topology.RIGHT_EYE_OUTER] - points[topology.LEFT_EYE_OUTER]
+        self._widest = _WIDEST * float(np.hypot(*eyes))
+        self.level = Level(corners.mean(axis=0), float(np.arctan2(along[1], along[0])))
+        u, v = self.level.of(*points.astype(np.float32).T)
+        self._points = np.stack([u, v], axis=1)
+        self._chin, self._nose = float(v[topology.CHIN]), float(v[topology.NOSE_TIP])
+        self._picture = picture
+        self._set_lines()
+        self._outside = _outside(points[list(_OVAL)], picture.shape[:2])
+        self.box = self._make_box(picture.shape[:2])
+        self._cavity = Cavity(points, picture, self.width)
 
-    def _set_lines(self, level: NDArray[np.float64]) -> None:
+    def _set_lines(self) -> None:
         """The inner edges of the lips by u, as tables with one entry a pixel."""
-        self._zero = int(np.ceil(np.abs(self.patch.u).max() * 1.25)) + 2
+        self._zero = int(1.6 * self.width) + 2
         u = np.arange(-self._zero, self._zero + 1, dtype=np.float32)
         edges = []
         for contour in (_INNER_TOP, _INNER_BOTTOM):
-            line = level[list(contour)]
+            line = self._points[list(contour)]
             line = line[np.argsort(line[:, 0])]
             edges.append(np.interp(u, line[:, 0], line[:, 1]).astype(np.float32))
-        top, bottom = edges
-        self._top, self._bottom = np.minimum(top, bottom), np.maximum(top, bottom)
-        inner = level[[78, 308], 0]
+        self._top, self._bottom = np.minimum(*edges), np.maximum(*edges)
+        inner = self._points[[78, 308], 0]
         middle, half = float(inner.mean()), max(float(inner[1] - inner[0]) / 2, 1.0)
-        self._arch = np.clip(1 - ((u - middle) / half) ** 2, 0, 1) ** np.float32(0.75)
-        self._meet = self._top + np.float32(_MEET) * (self._bottom - self._top)
+        self._arch = (np.clip(1 - ((u - middle) / half) ** 2, 0, 1) ** np.float32(0.8)).astype(np.float32)
 
-    def _set_fields(self, chin: float, nose: float) -> None:
-        u, v, width = self.patch.u, self.patch.v, np.float32(self.width)
-        near = np.exp(-((u / (0.85 * width)) ** 2) - (v / (0.75 * width)) ** 2)
-        self._near = near.astype(np.float32)
-        self._side = _eased(1 - (np.abs(u) / width - 0.55) / 0.95)
-        self._jaw = self._side * _eased(1 - (v - chin) / (0.7 * chin)) * _eased(1 + (v + 0.1 * width) / (0.5 * width))
-        self._under_nose = _eased((v - 0.8 * nose) / (-0.45 * nose))
+    def _make_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        scaled = [self.width * part for part in _BOX]
+        u, v = np.meshgrid(scaled[::2], scaled[1::2])
+        corners = np.stack(self.level.picture(u.astype(np.float32), v.astype(np.float32)))
+        low, high = corners.min(axis=(1, 2)), corners.max(axis=(1, 2))
+        x0, y0 = (max(int(value) // 2 * 2, 0) for value in low)
+        x1, y1 = (min(int(value) // 2 * 2 + 2, limit) for value, limit in zip(high, (size[1], size[0]), strict=True))
+        return x0, y0, x1, y1
 
-    def render(self, opening: float, width: float, tuck: float) -> NDArray[np.uint8]:
-        """The patch for one frame. `opening` 0 to 1.25, `width` -1 rounded to 1 spread, `tuck` 0 to 1."""
-        opening = opening * (1 - 0.75 * tuck)
-        u = self.patch.u * (1 - np.float32(0.13 * width if width > 0 else 0.22 * width) * self._near)
+    def fields(self, grid: Grid) -> Field:
+        """Displacements on a grid for each part of a Shape, [rows, columns, 3, 5]: along u, and v above and below.
+
+        The parts: the width's scaling, rest (lips that the portrait shows parted come together), opening, tuck, press.
+        """
+        u, v = self.level.of(grid.x, grid.y)
+        width = np.float32(self.width)
+        top, bottom, arch = (self._at(u, line) for line in (self._top, self._bottom, self._arch))
+        meet = top + np.float32(_MEET) * (bottom - top)
+        reach = 0.38 * width
+        under_nose = eased((v - 0.82 * self._nose) / (-0.5 * self._nose))
+        above = np.exp(np.minimum(v - top, 0) / reach) * under_nose
+        most = self._widest * arch * (1 - _RAISED)
+        below = np.exp(-np.maximum(v - bottom - 0.5 * most, 0) / reach)
+        within = self._within(grid)
+        side = eased(1 - (np.abs(u) / width - 0.55) / 0.95) * within
+        jaw = side * eased(1 - (v - self._chin) / (0.75 * self._chin)) * eased(1 + v / (0.35 * width))
+        near = np.exp(-((u / (0.85 * width)) ** 2) - (v / (0.7 * width)) ** 2)
+        fall = self._widest * (1 - _RAISED)
+        nothing = np.zeros_like(u)
+        parts = [
+            (u * near, nothing, nothing),
+            (nothing, (meet - top) * above, (meet - bottom) * below),
+            (
+                nothing,
+                -_RAISED * self._widest * arch * above,
+                fall * (_JAW_SHARE * jaw + (arch - _JAW_SHARE * side) * below),
+            ),
+            (nothing, nothing, -_TUCK * width * arch * below),
+            (nothing, _PRESS * width * arch * above, -_PRESS * width * arch * below),
+        ]
+        return np.stack([np.stack(part, axis=-1) for part in parts], axis=-1).astype(np.float32)
+
+    def summed(self, fields: Field, shape: Shape) -> Field:
+        """The displacements of one frame, [rows, columns, 3]: along u, along v above the line, along v below it."""
+        return (fields.reshape(-1, fields.shape[-1]) @ self._amounts(shape)).reshape(fields.shape[:-1])
+
+    @staticmethod
+    def _amounts(shape: Shape) -> NDArray[np.float32]:
+        opening = shape.opening * (1 - 0.75 * shape.tuck)
+        wider = (_SPREAD if shape.width > 0 else _ROUND) * shape.width - _NARROWS * opening
+        return np.array([wider, 1, opening, shape.tuck, shape.press], np.float32)
+
+    def sources(self, displaced: Field, x: Field, y: Field) -> tuple[Field, Field, Field, Field]:
+        """u, v above the line and v below it, and v without the mouth's motion, for places of the still head."""
+        u, v = self.level.of(x, y)
+        return u - displaced[..., 0], v - displaced[..., 1], v - displaced[..., 2], v
+
+    def skin_map(self, displaced: Field, x: Field, y: Field) -> tuple[Field, Field]:
+        """Where skin comes from, for places away from the lips."""
+        u, above, below, still = self.sources(displaced, x, y)
+        return self.level.picture(u, np.where(still < self._at(u, self._top), above, below))
+
+    def render(self, sources: Field, shape: Shape) -> NDArray[np.uint8]:
+        """The box around the mouth, luma and chroma, uint8 [height, width, 3], by the `sources` of its pixels."""
+        u, above, below, still = (np.ascontiguousarray(sources[..., number]) for number in range(4))
         index = np.clip(np.rint(u), -self._zero, self._zero).astype(np.int32) + self._zero
-        gap = np.float32(opening * _WIDEST * self.width) * self._arch
-        top_line, bottom_line = self._meet - np.float32(_RAISED) * gap, self._meet + np.float32(1 - _RAISED) * gap
-        bottom_line = bottom_line - np.float32(0.06 * self.width * tuck) * self._arch
-        top, bottom = top_line[index], bottom_line[index]
-        v = self._follow(index, top, bottom, top_line, bottom_line, opening)
-        skin = cv2.remap(self._source, *self.patch.maps(u, v), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        inside = self._between(top, bottom)
+        past_top, past_bottom = above - self._top[index], self._bottom[index] - below
+        skin = self._sampled(u, np.where(past_bottom < past_top, below, above))
+        gap = past_top + past_bottom
+        covered = np.minimum(past_top, past_bottom)
+        inside = (covered > -_SOFT_PX) & (gap > 0.5)
         if not inside.any():
-            return skin.astype(np.uint8)
-        return self._with_inside(skin.astype(np.uint8), u, index, top, bottom, inside)
-
-    def _follow(
-        self, index: NDArray[np.int32], top: Field, bottom: Field, top_line: Field, bottom_line: Field, opening: float
-    ) -> Field:
-        """Where each pixel's v comes from."""
-        v, reach = self.patch.v, np.float32(0.38 * self.width)
-        lift = (top_line - self._top)[index] * np.exp(np.minimum(v - top, 0) / reach) * self._under_nose
-        fall = np.float32(opening * (1 - _RAISED) * _WIDEST * self.width * _JAW_SHARE)
-        lip = (bottom_line - self._bottom)[index] - fall * self._side
-        lowered = fall * self._jaw + lip * np.exp(-np.maximum(v - bottom, 0) / reach) * self._side
-        moved: NDArray[Any] = np.where(v < (top + bottom) / 2, v - lift, v - lowered)
-        return moved.astype(np.float32)
-
-    def _between(self, top: Field, bottom: Field) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = (self.patch.v > top - 1) & (self.patch.v < bottom + 1) & (bottom - top > 0.7)
-        return found
-
-    def _with_inside(
-        self,
-        skin: NDArray[np.uint8],
-        u: Field,
-        index: NDArray[np.int32],
-        top: Field,
-        bottom: Field,
-        inside: NDArray[np.bool_],
-    ) -> NDArray[np.uint8]:
+            return skin
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        u, v, top, bottom, index = u[box], self.patch.v[box], top[box], bottom[box], index[box]
-        colours = self._cavity(u, v, top, bottom, self._meet[index], self._arch[index])
-        top0, bottom0 = self._top[index], self._bottom[index]
-        own = cv2.remap(self._source, *self.patch.maps(u, v), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        shown = np.clip((v - top0 - 1) / 2.5, 0, 1) * np.clip((bottom0 - v - 1) / 3, 0, 1)
-        colours += shown[..., None] * (own.astype(np.float32) - colours)
-        edge = np.float32(_SOFT_PX)
-        alpha = np.clip((v - top) / edge + 0.5, 0, 1) * np.clip((bottom - v) / edge + 0.5, 0, 1)
-        alpha *= np.clip((bottom - top) / 2.0, 0, 1)
-        part = skin[box].astype(np.float32)
-        skin[box] = np.rint(part + alpha[..., None] * (colours - part)).astype(np.uint8)
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        at = index[part]
+        seen = Inside(
+            u=u[part],
+            v=still[part],
+            from_top=past_top[part],
+            from_bottom=past_bottom[part],
+            own_top=self._top[at],
+            own_bottom=self._bottom[at],
+            arch=self._arch[at],
+        )
+        colours = self._cavity.colours(seen, shape.opening, shape.tongue, self._sampled(u[part], still[part]))
+        alpha = np.clip(past_top[part] / _SOFT_PX + 0.5, 0, 1) * np.clip(past_bottom[part] / _SOFT_PX + 0.5, 0, 1)
+        alpha *= np.clip(gap[part] / 3 - 0.2, 0, 1)
+        under = skin[part].astype(np.float32)
+        skin[part] = np.rint(under + alpha[..., None] * (colours - under)).astype(np.uint8)
         return skin
 
-    def _cavity(self, u: Field, v: Field, top: Field, bottom: Field, meet: Field, arch: Field) -> Field:
-        """What a mouth looks like inside, float32 [height, width, 3]: throat, tongue, teeth above and below."""
-        width = np.float32(self.width)
-        gap = np.maximum(bottom - top, 1)
-        depth = np.clip(np.minimum(v - top, bottom - v) / (0.12 * width), 0, 1)
-        dark, rim = planes.colour(28, 9, 10), planes.colour(105, 48, 46)
-        out: NDArray[Any] = rim + depth[..., None] * (dark - rim)
-        tongue = _eased((v - (bottom - 0.42 * gap)) / (0.12 * width)) * _eased((gap / width - 0.12) / 0.12)
-        tongue *= _eased(1 - (np.abs(u) / width - 0.12) / 0.16)
-        out += (0.8 * tongue)[..., None] * (planes.colour(150, 78, 76) - out)
-        below = _eased((v - (bottom - 0.055 * width)) / 2.0) * _eased(1 - (np.abs(u) / width - 0.16) / 0.12)
-        out += (0.45 * below * _eased((gap / width - 0.16) / 0.1))[..., None] * (planes.colour(178, 166, 152) - out)
-        edge = meet + width * (0.085 - 0.22 * (u / width) ** 2)
-        shade = (0.55 + 0.45 * np.clip((v - top) / (0.07 * width), 0, 1)) * (0.7 + 0.3 * arch)
-        grooves = 1 - 0.10 * np.exp(-(((np.abs(u) / width * 11.5) % 1 - 0.5) ** 2) / 0.006)
-        teeth = _eased((edge - v) / 2.5 + 0.5) * _eased(1 - (np.abs(u) / width - 0.27) / 0.1)
-        teeth *= _eased((gap / width - 0.02) / 0.05)  # lips that hardly part show none
-        chroma = (np.full_like(u, value) for value in self._white[1:])
-        lit = np.stack([self._white[0] * shade * grooves, *chroma], axis=-1)
-        out += teeth[..., None] * (lit - out)
-        out[..., 0] = 16 + (out[..., 0] - 16) * self._light
-        colours: Field = out.astype(np.float32)
-        return colours
+    def _sampled(self, u: Field, v: Field) -> NDArray[np.uint8]:
+        x, y = self.level.picture(u, v)
+        return np.asarray(cv2.remap(self._picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+    def _at(self, u: Field, line: Field) -> Field:
+        return np.asarray(np.interp(u, np.arange(-self._zero, self._zero + 1), line), np.float32)
+
+    def _within(self, grid: Grid) -> Field:
+        """1 on the face and the neck under it, fading outside the face's outline, so that the background stays."""
+        away = _sampled_quarter(self._outside, grid)
+        return eased(1 - away / (0.32 * self.width))
 
 
-def _eased(values: NDArray[Any]) -> Field:
-    clipped: NDArray[Any] = np.clip(values, 0, 1)
-    return np.asarray(clipped * clipped * (3 - 2 * clipped), np.float32)
+def _outside(outline: NDArray[np.float64], size: tuple[int, int]) -> Field:
+    """Distance of each pixel from the face's outline, at a quarter of the size; 0 within it and below the chin."""
+    mask = np.ones((size[0] // 4 + 1, size[1] // 4 + 1), np.uint8)
+    face = cv2.convexHull(outline.astype(np.float32) / 4).astype(np.int32)
+    cv2.fillConvexPoly(mask, face, 0)
+    lowest = face[:, 0, 1].argmax()
+    left, right, bottom = face[:, 0, 0].min(), face[:, 0, 0].max(), int(face[lowest, 0, 1])
+    third = (right - left) // 5
+    mask[max(bottom - third, 0) :, max(left + third, 0) : right - third] = 0  # the neck
+    return np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, 5) * 4, np.float32)
+
+
+def _sampled_quarter(quarter: Field, grid: Grid) -> Field:
+    """A quarter-size picture at the nodes of a grid."""
+    return np.asarray(cv2.remap(quarter, grid.x / 4, grid.y / 4, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))

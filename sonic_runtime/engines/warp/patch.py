@@ -19,8 +19,8 @@ class Patch:
         self._cos, self._sin = float(np.cos(roll)), float(np.sin(roll))
         corners = np.array([self.to_picture(u, v) for u in box[::2] for v in box[1::2]])
         low, high = np.floor(corners.min(axis=0)).astype(int), np.ceil(corners.max(axis=0)).astype(int)
-        self.x0, self.y0 = max(int(low[0]), 0), max(int(low[1]), 0)
-        self.x1, self.y1 = min(int(high[0]), size[1]), min(int(high[1]), size[0])
+        self.x0, self.y0 = (max(int(value) // 2 * 2, 0) for value in low)  # even, as chroma needs it
+        self.x1, self.y1 = min(int(high[0]) // 2 * 2, size[1]), min(int(high[1]) // 2 * 2, size[0])
         rows, columns = np.mgrid[self.y0 : self.y1, self.x0 : self.x1].astype(np.float32)
         dx, dy = columns - np.float32(origin[0]), rows - np.float32(origin[1])
         self.u: Field = dx * np.float32(self._cos) + dy * np.float32(self._sin)

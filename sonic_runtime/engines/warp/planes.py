@@ -31,18 +31,30 @@ def colour(red: float, green: float, blue: float) -> NDArray[np.float32]:
 
 
 class Planes:
-    """A planar yuv420p frame, uint8 [height * 3 // 2, width], of which parts are written anew."""
+    """A planar yuv420p frame in `data`, uint8 [height * 3 // 2, width], of which parts are written anew."""
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, picture: NDArray[np.uint8]) -> None:
+        """`picture` is luma and chroma at full resolution, its sides even."""
+        height, width = picture.shape[:2]
         self.data = np.empty((height * 3 // 2, width), np.uint8)
-        self._luma = self.data[:height]
+        self.luma = self.data[:height]
         quarter = self.data[height:].reshape(2, height // 2, width // 2)
         self._chroma = (quarter[0], quarter[1])
+        self.write(picture, 0, 0)
 
     def write(self, part: NDArray[np.uint8], x: int, y: int) -> None:
         """Put a part (uint8 [height, width, 3]) at an even place; its sides are even too."""
         height, width = part.shape[:2]
-        self._luma[y : y + height, x : x + width] = part[:, :, 0]
         half = cv2.resize(part[:, :, 1:], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        for plane, channel in zip(self._chroma, cv2.split(half), strict=True):
-            plane[y // 2 : (y + height) // 2, x // 2 : (x + width) // 2] = channel
+        self.write_planes(part[:, :, 0], half.astype(np.uint8, copy=False), x, y)
+
+    def write_planes(self, luma: NDArray[np.uint8], chroma: NDArray[np.uint8], x: int, y: int) -> None:
+        """Put luma [height, width] and chroma [height / 2, width / 2, 2] at an even place."""
+        height, width = luma.shape
+        self.luma[y : y + height, x : x + width] = luma
+        for number, plane in enumerate(self._chroma):
+            plane[y // 2 : (y + height) // 2, x // 2 : (x + width) // 2] = chroma[:, :, number]
+
+    def chroma(self) -> NDArray[np.uint8]:
+        """Both chroma planes as one, uint8 [height / 2, width / 2, 2]."""
+        return np.ascontiguousarray(np.moveaxis(np.stack(self._chroma), 0, -1))
