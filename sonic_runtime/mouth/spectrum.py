@@ -19,11 +19,6 @@ LEVEL_PAST, LEVEL_AHEAD = 300, 100  # frames that tell how loud the voice is
 LEVEL_FLOOR = -11.0  # mean log power of a voice at about -60 dB; what is softer is not made louder
 
 
-def band_centres_hz() -> NDArray[np.float64]:
-    """Centre frequency of each band, [40]."""
-    return _edges_hz()[1:-1]
-
-
 def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Natural logarithm of the power in each band, float32 [ceil(n / 160), 40], for float32 [n] at 16 kHz.
 
