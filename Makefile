@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := hub,agent,runtime
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto docs bench clean
+.PHONY: help setup demo test quality mouth lint format proto docs bench clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,13 @@ demo: $(VENV)/.installed $(VENV)/.models ## Render out/demo.mp4 through a hub an
 
 test: setup ## Run every test.
 	$(BIN)/python -m pytest
+
+quality: setup ## Judge rendered videos: a table, and contact sheets in out/quality.
+	$(BIN)/python -m tests.quality
+
+mouth: $(VENV)/.installed ## Train the mouth model anew; an hour or more.
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS),training]'
+	$(BIN)/python -m training.mouth
 
 lint: $(VENV)/.installed-dev ## Check format, lint, types and the wire contract.
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ MATERIAL = Path(__file__).resolve().parent.parent.parent / "shared"
 
 @pytest.fixture(scope="session")
 def samples() -> Samples:
-    """A portrait with a toothy smile and a short recording."""
+    """Portraits, one with a toothy smile, and a short recording."""
     return fetch_samples(models.root() / "samples")
 
 

@@ -35,7 +35,7 @@ def own(home, tmp_path) -> dict[str, str]:
 
 
 async def test_render_writes_the_video_and_reports_it(sonic, own, samples, finder, tmp_path) -> None:
-    given = ("--portrait", samples.portrait, "--audio", samples.voice, "-o", "out/video.mp4", "--fps", 24, *SMALL)
+    given = ("--portrait", samples.smile, "--audio", samples.voice, "-o", "out/video.mp4", "--fps", 24, *SMALL)
     ended = await sonic("render", *given, "--json", **own)
     assert ended.code == 0, ended.err
     report = ended.data
@@ -59,7 +59,7 @@ async def test_a_picture_without_a_face_is_bad_input(sonic, own, samples, finder
 
 
 async def test_a_render_that_is_stopped_leaves_nothing(own, samples, finder, tmp_path) -> None:
-    given = ("render", "--portrait", samples.portrait, "--audio", samples.voice, "-o", tmp_path / "out" / "video.mp4")
+    given = ("render", "--portrait", samples.smile, "--audio", samples.voice, "-o", tmp_path / "out" / "video.mp4")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sonic", *map(str, given)), stderr=asyncio.subprocess.PIPE, env=own
     )
@@ -76,7 +76,7 @@ async def test_a_render_that_is_stopped_leaves_nothing(own, samples, finder, tmp
 
 async def test_a_model_that_is_missing_is_said_with_the_way_to_get_it(sonic, own, samples, tmp_path) -> None:
     empty = own | {"SONIC_MODELS": str(tmp_path / "models")}
-    given = ("render", "--portrait", samples.portrait, "--audio", samples.voice, "-o", "x.mp4")
+    given = ("render", "--portrait", samples.smile, "--audio", samples.voice, "-o", "x.mp4")
     ended = await sonic(*given, **empty)
     assert ended.code == 7
     assert "sonic models fetch face-mesh" in ended.err
@@ -84,7 +84,7 @@ async def test_a_model_that_is_missing_is_said_with_the_way_to_get_it(sonic, own
 
 @pytest.mark.integration
 async def test_the_demo_leaves_a_video_and_nothing_else(sonic, own, samples, finder, tmp_path) -> None:
-    given = ("--portrait", samples.portrait, "--audio", samples.voice, "--out", "out/demo.mp4")
+    given = ("--portrait", samples.smile, "--audio", samples.voice, "--out", "out/demo.mp4")
     ended = await sonic("demo", *given, "--json", **own)
     assert ended.code == 0, ended.err
     assert ended.data["job"]["state"] == "JOB_STATE_SUCCEEDED"
@@ -99,7 +99,7 @@ async def test_the_demo_leaves_a_video_and_nothing_else(sonic, own, samples, fin
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", ["waiting for 2 agents", "rendering"])
 async def test_a_demo_that_is_stopped_leaves_nothing(own, samples, finder, tmp_path, number, at) -> None:
-    command = [sys.executable, "-m", "sonic", "demo", "--portrait", samples.portrait, "--audio", samples.voice]
+    command = [sys.executable, "-m", "sonic", "demo", "--portrait", samples.smile, "--audio", samples.voice]
     process = await asyncio.create_subprocess_exec(
         *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=own, cwd=tmp_path
     )

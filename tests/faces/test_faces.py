@@ -15,7 +15,7 @@ MOUTH_CENTRE, LEFT_IRIS, RIGHT_IRIS, NOSE_TIP = (224, 145), (207, 105), (248, 10
 
 
 def test_landmarks_are_where_they_are_seen(samples: Samples, finder: FaceFinder) -> None:
-    (face,) = finder.find(portraits.read(samples.portrait))
+    (face,) = finder.find(portraits.read(samples.smile))
     found = face.landmarks[:, :2]
     mouth = (found[topology.MOUTH_LEFT] + found[topology.MOUTH_RIGHT]) / 2
     irises = [found[list(iris)].mean(axis=0) for iris in (topology.LEFT_IRIS, topology.RIGHT_IRIS)]
@@ -27,7 +27,7 @@ def test_landmarks_are_where_they_are_seen(samples: Samples, finder: FaceFinder)
 
 
 def test_the_mesh_follows_scale_place_and_mirror(samples: Samples, finder: FaceFinder) -> None:
-    rgb = portraits.read(samples.portrait)
+    rgb = portraits.read(samples.smile)
     (face,) = finder.find(rgb)
     size = np.hypot(*(face.landmarks[topology.RIGHT_EYE_OUTER] - face.landmarks[topology.LEFT_EYE_OUTER])[:2])
     larger = cv2.resize(rgb, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
@@ -43,7 +43,7 @@ def test_the_mesh_follows_scale_place_and_mirror(samples: Samples, finder: FaceF
 
 @pytest.mark.parametrize("degrees", [-30, 20])
 def test_a_tilted_head_is_found_and_measured(samples: Samples, finder: FaceFinder, degrees: int) -> None:
-    rgb = portraits.read(samples.portrait)
+    rgb = portraits.read(samples.smile)
     turn = cv2.getRotationMatrix2D((225, 130), -degrees, 1)  # OpenCV turns the other way
     turned = cv2.warpAffine(rgb, turn, (512, 512), borderMode=cv2.BORDER_REPLICATE)
     (level,) = finder.find(rgb)

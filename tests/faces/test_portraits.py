@@ -21,7 +21,7 @@ from sonic_runtime.models.samples import Samples
 
 @pytest.fixture(scope="module")
 def picture(samples: Samples) -> Image.Image:
-    return Image.open(samples.portrait).convert("RGB")
+    return Image.open(samples.smile).convert("RGB")
 
 
 def saved(picture: Image.Image, path: Path, **options: object) -> Path:

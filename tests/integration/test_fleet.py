@@ -49,14 +49,14 @@ def ends(job: jobs_pb2.Job) -> list[str]:
 
 
 def test_a_job_becomes_a_video(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path) -> None:
-    done = fetched(client, client.submit(samples.portrait, samples.voice, min_resolution=SMALL), samples, tmp_path)
+    done = fetched(client, client.submit(samples.smile, samples.voice, min_resolution=SMALL), samples, tmp_path)
     assert ends(done) == [""]
     assert done.report.engine == "warp"
     fleet.until(lambda: fleet.leftovers() == [])
 
 
 def test_kill_9_of_a_worker(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path) -> None:
-    job = client.submit(samples.portrait, samples.voice, min_resolution=LARGE)
+    job = client.submit(samples.smile, samples.voice, min_resolution=LARGE)
     first = fleet.until_rendering(client, job.job_id)
     os.kill(fleet.worker_of(first), signal.SIGKILL)
     done = fetched(client, job, samples, tmp_path)
@@ -66,7 +66,7 @@ def test_kill_9_of_a_worker(fleet: Fleet, client: SonicClient, samples: Samples,
 
 
 def test_kill_9_of_an_agent(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path) -> None:
-    job = client.submit(samples.portrait, samples.voice, min_resolution=LARGE)
+    job = client.submit(samples.smile, samples.voice, min_resolution=LARGE)
     first = fleet.until_rendering(client, job.job_id)
     workers = workers_below(fleet.agents[first].pid)
     fleet.agents[first].kill()
@@ -82,7 +82,7 @@ def test_kill_9_of_an_agent(fleet: Fleet, client: SonicClient, samples: Samples,
 def test_an_agent_that_is_back_at_once_says_what_it_lost(
     fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path
 ) -> None:
-    job = client.submit(samples.portrait, samples.voice, min_resolution=LARGE)
+    job = client.submit(samples.smile, samples.voice, min_resolution=LARGE)
     first = fleet.until_rendering(client, job.job_id)
     fleet.agents[first].kill()
     fleet.agents[first].start()
@@ -92,7 +92,7 @@ def test_an_agent_that_is_back_at_once_says_what_it_lost(
 
 
 def test_kill_9_of_the_hub(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path) -> None:
-    job = client.submit(samples.portrait, samples.voice, min_resolution=LARGE)
+    job = client.submit(samples.smile, samples.voice, min_resolution=LARGE)
     fleet.until_rendering(client, job.job_id)
     fleet.hub.kill()
     fleet.restart_hub()
@@ -103,7 +103,7 @@ def test_kill_9_of_the_hub(fleet: Fleet, client: SonicClient, samples: Samples, 
 def test_a_result_finished_while_the_hub_is_away_is_taken(
     fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path
 ) -> None:
-    job = client.submit(samples.portrait, samples.voice, min_resolution=LARGE)
+    job = client.submit(samples.smile, samples.voice, min_resolution=LARGE)
     first = fleet.until_rendering(client, job.job_id)
     fleet.hub.kill()
     fleet.until(lambda: any(path.name == "result.pb" for path in fleet.leftovers()))
@@ -113,13 +113,13 @@ def test_a_result_finished_while_the_hub_is_away_is_taken(
 
 
 def test_cancel_frees_the_slot(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path) -> None:
-    jobs = [client.submit(samples.portrait, samples.voice, min_resolution=LARGE) for _ in range(2)]
+    jobs = [client.submit(samples.smile, samples.voice, min_resolution=LARGE) for _ in range(2)]
     fleet.until_rendering(client, jobs[0].job_id)
     assert client.cancel(jobs[0].job_id).state == jobs_pb2.JOB_STATE_CANCELLED
     with pytest.raises(exceptions.JobCancelled):
         client.wait(jobs[0].job_id)
     fetched(client, jobs[1], samples, tmp_path)
-    quick = client.submit(samples.portrait, samples.voice, min_resolution=SMALL)
+    quick = client.submit(samples.smile, samples.voice, min_resolution=SMALL)
     fetched(client, quick, samples, tmp_path)
 
 
@@ -164,12 +164,12 @@ def test_a_storm(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: 
     with fleet.client("rival") as rival:
         callers = [client, rival]
         jobs = [
-            (caller, caller.submit(samples.portrait, samples.voice, min_resolution=512, idempotency_key=f"storm-{n}"))
+            (caller, caller.submit(samples.smile, samples.voice, min_resolution=512, idempotency_key=f"storm-{n}"))
             for n in range(6)
             for caller in callers
         ]
         again = [
-            caller.submit(samples.portrait, samples.voice, min_resolution=512, idempotency_key="storm-0")
+            caller.submit(samples.smile, samples.voice, min_resolution=512, idempotency_key="storm-0")
             for caller in callers
         ]
         assert [job.job_id for job in again] == [job.job_id for _, job in jobs[:2]]
@@ -189,9 +189,9 @@ def test_a_storm(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: 
 
 def test_sigterm_drains(tmp_path: Path, samples: Samples, finder: object) -> None:
     with running_fleet(tmp_path, ("only",)) as fleet, fleet.client() as client:
-        job = client.submit(samples.portrait, samples.voice, min_resolution=LARGE)
+        job = client.submit(samples.smile, samples.voice, min_resolution=LARGE)
         fleet.until_rendering(client, job.job_id)
-        later = client.submit(samples.portrait, samples.voice, min_resolution=SMALL)
+        later = client.submit(samples.smile, samples.voice, min_resolution=SMALL)
         assert fleet.agents["only"].stop(60) == 0
         assert ends(fetched(client, job, samples, tmp_path)) == [""]
         assert client.get(later.job_id).state == jobs_pb2.JOB_STATE_QUEUED

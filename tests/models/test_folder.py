@@ -85,7 +85,7 @@ def test_an_unknown_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_samples_that_are_there_are_not_fetched_again(tmp_path: Path, samples: object) -> None:
-    for name in ("portrait.png", "voice.wav"):
+    for name in ("portrait.jpg", "smile.png", "voice.wav"):
         (tmp_path / name).write_bytes(b"kept")
     (tmp_path / "none").mkdir()
     assert fetch_samples(tmp_path, wheelhouse=tmp_path / "none").portrait.read_bytes() == b"kept"

@@ -29,7 +29,7 @@ def quick(**about: object) -> parameters_pb2.RenderParameters:
 def rendered(samples: Samples, finder: FaceFinder, output: Path, voice: Path | None = None, **about: object):
     told = []
     tracker = Tracker(told.append, lambda: False)
-    request = Request(samples.portrait, voice or samples.voice, output, quick(**about))
+    request = Request(samples.smile, voice or samples.voice, output, quick(**about))
     return render(request, engines.load("warp"), finder, tracker), told
 
 
@@ -92,7 +92,7 @@ def test_same_seed_same_frames_other_seed_others(samples: Samples, finder: FaceF
 
 def test_pixels_away_from_the_head_are_untouched(samples: Samples, finder: FaceFinder) -> None:
     wanted, _ = parameters.complete({"min_resolution": 512, "expand_ratio": 0.0})
-    portrait, voice = portraits.load(samples.portrait, finder), voices.load(samples.voice)
+    portrait, voice = portraits.load(samples.smile, finder), voices.load(samples.voice)
     take = engines.load("warp").prepare(portrait, voice, wanted)
     frames = [frame.copy() for frame in take.frames(lambda *_: None)]
     moved = np.ptp(np.stack([frame[:512] for frame in frames]), axis=0) > 0
@@ -107,7 +107,7 @@ def test_framing_follows_expand_ratio(
 ) -> None:
     from PIL import Image
 
-    wide = Image.open(samples.portrait).convert("RGB").crop((0, 0, 512, 341))
+    wide = Image.open(samples.smile).convert("RGB").crop((0, 0, 512, 341))
     wide.save(tmp_path / "wide.png")
     cut = Samples(tmp_path / "wide.png", samples.voice)
     report, _ = rendered(cut, finder, tmp_path / "out.mp4", expand_ratio=ratio)
@@ -147,7 +147,7 @@ def test_warnings_reach_the_report(samples: Samples, finder: FaceFinder, tmp_pat
 def test_cancelling_leaves_nothing(samples: Samples, finder: FaceFinder, tmp_path: Path) -> None:
     calls = iter(range(10**9))
     tracker = Tracker(lambda _progress: None, lambda: next(calls) > 20)
-    request = Request(samples.portrait, samples.voice, tmp_path / "out.mp4", quick())
+    request = Request(samples.smile, samples.voice, tmp_path / "out.mp4", quick())
     with pytest.raises(errors.Cancelled):
         render(request, engines.load("warp"), finder, tracker)
     assert list(tmp_path.iterdir()) == []
@@ -163,7 +163,7 @@ from sonic_runtime.faces import FaceFinder
 from sonic_runtime.pipeline import Request, Tracker, render
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-request = Request(Path({str(samples.portrait)!r}), Path({str(samples.voice)!r}), Path({str(tmp_path / "out.mp4")!r}),
+request = Request(Path({str(samples.smile)!r}), Path({str(samples.voice)!r}), Path({str(tmp_path / "out.mp4")!r}),
     parameters_pb2.RenderParameters(min_resolution=512))
 try:
     render(request, engines.load("warp"), FaceFinder(), Tracker(lambda p: None, lambda: False))

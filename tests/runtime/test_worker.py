@@ -51,7 +51,7 @@ def command(samples: Samples, output: Path, render_id: str = "r1", **about: obje
     return pb.RenderCommand(
         render_id=render_id,
         engine="warp",
-        portrait_path=str(samples.portrait),
+        portrait_path=str(samples.smile),
         voice_path=str(samples.voice),
         output_path=str(output),
         parameters=parameters_pb2.RenderParameters(**({"min_resolution": 256} | about)),  # type: ignore[arg-type]

@@ -23,9 +23,9 @@ def augmented(samples: Samples, chance: np.random.Generator) -> Samples:
     if chance.random() < 0.15:
         heard = telephone(heard)
     bed: dict[str, Callable[[int, np.random.Generator], Samples]] = {"noise": noise, "music": music}
-    for kind, often in (("noise", 0.5), ("music", 0.25)):
+    for kind, often in (("noise", 0.6), ("music", 0.3)):
         if chance.random() < often:
-            heard = mixed(heard, bed[kind](len(heard), chance), chance.uniform(5, 30))
+            heard = mixed(heard, bed[kind](len(heard), chance), chance.uniform(3, 30))
     return gained(heard, chance.uniform(-24, 24))
 
 

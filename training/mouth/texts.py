@@ -10,8 +10,6 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
-from wordfreq import iter_wordlist
-
 LANGUAGES = {"en": 5, "zh": 4, "fr": 3, "es": 3, "de": 2, "it": 2, "pt": 2, "hi": 2, "ar": 2, "ru": 2} | dict.fromkeys(
     ["nl", "pl", "cs", "sv", "tr", "fa", "el", "fi", "hu", "ro", "uk", "ko", "id", "vi", "ca", "da"], 1
 )  # how often each is drawn
@@ -39,6 +37,8 @@ def _sentence(language: str, chance: random.Random) -> str:
 
 @cache
 def _words(language: str) -> tuple[list[str], list[float]]:
+    from wordfreq import iter_wordlist  # only here: large, and not needed to read a given sentence
+
     listed = itertools.islice(iter_wordlist(language), _VOCABULARY)
     words = [word for word in listed if word.replace("'", "").isalpha()]
     weights = itertools.accumulate(1 / (rank + 10) for rank in range(len(words)))

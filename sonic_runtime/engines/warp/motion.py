@@ -17,6 +17,7 @@ _BLINK_S = (0.08, 0.05, 0.16)  # closing, closed, opening
 _BLINK_EVERY_S = (2.0, 5.5)
 _SMOOTHING_S = 0.06
 _MAX_OFFSET_S = 0.12
+_LOOKED_AT = 0.2  # of its time on the screen, when a frame shows what is heard
 _PACES_HZ = {"shift_x": 0.16, "shift_y": 0.2, "roll": 0.13, "yaw": 0.17, "pitch": 0.22, "brow": 0.12}
 
 
@@ -50,10 +51,11 @@ class Motion:
 def plan(curves: MouthCurves, frames: int, parameters: RenderParameters) -> Motion:
     """The motion of a whole take. The same seed gives the same motion."""
     chance = np.random.default_rng(parameters.seed)
-    times_s = np.arange(frames) / parameters.fps
+    times_s = (np.arange(frames) + _LOOKED_AT) / parameters.fps
     aperture, closure = curves.aperture, curves.closure
     if parameters.smooth_motion:
         aperture = _smoothed(aperture) * (1 - closure)  # what presses the lips together stays pressed
+    aperture = aperture * (1 - curves.silence)
     opening = _sampled(aperture, times_s)
     if parameters.lip_sync_correction:
         opening = _sampled(aperture, times_s + _offset_s(opening, curves.aperture, times_s))
