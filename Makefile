@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := hub,agent,runtime
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality mouth lint format proto docs bench clean
+.PHONY: help setup demo test quality gallery mouth lint format proto docs bench clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ quality: setup ## Judge rendered videos: a table, and contact sheets in out/qual
 mouth: $(VENV)/.installed ## Train the mouth model anew; an hour or more.
 	$(BIN)/pip install --quiet --editable '.[$(EXTRAS),training]'
 	$(BIN)/python -m training.mouth
+
+gallery: setup ## Make the pictures and clips of docs/ anew.
+	$(BIN)/python -m scripts.generate_gallery
 
 lint: $(VENV)/.installed-dev ## Check format, lint, types and the wire contract.
 	$(BIN)/ruff format --check .

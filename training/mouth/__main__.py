@@ -16,18 +16,31 @@ import torch
 from numpy.typing import NDArray
 
 from sonic_runtime.mouth import spectrum
-from training.mouth import corpus, espeak, evaluate, flite, kokoro, network, train
+from training.mouth import corpus, espeak, evaluate, flite, kokoro, network, quiet, train
 from training.mouth.corpus import Utterance
 from training.mouth.evaluate import Score
 
 SEED = 1
-HOURS = {"espeak": 3.0, "flite": 0.75, "kokoro": 1.2}
-REPEATED = {"espeak": 1, "flite": 1, "kokoro": 3}  # how often each is heard in a round: the most natural the most
-SOURCES: dict[str, Callable[[int], Iterator[Utterance]]] = {
-    "espeak": espeak.utterances,
-    "flite": flite.utterances,
-    "kokoro": kokoro.utterances,
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Of the corpus; `repeated` is how often it is heard in a round, the most natural voices the most."""
+
+    name: str
+    source: Callable[[int], Iterator[Utterance]]
+    seed: int
+    hours: float
+    repeated: int
+
+
+PARTS = (
+    Part("espeak", espeak.utterances, 1, 3.0, 1),
+    Part("flite", flite.utterances, 2, 0.75, 1),
+    Part("kokoro", kokoro.utterances, 3, 0.6, 3),
+    Part("kokoro2", kokoro.utterances, 13, 0.6, 3),
+    Part("quiet", quiet.utterances, 4, 0.3, 1),
+)
 HELD_OUT = 40  # every so many utterances are not trained on
 WEIGHTS = Path(__file__).parent.parent.parent / "sonic_runtime" / "mouth" / "mouth.onnx"
 
@@ -57,14 +70,14 @@ def speech(folder: Path) -> tuple[list[Utterance], list[Utterance]]:
     """What is trained on, and what is held out. Made once, then read from the folder."""
     trained: list[Utterance] = []
     held: list[Utterance] = []
-    for number, (name, source) in enumerate(SOURCES.items()):
-        if name == "flite" and not flite.available():
+    for part in PARTS:
+        if part.source is flite.utterances and not flite.available():
             print("flite is not installed and is left out; for the weights as published: apt install flite")
             continue
-        corpus.save(folder, name, source(SEED + number), HOURS[name])
-        utterances = corpus.load(folder, name)
+        corpus.save(folder, part.name, part.source(part.seed), part.hours)
+        utterances = corpus.load(folder, part.name)
         held += utterances[::HELD_OUT]
-        trained += [one for at, one in enumerate(utterances) if at % HELD_OUT] * REPEATED[name]
+        trained += [one for at, one in enumerate(utterances) if at % HELD_OUT] * part.repeated
     return trained, held
 
 

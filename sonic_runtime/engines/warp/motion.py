@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sonic.parameters import RenderParameters
 from sonic_runtime.engines.base import CURVE_RATE_HZ, MouthCurves
+from sonic_runtime.engines.warp import sync
 from sonic_runtime.engines.warp.head import Pose
 from sonic_runtime.engines.warp.mouth import Shape
 
@@ -16,7 +17,6 @@ Curve = NDArray[np.float32]
 _BLINK_S = (0.08, 0.05, 0.16)  # closing, closed, opening
 _BLINK_EVERY_S = (2.0, 5.5)
 _SMOOTHING_S = 0.06
-_MAX_OFFSET_S = 0.12
 _LOOKED_AT = 0.2  # of its time on the screen, when a frame shows what is heard
 _PACES_HZ = {"shift_x": 0.16, "shift_y": 0.2, "roll": 0.13, "yaw": 0.17, "pitch": 0.22, "brow": 0.12}
 
@@ -56,19 +56,20 @@ def plan(curves: MouthCurves, frames: int, parameters: RenderParameters) -> Moti
     if parameters.smooth_motion:
         aperture = _smoothed(aperture) * (1 - closure)  # what presses the lips together stays pressed
     aperture = aperture * (1 - curves.silence)
-    opening = _sampled(aperture, times_s)
+    heard_s = times_s
     if parameters.lip_sync_correction:
-        opening = _sampled(aperture, times_s + _offset_s(opening, curves.aperture, times_s))
-    width = _sampled(_smoothed(curves.spread) - _smoothed(curves.rounding), times_s)
+        heard_s = times_s + sync.lateness(aperture, curves.aperture).at(times_s)
+    opening = _sampled(aperture, heard_s)
+    width = _sampled(_smoothed(curves.spread) - _smoothed(curves.rounding), heard_s)
     still = parameters.motion_scale
     emphasis = _emphasis(curves, times_s)
     sway = {name: _wander(times_s, chance, pace_hz) for name, pace_hz in _PACES_HZ.items()}
     return Motion(
         opening=np.clip(opening * parameters.dynamic_scale, 0, 1.25).astype(np.float32),
         width=(width * parameters.dynamic_scale).astype(np.float32),
-        tuck=_sampled(_smoothed(curves.labiodental), times_s),
-        press=_sampled(closure, times_s),
-        tongue=_sampled(_smoothed(curves.tongue), times_s),
+        tuck=_sampled(_smoothed(curves.labiodental), heard_s),
+        press=_sampled(closure, heard_s),
+        tongue=_sampled(_smoothed(curves.tongue), heard_s),
         blink=_blinks(times_s, curves, chance),
         shift_x=(still * 0.008 * sway["shift_x"]).astype(np.float32),
         shift_y=(still * (0.006 * sway["shift_y"] + 0.008 * emphasis)).astype(np.float32),
@@ -95,22 +96,6 @@ def _smoothed(curve: Curve, seconds: float = _SMOOTHING_S) -> Curve:
     window = np.hanning(int(seconds * CURVE_RATE_HZ) // 2 * 2 + 3)[1:-1]
     padded = np.pad(curve, len(window) // 2, mode="edge")
     return np.convolve(padded, window / window.sum(), mode="valid").astype(np.float32)
-
-
-def _offset_s(opening: Curve, heard: Curve, times_s: NDArray[np.float64]) -> float:
-    """By how much the mouth is late against what is heard, within bounds; 0 where they hardly agree."""
-    steps = np.arange(-_MAX_OFFSET_S, _MAX_OFFSET_S + 1e-9, 0.01)
-    if len(opening) < 8 or float(np.std(opening)) < 1e-3:
-        return 0.0
-    alike = [_correlation(opening, _sampled(heard, times_s - step)) for step in steps]
-    best = int(np.argmax(alike))
-    return float(steps[best]) if alike[best] > 0.5 else 0.0
-
-
-def _correlation(one: Curve, other: Curve) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    size = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / size if size > 1e-9 else 0.0
 
 
 def _wander(times_s: NDArray[np.float64], chance: np.random.Generator, pace_hz: float) -> NDArray[np.float64]:
