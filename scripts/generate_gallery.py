@@ -1,4 +1,4 @@
-"""Make the pictures of docs/engine.md and the clips and sheets of docs/gallery.md: `make gallery`."""
+"""Make the pictures of README.md and docs/engine.md, and the clips and sheets of docs/gallery.md: `make gallery`."""
 
 from __future__ import annotations
 
@@ -54,17 +54,26 @@ def main() -> None:
             "astronaut-hindi": (samples.smile, read["hi-f1"]),
         }
         for clip, (portrait, voice) in takes.items():
-            gallery_clip(GALLERY / f"{clip}.mp4", portrait, voice, finder)
+            frames = gallery_clip(GALLERY / f"{clip}.mp4", portrait, voice, finder)
+            if clip == "hopper-french":
+                save(DOCS / "images" / "result.jpg", sheet(frames, 12, 6, 200))
 
 
-def gallery_clip(path: Path, portrait: Path, voice: Path, finder: FaceFinder) -> None:
+def gallery_clip(path: Path, portrait: Path, voice: Path, finder: FaceFinder) -> list[Picture]:
+    """Render a clip and its sheet; returns its frames."""
     request = Request(portrait, voice, path, parameters_pb2.RenderParameters(min_resolution=SIDE))
     render(request, engines.load("warp"), finder, Tracker(lambda _progress: None, lambda: False))
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    chosen = [frames[int(at)] for at in np.linspace(0, len(frames) - 1, 16)]
-    rows = [np.hstack([cv2.resize(frame, (150, 150)) for frame in chosen[start : start + 8]]) for start in (0, 8)]
-    save(path.with_suffix(".jpg"), np.vstack(rows))
+    save(path.with_suffix(".jpg"), sheet(frames, 16, 8, 150))
+    return frames
+
+
+def sheet(frames: list[Picture], count: int, columns: int, side: int) -> Picture:
+    """Some of the frames, evenly spread, as one picture."""
+    chosen = [cv2.resize(frames[int(at)], (side, side)) for at in np.linspace(0, len(frames) - 1, count)]
+    rows = [np.hstack(chosen[start : start + columns]) for start in range(0, count, columns)]
+    return np.vstack(rows).astype(np.uint8)
 
 
 def engine_pictures(portrait: Path, voice: Path, finder: FaceFinder) -> None:

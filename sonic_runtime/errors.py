@@ -4,7 +4,7 @@ RenderError
 ├── BadInput                    the caller's: never retried, never held against a node
 │   ├── BadPortrait
 │   │   ├── PortraitUnreadable, PortraitTruncated, PortraitAnimated, PortraitTooLarge, PortraitTooSmall
-│   │   └── NoFace, FaceTooSmall, FaceTurned, FaceUntrusted
+│   │   └── NoFace, FaceTooSmall, FaceCutOff, FaceTurned, FaceUntrusted
 │   ├── BadVoice
 │   │   └── VoiceUnreadable, VoiceTooLong, VoiceTooShort
 │   ├── BadParameters
@@ -90,6 +90,10 @@ class NoFace(BadPortrait):
 
 class FaceTooSmall(BadPortrait):
     """The face in the portrait is too small."""
+
+
+class FaceCutOff(BadPortrait):
+    """The eyes or the mouth in the portrait lie beyond its edge."""
 
 
 class FaceTurned(BadPortrait):

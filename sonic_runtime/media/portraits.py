@@ -23,6 +23,16 @@ MAX_YAW_DEGREES, LARGE_YAW_DEGREES = 45.0, 25.0
 MAX_PITCH_DEGREES = 40.0
 MIN_CONFIDENCE = 0.6
 _FORMATS = ("JPEG", "PNG", "WEBP", "HEIF")
+_MUST_BE_SEEN = (
+    topology.LEFT_EYE_OUTER,
+    topology.LEFT_EYE_INNER,
+    topology.RIGHT_EYE_OUTER,
+    topology.RIGHT_EYE_INNER,
+    topology.MOUTH_LEFT,
+    topology.MOUTH_RIGHT,
+    topology.OUTER_LIP_TOP,
+    topology.OUTER_LIP_BOTTOM,
+)
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
 
 
@@ -42,7 +52,7 @@ def load(path: Path, finder: Finder) -> Portrait:
     if not faces:
         raise errors.NoFace("choose a picture that shows a face from the front, well lit and not covered")
     face = faces[0]
-    _check_face(face)
+    _check_face(face, rgb.shape[:2])
     return Portrait(rgb, face, tuple(_cautions(faces)))
 
 
@@ -87,13 +97,16 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_face(face: Face) -> None:
-    """Raises FaceTooSmall, FaceTurned, FaceUntrusted."""
+def _check_face(face: Face, size: tuple[int, int]) -> None:
+    """Raises FaceTooSmall, FaceCutOff, FaceTurned, FaceUntrusted."""
     width = face.box[2] - face.box[0]
     if width < MIN_FACE_PX:
         raise errors.FaceTooSmall(
             f"it is {width:.0f} pixels wide, at least {MIN_FACE_PX} are needed; cut it out larger"
         )
+    seen = face.landmarks[list(_MUST_BE_SEEN), :2]
+    if (seen < 0).any() or (seen >= size[::-1]).any():
+        raise errors.FaceCutOff("choose a picture that shows the whole face")
     if abs(face.yaw_degrees) > MAX_YAW_DEGREES or abs(face.pitch_degrees) > MAX_PITCH_DEGREES:
         turned = f"{abs(face.yaw_degrees):.0f}° to the side, {abs(face.pitch_degrees):.0f}° up or down"
         limit = f"{MAX_YAW_DEGREES:.0f}° and {MAX_PITCH_DEGREES:.0f}° are the limits; choose a picture from the front"

@@ -94,6 +94,8 @@ def test_faces_are_judged(picture: Image.Image, tmp_path: Path, finder: FaceFind
         portraits.load(saved(picture.crop((0, 300, 512, 512)), tmp_path / "n.png"), finder)
     with pytest.raises(errors.FaceTooSmall, match="at least 48"):
         portraits.load(saved(picture.resize((200, 200)), tmp_path / "s.png"), finder)
+    with pytest.raises(errors.FaceCutOff, match="whole face"):
+        portraits.load(saved(picture.crop((0, 0, 512, 146)), tmp_path / "c.png"), finder)
     two = Image.new("RGB", (900, 512), "grey")
     two.paste(picture, (0, 0))
     two.paste(picture.resize((400, 400)), (500, 60))

@@ -34,7 +34,7 @@ class Cavity:
 
     def __init__(self, points: NDArray[np.float64], picture: NDArray[np.uint8], width: float) -> None:
         self._width = np.float32(width)
-        cheeks = points[[50, 280]].astype(int)
+        cheeks = np.clip(points[[50, 280]], 2, np.array(picture.shape[1::-1]) - 3).astype(int)
         skin = np.mean([picture[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(axis=0) for x, y in cheeks], axis=0)
         self._light = np.float32(np.clip((skin[0] - 16) / (_CHEEK_LUMA - 16), 0.45, 1.15))
         self._teeth = planes.colour(214, 203, 188)

@@ -24,3 +24,15 @@ class Level:
     def picture(self, u: Field, v: Field) -> tuple[Field, Field]:
         """Places in the picture of u, v."""
         return u * self._cos - v * self._sin + self._x, u * self._sin + v * self._cos + self._y
+
+
+def box_around(
+    level: Level, edges: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """The upright box (x0, y0, x1, y1), all even, around left, top, right, bottom in u and v, within a size."""
+    u, v = np.meshgrid(edges[::2], edges[1::2])
+    corners = np.stack(level.picture(u.astype(np.float32), v.astype(np.float32)))
+    low, high = corners.min(axis=(1, 2)), corners.max(axis=(1, 2))
+    x0, y0 = (max(int(value) // 2 * 2, 0) for value in low)
+    x1, y1 = (min(int(value) // 2 * 2 + 2, limit) for value, limit in zip(high, size[::-1], strict=True))
+    return x0, y0, x1, y1

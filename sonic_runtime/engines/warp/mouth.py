@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sonic_runtime.engines.warp.cavity import Cavity, Inside
 from sonic_runtime.engines.warp.grid import Field, Grid
 from sonic_runtime.engines.warp.head import eased
-from sonic_runtime.engines.warp.level import Level
+from sonic_runtime.engines.warp.level import Level, box_around
 from sonic_runtime.faces import topology
 
 _INNER_TOP = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
@@ -65,7 +65,8 @@ class Mouth:
         self._picture = picture
         self._set_lines()
         self._outside = _outside(points[list(_OVAL)], picture.shape[:2])
-        self.box = self._make_box(picture.shape[:2])
+        left, top, right, bottom = (self.width * part for part in _BOX)
+        self.box = box_around(self.level, (left, top, right, bottom), picture.shape[:2])
         self._cavity = Cavity(points, picture, self.width)
 
     def _set_lines(self) -> None:
@@ -81,15 +82,6 @@ class Mouth:
         inner = self._points[[78, 308], 0]
         middle, half = float(inner.mean()), max(float(inner[1] - inner[0]) / 2, 1.0)
         self._arch = (np.clip(1 - ((u - middle) / half) ** 2, 0, 1) ** np.float32(0.8)).astype(np.float32)
-
-    def _make_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        scaled = [self.width * part for part in _BOX]
-        u, v = np.meshgrid(scaled[::2], scaled[1::2])
-        corners = np.stack(self.level.picture(u.astype(np.float32), v.astype(np.float32)))
-        low, high = corners.min(axis=(1, 2)), corners.max(axis=(1, 2))
-        x0, y0 = (max(int(value) // 2 * 2, 0) for value in low)
-        x1, y1 = (min(int(value) // 2 * 2 + 2, limit) for value, limit in zip(high, (size[1], size[0]), strict=True))
-        return x0, y0, x1, y1
 
     def fields(self, grid: Grid) -> Field:
         """Displacements on a grid for each part of a Shape, [rows, columns, 3, 5]: along u, and v above and below.

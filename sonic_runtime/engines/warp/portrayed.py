@@ -62,7 +62,7 @@ class Portrayed:
             return
         self._blink = blink
         for eye in self._eyes:
-            self._still.write(eye.render(blink), eye.patch.x0, eye.patch.y0)
+            self._still.write(eye.render(blink), eye.x0, eye.y0)
         self._still_chroma = self._still.chroma()
 
     @staticmethod
