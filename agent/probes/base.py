@@ -13,7 +13,7 @@ class Probe(Protocol):
     name: str
 
     def inventory(self) -> list[nodes_pb2.GpuInfo]:
-        """The accelerators that there are."""
+        """The accelerators that there are; empty where the box has none of the kind."""
 
     def measure(self) -> list[nodes_pb2.GpuHealth]:
         """How they are now."""

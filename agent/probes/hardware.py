@@ -9,6 +9,9 @@ from typing import TypeVar
 
 from agent.probes.base import Probe
 from agent.probes.host import HostProbe
+from agent.probes.jetson import JetsonProbe
+from agent.probes.nvml import NvmlProbe
+from agent.probes.sysfs import AmdProbe, IntelProbe
 from sonic.v1 import nodes_pb2
 
 _log = logging.getLogger("agent.probes")
@@ -50,10 +53,12 @@ class Hardware:
 
 def detect() -> list[Probe]:
     """The probes that find something on this box; none on one without accelerators."""
-    try:
-        from agent.probes.nvml import NvmlProbe
-
-        return [NvmlProbe()]
-    except Exception as error:  # no library, no driver, or a driver that is broken
-        _log.info("no NVIDIA GPU", extra={"why": str(error)})
-        return []
+    found: list[Probe] = []
+    for probe in (NvmlProbe, AmdProbe, IntelProbe, JetsonProbe):
+        try:
+            made = probe()
+            if made.inventory():
+                found.append(made)
+        except Exception as error:  # no library, no driver, or a driver that is broken
+            _log.info("probe finds nothing", extra={"probe": probe.name, "why": str(error)})
+    return found

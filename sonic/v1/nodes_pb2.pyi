@@ -115,10 +115,19 @@ class GpuInfo(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     DRIVER_VERSION_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    VENDOR_FIELD_NUMBER: _builtins.int
+    CUDA_VERSION_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
     memory_bytes: _builtins.int
     driver_version: _builtins.str
+    index: _builtins.int
+    """its number on the node, as its driver counts"""
+    vendor: _builtins.str
+    """nvidia, amd or intel"""
+    cuda_version: _builtins.str
+    """the newest that the driver serves; empty where there is none"""
     def __init__(
         self,
         *,
@@ -126,10 +135,13 @@ class GpuInfo(_message.Message):
         name: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
         driver_version: _builtins.str = ...,
+        index: _builtins.int = ...,
+        vendor: _builtins.str = ...,
+        cuda_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["driver_version", b"driver_version", "memory_bytes", b"memory_bytes", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cuda_version", b"cuda_version", "driver_version", b"driver_version", "index", b"index", "memory_bytes", b"memory_bytes", "name", b"name", "uuid", b"uuid", "vendor", b"vendor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -137,18 +149,64 @@ Global___GpuInfo: _TypeAlias = GpuInfo  # noqa: Y015
 
 @_typing.final
 class GpuHealth(_message.Message):
-    """Measured state of one accelerator."""
+    """Measured state of one accelerator; what it does not offer is not set, or 0 where that cannot be measured."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class XidEventsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     UUID_FIELD_NUMBER: _builtins.int
     UTILIZATION_PERCENT_FIELD_NUMBER: _builtins.int
     MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
+    POWER_WATTS_FIELD_NUMBER: _builtins.int
+    CLOCK_HERTZ_FIELD_NUMBER: _builtins.int
+    THROTTLE_REASONS_FIELD_NUMBER: _builtins.int
+    ECC_CORRECTED_ERRORS_FIELD_NUMBER: _builtins.int
+    ECC_UNCORRECTED_ERRORS_FIELD_NUMBER: _builtins.int
+    PCIE_GENERATION_FIELD_NUMBER: _builtins.int
+    PCIE_WIDTH_FIELD_NUMBER: _builtins.int
+    XID_EVENTS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     utilization_percent: _builtins.float
     memory_used_bytes: _builtins.int
     temperature_celsius: _builtins.float
+    power_watts: _builtins.float
+    clock_hertz: _builtins.float
+    """of its cores"""
+    ecc_corrected_errors: _builtins.int
+    """since the driver was loaded"""
+    ecc_uncorrected_errors: _builtins.int
+    pcie_generation: _builtins.int
+    """of the link as it is now"""
+    pcie_width: _builtins.int
+    """lanes"""
+    @_builtins.property
+    def throttle_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why its clocks are held down: thermal, power, ..."""
+
+    @_builtins.property
+    def xid_events(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """by code, since the agent started"""
+
     def __init__(
         self,
         *,
@@ -156,12 +214,43 @@ class GpuHealth(_message.Message):
         utilization_percent: _builtins.float = ...,
         memory_used_bytes: _builtins.int = ...,
         temperature_celsius: _builtins.float = ...,
+        power_watts: _builtins.float | None = ...,
+        clock_hertz: _builtins.float | None = ...,
+        throttle_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        ecc_corrected_errors: _builtins.int | None = ...,
+        ecc_uncorrected_errors: _builtins.int | None = ...,
+        pcie_generation: _builtins.int | None = ...,
+        pcie_width: _builtins.int | None = ...,
+        xid_events: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_hertz", b"_clock_hertz", "_ecc_corrected_errors", b"_ecc_corrected_errors", "_ecc_uncorrected_errors", b"_ecc_uncorrected_errors", "_pcie_generation", b"_pcie_generation", "_pcie_width", b"_pcie_width", "_power_watts", b"_power_watts", "clock_hertz", b"clock_hertz", "ecc_corrected_errors", b"ecc_corrected_errors", "ecc_uncorrected_errors", b"ecc_uncorrected_errors", "pcie_generation", b"pcie_generation", "pcie_width", b"pcie_width", "power_watts", b"power_watts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_used_bytes", b"memory_used_bytes", "temperature_celsius", b"temperature_celsius", "utilization_percent", b"utilization_percent", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_hertz", b"_clock_hertz", "_ecc_corrected_errors", b"_ecc_corrected_errors", "_ecc_uncorrected_errors", b"_ecc_uncorrected_errors", "_pcie_generation", b"_pcie_generation", "_pcie_width", b"_pcie_width", "_power_watts", b"_power_watts", "clock_hertz", b"clock_hertz", "ecc_corrected_errors", b"ecc_corrected_errors", "ecc_uncorrected_errors", b"ecc_uncorrected_errors", "memory_used_bytes", b"memory_used_bytes", "pcie_generation", b"pcie_generation", "pcie_width", b"pcie_width", "power_watts", b"power_watts", "temperature_celsius", b"temperature_celsius", "throttle_reasons", b"throttle_reasons", "utilization_percent", b"utilization_percent", "uuid", b"uuid", "xid_events", b"xid_events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__clock_hertz: _TypeAlias = _typing.Literal["clock_hertz"]  # noqa: Y015
+    _WhichOneofArgType__clock_hertz: _TypeAlias = _typing.Literal["_clock_hertz", b"_clock_hertz"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_corrected_errors: _TypeAlias = _typing.Literal["ecc_corrected_errors"]  # noqa: Y015
+    _WhichOneofArgType__ecc_corrected_errors: _TypeAlias = _typing.Literal["_ecc_corrected_errors", b"_ecc_corrected_errors"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_uncorrected_errors: _TypeAlias = _typing.Literal["ecc_uncorrected_errors"]  # noqa: Y015
+    _WhichOneofArgType__ecc_uncorrected_errors: _TypeAlias = _typing.Literal["_ecc_uncorrected_errors", b"_ecc_uncorrected_errors"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_generation: _TypeAlias = _typing.Literal["pcie_generation"]  # noqa: Y015
+    _WhichOneofArgType__pcie_generation: _TypeAlias = _typing.Literal["_pcie_generation", b"_pcie_generation"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_width: _TypeAlias = _typing.Literal["pcie_width"]  # noqa: Y015
+    _WhichOneofArgType__pcie_width: _TypeAlias = _typing.Literal["_pcie_width", b"_pcie_width"]  # noqa: Y015
+    _WhichOneofReturnType__power_watts: _TypeAlias = _typing.Literal["power_watts"]  # noqa: Y015
+    _WhichOneofArgType__power_watts: _TypeAlias = _typing.Literal["_power_watts", b"_power_watts"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_hertz) -> _WhichOneofReturnType__clock_hertz | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_corrected_errors) -> _WhichOneofReturnType__ecc_corrected_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_uncorrected_errors) -> _WhichOneofReturnType__ecc_uncorrected_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_generation) -> _WhichOneofReturnType__pcie_generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_width) -> _WhichOneofReturnType__pcie_width | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_watts) -> _WhichOneofReturnType__power_watts | None: ...
 
 Global___GpuHealth: _TypeAlias = GpuHealth  # noqa: Y015
 
