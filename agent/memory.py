@@ -1,7 +1,8 @@
-"""Whether the kernel has run out of memory: how often its killer has struck where this process and its workers live."""
+"""How much memory workers hold, and how often the kernel's killer of processes has struck among them."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -38,3 +39,9 @@ def _read(file: Path) -> str:
         return file.read_text()
     except OSError:
         return ""
+
+
+def resident_bytes(pid: int, root: Path = Path("/")) -> int:
+    """Resident memory of a process; 0 when it is gone."""
+    fields = _read(root / f"proc/{pid}/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0

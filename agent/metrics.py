@@ -1,16 +1,105 @@
-"""The agent's numbers. Every series carries region, node_id and model_version; node_id and region never change."""
+"""The agent's numbers: every metric is named once, in METRICS, with its unit, labels and help; docs/metrics.md follows.
+
+Every series carries region, node_id and model_version, of which the first two never change. Series of jobs carry the
+tenant that owns the job, series of accelerators their index and UUID. No label holds the id of a job.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from agent.core.attempts import Failure, Fault, Outcome, Rendered
-from sonic.v1 import nodes_pb2
+from sonic.v1 import jobs_pb2, nodes_pb2
 
 COMMON = ("region", "node_id", "model_version")
-RENDER_BUCKETS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
+JOB, GPU = ("tenant",), ("gpu", "uuid")
 NO_MODEL = "none"  # until a worker has loaded one
+NO_TENANT = "none"  # of an attempt whose owner was forgotten in a restart
+_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
+_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 50)
+_KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric; `labels` are those beside COMMON."""
+
+    name: str
+    kind: str
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+    buckets: tuple[float, ...] = ()
+
+
+METRICS = (
+    Metric("sonic_request_total", "counter", "attempts", JOB, "Attempts that ended here."),
+    Metric("sonic_error_total", "counter", "attempts", (*JOB, "reason"), "Attempts that failed here."),
+    Metric("sonic_inference_duration_seconds", "gauge", "seconds", JOB, "Of the last render."),
+    Metric("sonic_render_seconds", "histogram", "seconds", JOB, "Of every render.", _SECONDS),
+    Metric(
+        "sonic_render_seconds_per_video_second",
+        "histogram",
+        "ratio",
+        JOB,
+        "Seconds of work for a second of video, of every render.",
+        _RATIOS,
+    ),
+    Metric("sonic_realtime_factor", "gauge", "ratio", JOB, "Seconds of video per second of work, of the last render."),
+    Metric("sonic_queue_seconds", "histogram", "seconds", JOB, "From submission to this attempt.", _SECONDS),
+    Metric("sonic_fetched_bytes_total", "counter", "bytes", JOB, "Portraits and voices fetched from the hub."),
+    Metric("sonic_gpu_utilization", "gauge", "percent", GPU, "Share of the time in which the GPU worked."),
+    Metric("sonic_gpu_memory_used_bytes", "gauge", "bytes", GPU, "Memory in use on the GPU, by anybody."),
+    Metric("sonic_gpu_memory_total_bytes", "gauge", "bytes", GPU, "Memory of the GPU."),
+    Metric("sonic_gpu_temperature_celsius", "gauge", "degrees Celsius", GPU, "Temperature of the GPU."),
+    Metric("sonic_gpu_power_watts", "gauge", "watts", GPU, "Power that the GPU draws."),
+    Metric("sonic_gpu_clock_hertz", "gauge", "hertz", GPU, "Clock of the GPU's cores."),
+    Metric(
+        "sonic_gpu_throttled",
+        "gauge",
+        "0 or 1",
+        (*GPU, "reason"),
+        "Whether the GPU's clocks are held down, by reason.",
+    ),
+    Metric(
+        "sonic_gpu_ecc_errors",
+        "gauge",
+        "errors",
+        (*GPU, "kind"),
+        "Memory errors since the driver was loaded, corrected and uncorrected.",
+    ),
+    Metric("sonic_gpu_xid_total", "counter", "events", (*GPU, "code"), "Xid errors since the agent started, by code."),
+    Metric("sonic_gpu_pcie_generation", "gauge", "generation", GPU, "Generation of the PCIe link as it is now."),
+    Metric("sonic_gpu_pcie_lanes", "gauge", "lanes", GPU, "Width of the PCIe link as it is now."),
+    Metric(
+        "sonic_gpu_info",
+        "gauge",
+        "1",
+        (*GPU, "name", "vendor", "driver", "cuda"),
+        "What the GPU is, and the versions of its driver and CUDA.",
+    ),
+    Metric("sonic_probe_up", "gauge", "0 or 1", ("probe",), "Whether a source of hardware readings works."),
+    Metric("sonic_cpu_percent", "gauge", "percent", (), "Share of the time in which the box's processors worked."),
+    Metric("sonic_memory_available_bytes", "gauge", "bytes", (), "Memory of the box that programs can have."),
+    Metric("sonic_disk_free_bytes", "gauge", "bytes", (), "Free space under data_dir."),
+    Metric("sonic_slots", "gauge", "slots", ("state",), "Slots by state."),
+    Metric(
+        "sonic_worker_restarts_total",
+        "counter",
+        "restarts",
+        ("reason",),
+        "Workers started after the first, by why the one before ended.",
+    ),
+    Metric("sonic_worker_memory_bytes", "gauge", "bytes", ("slot",), "Resident memory of a slot's worker."),
+    Metric("sonic_outbox_results", "gauge", "results", (), "Results that the hub has not acknowledged."),
+    Metric("sonic_session_reconnects_total", "counter", "calls", (), "Calls to the hub after the first."),
+    Metric("sonic_clock_offset_seconds", "gauge", "seconds", (), "The box's clock against the hub's; positive: ahead."),
+)
 
 
 class Metrics:
@@ -21,57 +110,119 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._place = (region, node_id)
         self._model_version = NO_MODEL
-        of = self.registry
-        self._requests = Counter("sonic_request_total", "Attempts that ended here.", COMMON, registry=of)
-        self._errors = Counter("sonic_error_total", "Attempts that failed here.", (*COMMON, "reason"), registry=of)
-        self._utilization = Gauge("sonic_gpu_utilization", "Percent.", (*COMMON, "gpu"), registry=of)
-        self._last = Gauge("sonic_inference_duration_seconds", "Of the last render.", COMMON, registry=of)
-        self._renders = Histogram(
-            "sonic_render_seconds", "Of every render.", COMMON, registry=of, buckets=RENDER_BUCKETS_S
-        )
-        self._restarts = Counter("sonic_worker_restarts_total", "After the first start.", COMMON, registry=of)
-        self._reconnects = Counter("sonic_session_reconnects_total", "After the first call.", COMMON, registry=of)
-        self._outbox = Gauge("sonic_outbox_results", "Not acknowledged by the hub.", COMMON, registry=of)
-        self._slots = Gauge("sonic_slots", "Slots by state.", (*COMMON, "state"), registry=of)
+        self._metrics = {metric.name: self._made(metric) for metric in METRICS}
+        self._counted: dict[tuple[str, ...], float] = {}  # what was last told of counters that others keep
+
+    def _made(self, metric: Metric) -> Any:
+        more = {"buckets": metric.buckets} if metric.buckets else {}
+        labels = (*COMMON, *metric.labels)
+        return _KINDS[metric.kind](metric.name, metric.help, labels, registry=self.registry, **more)
 
     def model(self, version: str) -> None:
         """Label what comes with this model version; gauges of the one before are gone."""
         if version != self._model_version:
-            for gauge in (self._utilization, self._last, self._outbox, self._slots):
-                gauge.clear()
+            for metric in METRICS:
+                if metric.kind == "gauge":
+                    self._metrics[metric.name].clear()
         self._model_version = version
-        for metric in (self._requests, self._renders, self._restarts, self._reconnects):
-            metric.labels(*self._labels)
+        for metric in METRICS:
+            if metric.kind != "gauge" and not metric.labels:
+                self._of(metric.name)
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: Outcome, tenant: str) -> None:
         """An attempt has ended; what was declined is no request."""
         if isinstance(outcome, Failure) and outcome.fault is Fault.DECLINED:
             return
-        self._requests.labels(*self._labels).inc()
+        self._of("sonic_request_total", tenant).inc()
         if isinstance(outcome, Failure):
-            self._errors.labels(*self._labels, outcome.reason).inc()
+            self._of("sonic_error_total", tenant, outcome.reason).inc()
         if isinstance(outcome, Rendered):
-            self._last.labels(*self._labels).set(outcome.seconds)
-            self._renders.labels(*self._labels).observe(outcome.seconds)
+            self._rendered(outcome, tenant)
 
-    def worker_restarted(self) -> None:
-        self._restarts.labels(*self._labels).inc()
+    def _rendered(self, outcome: Rendered, tenant: str) -> None:
+        video_s = jobs_pb2.RenderReport.FromString(outcome.report).video_seconds
+        self._of("sonic_inference_duration_seconds", tenant).set(outcome.seconds)
+        self._of("sonic_render_seconds", tenant).observe(outcome.seconds)
+        if video_s and outcome.seconds:
+            self._of("sonic_render_seconds_per_video_second", tenant).observe(outcome.seconds / video_s)
+            self._of("sonic_realtime_factor", tenant).set(video_s / outcome.seconds)
+
+    def queued(self, seconds: float, tenant: str) -> None:
+        self._of("sonic_queue_seconds", tenant).observe(seconds)
+
+    def fetched(self, count: int, tenant: str) -> None:
+        self._of("sonic_fetched_bytes_total", tenant).inc(count)
+
+    def worker_restarted(self, reason: str) -> None:
+        self._of("sonic_worker_restarts_total", reason).inc()
+
+    def workers(self, memory_bytes: Mapping[int, int]) -> None:
+        """Resident memory by slot."""
+        self._metrics["sonic_worker_memory_bytes"].clear()
+        for slot, count in memory_bytes.items():
+            self._of("sonic_worker_memory_bytes", str(slot)).set(count)
 
     def reconnected(self) -> None:
-        self._reconnects.labels(*self._labels).inc()
+        self._of("sonic_session_reconnects_total").inc()
+
+    def clock_offset(self, seconds: float) -> None:
+        self._of("sonic_clock_offset_seconds").set(seconds)
 
     def outbox(self, results: int) -> None:
-        self._outbox.labels(*self._labels).set(results)
+        self._of("sonic_outbox_results").set(results)
 
-    def slots(self, by_state: dict[str, int]) -> None:
+    def slots(self, by_state: Mapping[str, int]) -> None:
         """How many slots are in each state."""
         for state, count in by_state.items():
-            self._slots.labels(*self._labels, state).set(count)
+            self._of("sonic_slots", state).set(count)
 
-    def health(self, health: nodes_pb2.NodeHealth) -> None:
-        for gpu in health.gpus:
-            self._utilization.labels(*self._labels, gpu.uuid).set(gpu.utilization_percent)
+    def probes(self, up: Mapping[str, bool]) -> None:
+        for probe, works in up.items():
+            self._of("sonic_probe_up", probe).set(works)
 
-    @property
-    def _labels(self) -> tuple[str, str, str]:
-        return (*self._place, self._model_version)
+    def health(self, health: nodes_pb2.NodeHealth, gpus: Sequence[nodes_pb2.GpuInfo]) -> None:
+        """The box and its accelerators; one that is gone has no series any more."""
+        self._of("sonic_cpu_percent").set(health.cpu_percent)
+        self._of("sonic_memory_available_bytes").set(health.memory_available_bytes)
+        self._of("sonic_disk_free_bytes").set(health.disk_free_bytes)
+        for metric in METRICS:
+            if metric.kind == "gauge" and metric.labels[:2] == GPU:
+                self._metrics[metric.name].clear()
+        known = {gpu.uuid: gpu for gpu in gpus}
+        for measured in health.gpus:
+            self._gpu(measured, known.get(measured.uuid, nodes_pb2.GpuInfo(uuid=measured.uuid)))
+
+    def _gpu(self, measured: nodes_pb2.GpuHealth, info: nodes_pb2.GpuInfo) -> None:
+        gpu = (str(info.index), info.uuid)
+        about = (info.name, info.vendor, info.driver_version, info.cuda_version)
+        self._of("sonic_gpu_info", *gpu, *about).set(1)
+        self._of("sonic_gpu_utilization", *gpu).set(measured.utilization_percent)
+        self._of("sonic_gpu_memory_used_bytes", *gpu).set(measured.memory_used_bytes)
+        if info.memory_bytes:
+            self._of("sonic_gpu_memory_total_bytes", *gpu).set(info.memory_bytes)
+        if measured.temperature_celsius:
+            self._of("sonic_gpu_temperature_celsius", *gpu).set(measured.temperature_celsius)
+        for name, field in (
+            ("sonic_gpu_power_watts", "power_watts"),
+            ("sonic_gpu_clock_hertz", "clock_hertz"),
+            ("sonic_gpu_pcie_generation", "pcie_generation"),
+            ("sonic_gpu_pcie_lanes", "pcie_width"),
+        ):
+            if measured.HasField(field):  # type: ignore[arg-type]
+                self._of(name, *gpu).set(getattr(measured, field))
+        for kind in ("corrected", "uncorrected"):
+            if measured.HasField(f"ecc_{kind}_errors"):  # type: ignore[arg-type]
+                self._of("sonic_gpu_ecc_errors", *gpu, kind).set(getattr(measured, f"ecc_{kind}_errors"))
+        for reason in measured.throttle_reasons:
+            self._of("sonic_gpu_throttled", *gpu, reason).set(1)
+        for code, count in measured.xid_events.items():
+            self._grown("sonic_gpu_xid_total", count, *gpu, str(code))
+
+    def _grown(self, name: str, count: float, *labels: str) -> None:
+        """A counter that somebody else keeps has this value now."""
+        before = self._counted.get((name, *labels), 0.0)
+        self._counted[name, *labels] = count
+        self._of(name, *labels).inc(max(count - before, 0))
+
+    def _of(self, name: str, *labels: str) -> Any:
+        return self._metrics[name].labels(*self._place, self._model_version, *labels)

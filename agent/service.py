@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from agent.core.sessions import SessionState
 from agent.errands import Errands
 from agent.folders import Folders, claimed
 from agent.inputs import InputCorrupt, Inputs
-from agent.metrics import NO_MODEL, Metrics
+from agent.metrics import NO_MODEL, NO_TENANT, Metrics
 from agent.notify import Notifier
 from agent.outbox import Outbox
 from agent.probes import hardware
@@ -75,6 +76,8 @@ class Agent:
         self._health = nodes_pb2.NodeHealth()
         self._gpus: list[nodes_pb2.GpuInfo] = []
         self._calls = 0
+        self._tenants: dict[Ref, str] = {}  # who owns what is under way
+        self._ends: dict[int, str] = {}  # slot -> why its last worker ended
 
     def not_ready(self) -> str:
         """Why no job can be taken now; empty when one can."""
@@ -108,6 +111,8 @@ class Agent:
         while True:
             event = await self._events.get()
             wanted = self._node.handle(event, time.monotonic())
+            if isinstance(event, events.WorkerExited):
+                self._ends[event.slot] = event.cause.name.lower()
             if isinstance(event, events.WorkerLoaded):
                 self.metrics.model(self._node.model_version or NO_MODEL)
             for one in wanted:
@@ -144,7 +149,8 @@ class Agent:
     async def _measure(self) -> None:
         while True:
             self._health = await asyncio.to_thread(self._box.measure)
-            self.metrics.health(self._health)
+            self.metrics.health(self._health, self._gpus)
+            self.metrics.probes(self._box.works)
             await asyncio.sleep(MEASURE_INTERVAL_S)
 
     def _observe(self) -> None:
@@ -153,6 +159,8 @@ class Agent:
         counts = Counter(view.state.name.lower() for view in views)
         self.metrics.slots({state.name.lower(): counts[state.name.lower()] for state in wants.SlotState})
         self.metrics.outbox(len(self._node.deliveries))
+        self.metrics.workers(self._workers.memory_bytes())
+        self.metrics.clock_offset(self._session.clock_offset_s)
         self._notifier.alive(time.monotonic())
         self._notifier.status(self.not_ready() or "ready")
         if counts["ready"] or counts["busy"]:
@@ -226,7 +234,7 @@ class Agent:
 
     def _start_worker(self, worker: WorkerId) -> None:
         if worker.generation > 1:
-            self.metrics.worker_restarted()
+            self.metrics.worker_restarted(self._ends.get(worker.slot, "unknown"))
         self._errands.begin("live", str(worker), self._workers.live(worker))
 
     def _render_command(self, work: Work) -> worker_pb2.WorkerCommand:
@@ -246,11 +254,13 @@ class Agent:
 
     async def _fetch(self, work: Work) -> None:
         assignment = pb.Assignment.FromString(work.assignment)
+        self._tenants[work.ref] = assignment.tenant
+        self.metrics.queued(assignment.queued_seconds, assignment.tenant)
         scratch = self._folders.scratch(work.ref)
         try:
             await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
             for name, artifact in (("portrait", assignment.portrait), ("voice", assignment.voice)):
-                await self._bring(work.ref, artifact, scratch / name)
+                await self._bring(work.ref, assignment.tenant, artifact, scratch / name)
         except InputCorrupt as error:
             self._post(events.InputsFailed(work.ref, Failure(Fault.TRANSFER, "INPUT_CORRUPT", str(error))))
         except (HubError, OSError) as error:
@@ -259,16 +269,22 @@ class Agent:
         else:
             self._post(events.InputsReady(work.ref))
 
-    async def _bring(self, ref: Ref, artifact: artifacts_pb2.Artifact, at: Path) -> None:
+    async def _bring(self, ref: Ref, tenant: str, artifact: artifacts_pb2.Artifact, at: Path) -> None:
         download = transfers.download(self._hub, self._config.node_id, ref, artifact)
-        await self._inputs.place(artifact, download, at)
+
+        async def counted(offset_bytes: int) -> AsyncIterator[bytes]:
+            async for chunk in download(offset_bytes):
+                self.metrics.fetched(len(chunk), tenant)
+                yield chunk
+
+        await self._inputs.place(artifact, counted, at)
 
     def _store(self, one: wants.StoreResult) -> None:
         failed = isinstance(one.outcome, Failure)
         detail = {"reason": one.outcome.reason, "why": one.outcome.message} if isinstance(one.outcome, Failure) else {}
         level = logging.WARNING if failed else logging.INFO
         _log.log(level, "attempt ended", extra={"ref": str(one.ref), "how": type(one.outcome).__name__, **detail})
-        self.metrics.ended(one.outcome)
+        self.metrics.ended(one.outcome, self._tenants.pop(one.ref, NO_TENANT))
         self._errands.cancel("upload", one.ref)
         self._errands.begin("store", one.ref, self._keep(one))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -48,6 +49,7 @@ class Session:
         self._post = post
         self._outgoing: asyncio.Queue[pb.SessionRequest | None] = asyncio.Queue()
         self.max_chunk_bytes = DEFAULT_CHUNK_BYTES
+        self.clock_offset_s = 0.0  # of this box against the hub, positive when ahead; half a round trip is its error
 
     def send(self, message: pb.SessionRequest) -> None:
         """Say something in the session that stands; what a cut swallows is said again after it, if it matters."""
@@ -89,6 +91,8 @@ class Session:
 
     def _welcomed(self, welcome: pb.Welcome) -> None:
         _log.info("session opened", extra={"session_id": welcome.session_id})
+        if welcome.HasField("server_time"):
+            self.clock_offset_s = time.time() - welcome.server_time.ToNanoseconds() / 1e9
         self.max_chunk_bytes = min(welcome.max_upload_chunk_bytes or DEFAULT_CHUNK_BYTES, DEFAULT_CHUNK_BYTES)
         interval_s = welcome.heartbeat_interval_seconds or DEFAULT_HEARTBEAT_S
         self._post(events.Welcomed(interval_s, welcome.lease_seconds or DEFAULT_LEASE_S))

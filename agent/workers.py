@@ -67,6 +67,11 @@ class Workers:
         cause, detail = _verdict(process.returncode or 0, memory.oom_kills() > kills_before)
         self._exited(worker, cause, detail, last_words)
 
+    def memory_bytes(self) -> dict[int, int]:
+        """Resident memory of the processes by slot."""
+        held = {worker.slot: memory.resident_bytes(process.pid) for worker, process in self._processes.items()}
+        return {slot: count for slot, count in held.items() if count}
+
     def send(self, worker: WorkerId, command: worker_pb2.WorkerCommand) -> None:
         """Say something to a worker; one that is gone does not hear it."""
         process = self._processes.get(worker)

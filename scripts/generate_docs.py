@@ -1,4 +1,4 @@
-"""Generate docs/parameters.md and docs/errors.md from the code. `--check` only says whether they are up to date."""
+"""Generate the pages of docs/ that follow from the code. `--check` only says whether they are up to date."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import sys
 from pathlib import Path
 
+from agent.metrics import METRICS as METRICS_OF_AN_AGENT
+from agent.metrics import Metric
 from hub import exceptions as refusals
 from sonic.parameters import SPECS, Spec
 from sonic.v1 import jobs_pb2
@@ -55,6 +57,29 @@ and the fields concerned. Bad input is final at once. Other faults are tried aga
 """
 
 
+METRICS = """# Metrics
+
+## Of a node
+
+Every agent serves these at `http://HOST:8091/metrics` (`http_listen`), in the classic text format or as OpenMetrics, by
+what the scraper accepts. Every series carries `region`, `node_id` and `model_version`. Series of jobs carry the
+`tenant` that owns the job, series of accelerators the `gpu`'s index and its `uuid`. No label holds the id of a job, so
+the number of series is bounded by the tenants, the reasons and the hardware.
+
+| metric | type | unit | labels | what it says |
+|---|---|---|---|---|
+{rows}
+
+Accelerators are read through NVML, and through sysfs for AMD (amdgpu), Intel (i915, xe) and Jetson. What one does not
+offer has no series; `sonic_probe_up` says when a source has stopped working.
+"""
+
+
+def metric_row(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.help} |"
+
+
 def number(value: float | bool | None) -> str:
     if value is None:
         return ""
@@ -94,6 +119,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "parameters.md": PARAMETERS.format(rows="\n".join(map(parameter_row, SPECS))),
         DOCS / "errors.md": ERRORS.format(refusals="\n".join(refused), failures="\n".join(failed)),
+        DOCS / "metrics.md": METRICS.format(rows="\n".join(map(metric_row, METRICS_OF_AN_AGENT))),
     }
 
 

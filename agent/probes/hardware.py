@@ -26,6 +26,11 @@ class Hardware:
         self._probes = probes
         self._failing: dict[str, str] = {}  # name -> why
 
+    @property
+    def works(self) -> dict[str, bool]:
+        """Whether each probe worked when it was asked last."""
+        return {name: name not in self._failing for name in ("host", *(probe.name for probe in self._probes))}
+
     def inventory(self) -> list[nodes_pb2.GpuInfo]:
         found: list[nodes_pb2.GpuInfo] = []
         for probe in self._probes:

@@ -291,4 +291,5 @@ def _assignment(connection: sa.Connection, write: instructions.Assign) -> fleet_
         portrait=artifact(spec.portrait_sha256),
         voice=artifact(spec.voice_sha256),
         slot=write.slot,
+        queued_seconds=max(row.assigned_at_s - row.submitted_at_s, 0.0),
     )

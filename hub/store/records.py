@@ -132,7 +132,7 @@ def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> lis
 
 def attempt(connection: sa.Connection, job_id: str, number: int, node_id: str) -> sa.Row[Any] | None:
     """The attempt with its job's tenant and spec, if it was given to that node."""
-    query = sa.select(attempts, jobs.c.tenant, jobs.c.spec, jobs.c.state).join(jobs).where(
+    query = sa.select(attempts, jobs.c.tenant, jobs.c.spec, jobs.c.state, jobs.c.submitted_at_s).join(jobs).where(
         attempts.c.job_id == job_id, attempts.c.attempt == number, attempts.c.node_id == node_id
     )  # fmt: skip
     return connection.execute(query).one_or_none()

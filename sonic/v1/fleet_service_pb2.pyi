@@ -274,8 +274,11 @@ class Assignment(_message.Message):
     PORTRAIT_FIELD_NUMBER: _builtins.int
     VOICE_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
+    QUEUED_SECONDS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     slot: _builtins.int
+    queued_seconds: _builtins.float
+    """from submission to this assignment"""
     @_builtins.property
     def ref(self) -> _jobs_pb2.AttemptRef: ...
     @_builtins.property
@@ -295,10 +298,11 @@ class Assignment(_message.Message):
         portrait: _artifacts_pb2.Artifact | None = ...,
         voice: _artifacts_pb2.Artifact | None = ...,
         slot: _builtins.int = ...,
+        queued_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["portrait", b"portrait", "ref", b"ref", "spec", b"spec", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["portrait", b"portrait", "ref", b"ref", "slot", b"slot", "spec", b"spec", "tenant", b"tenant", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["portrait", b"portrait", "queued_seconds", b"queued_seconds", "ref", b"ref", "slot", b"slot", "spec", b"spec", "tenant", b"tenant", "voice", b"voice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,7 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
             assignment=pb.Assignment(
                 ref=jobs_pb2.AttemptRef(job_id=job_id, attempt=attempt),
                 slot=slot,
+                tenant="acme",
                 spec=jobs_pb2.JobSpec(engine="warp"),
                 portrait=artifacts_pb2.Artifact(sha256=sha256(portrait), size_bytes=len(portrait)),
                 voice=artifacts_pb2.Artifact(sha256=sha256(voice), size_bytes=len(voice)),

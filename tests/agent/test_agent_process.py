@@ -333,12 +333,20 @@ async def test_http_tells_health_readiness_and_numbers(hub: ScriptedHub, start: 
             hub.assign(job, voice)
             await hub.result(job)
         text = await (await http.get("/metrics")).text()
+        openmetrics = await http.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+        assert openmetrics.content_type == "application/openmetrics-text"
+        assert (await openmetrics.text()).endswith("# EOF\n")
     place = 'model_version="double",node_id="box",region="here"'
-    labels_of_error = 'model_version="double",node_id="box",reason="NO_FACE",region="here"'
-    assert f"sonic_request_total{{{place}}} 2.0" in text
+    job = f'{place},tenant="acme"'
+    labels_of_error = 'model_version="double",node_id="box",reason="NO_FACE",region="here",tenant="acme"'
+    assert f"sonic_request_total{{{job}}} 2.0" in text
     assert f"sonic_error_total{{{labels_of_error}}} 1.0" in text
-    assert f"sonic_inference_duration_seconds{{{place}}}" in text
-    assert f"sonic_render_seconds_count{{{place}}} 1.0" in text
+    assert f"sonic_inference_duration_seconds{{{job}}}" in text
+    assert f"sonic_render_seconds_count{{{job}}} 1.0" in text
+    assert f"sonic_queue_seconds_count{{{job}}} 2.0" in text
+    assert f"sonic_session_reconnects_total{{{place}}} 0.0" in text
+    assert f'sonic_worker_memory_bytes{{{place},slot="0"}}' in text
+    assert 'sonic_probe_up{model_version="double",node_id="box",probe="host",region="here"} 1.0' in text
 
 
 async def test_systemd_is_told_of_readiness_life_and_stopping(hub: ScriptedHub, start: Start, tmp_path: Path):
