@@ -115,6 +115,7 @@ class Agent:
                 self._ends[event.slot] = event.cause.name.lower()
             if isinstance(event, events.WorkerLoaded):
                 self.metrics.model(self._node.model_version or NO_MODEL)
+                self._tell_health()
             for one in wanted:
                 if isinstance(one, wants.Exit):
                     return
@@ -149,9 +150,12 @@ class Agent:
     async def _measure(self) -> None:
         while True:
             self._health = await asyncio.to_thread(self._box.measure)
-            self.metrics.health(self._health, self._gpus)
-            self.metrics.probes(self._box.works)
+            self._tell_health()
             await asyncio.sleep(MEASURE_INTERVAL_S)
+
+    def _tell_health(self) -> None:
+        self.metrics.health(self._health, self._gpus)
+        self.metrics.probes(self._box.works)
 
     def _observe(self) -> None:
         """Tell the metrics and systemd how things are."""
