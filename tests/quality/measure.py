@@ -109,7 +109,7 @@ def _closed_at_bilabials(opening: NDArray[np.float64], phones: list[Phone], offs
 def _closed_in_pauses(opening: NDArray[np.float64], phones: list[Phone], duration_s: float) -> float:
     silence = curves(phones, duration_s)[:, 6]
     frame = np.minimum(((np.arange(len(opening)) + 0.5) / FPS * 100).astype(int), len(silence) - 1)
-    quiet = np.array([silence[max(i - 6, 0) : i + 7].min() > 0.9 for i in frame])
+    quiet = np.array([silence[max(i - 10, 0) : i + 11].min() > 0.9 for i in frame])  # pauses of 0.2 seconds and more
     return float((opening[quiet] < _closed_below(opening)).mean()) if quiet.any() else 1.0
 
 

@@ -70,7 +70,7 @@ def test_it_loads_probes_and_renders(worker: Worker, samples: Samples, tmp_path:
 
 
 def test_bad_input_is_an_answer_not_a_crash(worker: Worker, samples: Samples, tmp_path: Path) -> None:
-    bad = Samples(samples.voice, samples.voice)
+    bad = Samples(samples.voice, samples.voice, samples.voice)
     worker.say(render=command(bad, tmp_path / "out.mp4"))
     failure = worker.hear("rendered", "failed").failed.failure
     assert (failure.fault, failure.reason) == (jobs_pb2.FAULT_KIND_BAD_INPUT, "PORTRAIT_UNREADABLE")

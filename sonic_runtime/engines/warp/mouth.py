@@ -25,7 +25,7 @@ _OVAL = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
     150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
-_WIDEST = 0.20  # opening at 1, in distances between the outer corners of the eyes
+_WIDEST = 0.22  # opening at 1, in distances between the outer corners of the eyes
 _RAISED = 0.17  # the upper lip's part of it
 _JAW_SHARE = 0.9  # of the lower lip's way that the jaw makes
 _MEET = 0.42  # where parted lips meet when they close, between the upper and the lower one
