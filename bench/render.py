@@ -8,6 +8,7 @@ resolution, and medians are compared. Peak memory is that of a fresh process for
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -105,11 +106,14 @@ def peak_mb(samples: Samples, folder: Path, seconds: float) -> float:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = status
-    if status:
+    peak_kb = 0
+    while child.poll() is None:
+        with contextlib.suppress(OSError, IndexError):
+            peak_kb = int(Path(f"/proc/{child.pid}/status").read_text().split("VmHWM:")[1].split()[0])
+        time.sleep(0.02)
+    if child.returncode:
         raise SystemExit(f"the render of {seconds:g} s failed")
-    return usage.ru_maxrss / 1024
+    return peak_kb / 1024
 
 
 def measure(folder: Path, seconds: float, rounds: int) -> dict[str, object]:
@@ -140,7 +144,7 @@ def measure(folder: Path, seconds: float, rounds: int) -> dict[str, object]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seconds", type=float, default=10.0, help="of speech in each render (default: 10)")
+    options.add_argument("--seconds", type=float, default=20.0, help="of speech in each render (default: 20)")
     options.add_argument("--rounds", type=int, default=3, help="rounds at each resolution (default: 3)")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -44,9 +44,14 @@ class Portrait:
 class Voice:
     """A recording as the engines hear it."""
 
-    samples: NDArray[np.float32]  # [n], mono, SPEECH_RATE_HZ, -1 to 1
     duration_s: float  # of the original recording, by its own samples
     path: Path  # of the original recording
+    blocks: Callable[[], Iterator[NDArray[np.float32]]]  # decodes it anew: parts [n], mono, SPEECH_RATE_HZ, -1 to 1
+
+    @property
+    def samples(self) -> NDArray[np.float32]:
+        """All of it, [n]: 64 kB a second."""
+        return np.concatenate(list(self.blocks()))
 
 
 @dataclass(frozen=True)

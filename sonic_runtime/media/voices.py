@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,7 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from numpy.typing import NDArray
 
 from sonic_runtime import errors
 from sonic_runtime.engines.base import SPEECH_RATE_HZ, Voice
@@ -25,20 +27,23 @@ _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 
 
 def load(path: Path, max_duration_s: float = MAX_DURATION_S) -> Voice:
-    """Decode a recording. Raises errors.BadVoice: VoiceUnreadable, VoiceTooLong, VoiceTooShort."""
-    resampler = AudioResampler(format="flt", layout="mono", rate=SPEECH_RATE_HZ)
-    parts: list[AudioFrame] = []
+    """Decode a recording to its end. Raises errors.BadVoice: VoiceUnreadable, VoiceTooLong, VoiceTooShort."""
     duration_s = Fraction(0)
     for frame in frames(path):
         duration_s += Fraction(frame.samples, frame.sample_rate)
         if duration_s > max_duration_s:
             raise errors.VoiceTooLong(f"more than {max_duration_s:g} seconds; split it, or raise the limit")
-        parts += resampler.resample(frame)
     if duration_s < MIN_DURATION_S:
         raise errors.VoiceTooShort(f"{float(duration_s):.3f} seconds, at least {MIN_DURATION_S} are needed")
-    parts += resampler.resample(None)
-    samples = np.concatenate([part.to_ndarray().reshape(-1) for part in parts]).astype(np.float32)
-    return Voice(np.nan_to_num(np.clip(samples, -1, 1)), float(duration_s), path)
+    return Voice(float(duration_s), path, lambda: speech(path))
+
+
+def speech(path: Path) -> Iterator[NDArray[np.float32]]:
+    """The recording in parts, float32 [n], mono, SPEECH_RATE_HZ, -1 to 1. Raises errors.VoiceUnreadable."""
+    resampler = AudioResampler(format="flt", layout="mono", rate=SPEECH_RATE_HZ)
+    for frame in itertools.chain(frames(path), [None]):  # None lets go what the resampler still holds
+        for part in resampler.resample(frame):
+            yield np.nan_to_num(np.clip(part.to_ndarray().reshape(-1), -1, 1)).astype(np.float32)
 
 
 def frames(path: Path) -> Iterator[AudioFrame]:

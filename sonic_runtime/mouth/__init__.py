@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ WEIGHTS = Path(__file__).with_name("mouth.onnx")
 REACH_FRAMES = 32  # how far the network looks to either side
 LOOK_AHEAD_S = (spectrum.LEVEL_AHEAD + REACH_FRAMES) / CURVE_RATE_HZ
 NAMES = ("aperture", "spread", "rounding", "closure", "labiodental", "tongue", "silence")
-_CHUNK_FRAMES = 3000  # at a time, so that memory stays flat
+_CHUNK_FRAMES = 1000  # at a time, so that memory stays flat
 
 
 class MouthModel:
@@ -29,11 +30,17 @@ class MouthModel:
 
     def curves(self, samples: NDArray[np.float32]) -> MouthCurves:
         """Curves for float32 [n] at 16 kHz; ceil(n / 160) values each."""
-        mel = spectrum.normalised(spectrum.log_mel(samples))
+        return self.curves_of([samples])
+
+    def curves_of(self, parts: Iterable[NDArray[np.float32]]) -> MouthCurves:
+        """The same for a sound that comes in parts, of which only a few are held at a time."""
+        mel = spectrum.log_mel_of(parts)
+        level = spectrum.levels(mel)
         out = np.empty((len(mel), len(NAMES)), np.float32)
         for start in range(0, len(mel), _CHUNK_FRAMES):
             stop = min(start + _CHUNK_FRAMES, len(mel))
             before, after = max(start - REACH_FRAMES, 0), min(stop + REACH_FRAMES, len(mel))
-            (found,) = self._session.run(None, {"mel": mel[None, before:after]})
+            heard = spectrum.normalised(mel[before:after], level[before:after])
+            (found,) = self._session.run(None, {"mel": heard[None]})
             out[start:stop] = found[0, start - before : stop - before]
         return MouthCurves(**{name: np.ascontiguousarray(out[:, number]) for number, name in enumerate(NAMES)})

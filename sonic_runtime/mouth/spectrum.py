@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ WINDOW = SPEECH_RATE_HZ * 25 // 1000
 HOP = SPEECH_RATE_HZ // CURVE_RATE_HZ
 _FFT = 512
 _LOW_HZ, _HIGH_HZ = 60.0, 7600.0
-_CHUNK = 3000  # frames at a time, so that memory stays flat
+_CHUNK = 1000  # frames at a time, so that memory stays flat
 FLOOR = 1e-10
 LEVEL_PAST, LEVEL_AHEAD = 300, 100  # frames that tell how loud the voice is
 LEVEL_FLOOR = -11.0  # mean log power of a voice at about -60 dB; what is softer is not made louder
@@ -24,30 +26,47 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Frame i is centred on sample 160 * i + 80.
     """
-    count = -(-len(samples) // HOP)
-    padded = np.pad(samples, ((WINDOW - HOP) // 2, WINDOW))
+    return log_mel_of([samples])
+
+
+def log_mel_of(parts: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The same for a sound that comes in parts, of which only a few are held at a time."""
+    found: list[NDArray[np.float32]] = [np.empty((0, BANDS), np.float32)]
+    count = held = 0
+    waiting = [np.zeros((WINDOW - HOP) // 2, np.float32)]
+    for part in parts:
+        waiting.append(part)
+        count, held = count + len(part), held + len(part)
+        if held >= _CHUNK * HOP:
+            waiting = [_take(np.concatenate(waiting), found)]
+            held = 0
+    frames = -(-count // HOP)
+    _take(np.concatenate([*waiting, np.zeros(WINDOW, np.float32)]), found)
+    return np.concatenate(found)[:frames]
+
+
+def _take(samples: NDArray[np.float32], found: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Every whole frame of the samples, added to those found; returns the samples that later frames need."""
     window, filters = np.hanning(WINDOW).astype(np.float32), _filters()
-    out = np.empty((count, BANDS), np.float32)
+    count = max((len(samples) - WINDOW) // HOP + 1, 0)
     for start in range(0, count, _CHUNK):
-        stop = min(start + _CHUNK, count)
-        at = np.arange(start, stop)[:, None] * HOP + np.arange(WINDOW)
-        power = np.abs(np.fft.rfft(padded[at] * window, _FFT)) ** 2
-        out[start:stop] = np.log(power @ filters + FLOOR)
-    return out
+        at = np.arange(start, min(start + _CHUNK, count))[:, None] * HOP + np.arange(WINDOW)
+        power = np.abs(np.fft.rfft(samples[at] * window, _FFT)) ** 2
+        found.append(np.log(power @ filters + FLOOR).astype(np.float32))
+    return samples[count * HOP :]
 
 
-def normalised(mel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-mel frames against the voice's recent level, about -2.5 to 1: the same for soft and loud recordings."""
-    loudness = mel.mean(axis=1)
-    level = np.maximum(_running_max(loudness), LEVEL_FLOOR)
+def levels(mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How loud the voice is around each frame, [n]: the loudest from LEVEL_PAST before to LEVEL_AHEAD after it."""
+    loudness = np.pad(mel.mean(axis=1), (LEVEL_PAST, LEVEL_AHEAD), constant_values=np.float32(np.log(FLOOR)))
+    loudest: NDArray[np.float32] = sliding_window_view(loudness, LEVEL_PAST + LEVEL_AHEAD + 1).max(axis=1)
+    return np.maximum(loudest, np.float32(LEVEL_FLOOR))
+
+
+def normalised(mel: NDArray[np.float32], level: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Log-mel frames against the voice's recent level, -2.5 to 1.5: the same for soft and loud recordings."""
+    level = levels(mel) if level is None else level
     return np.clip((mel - level[:, None]) / 5, -2.5, 1.5).astype(np.float32)
-
-
-def _running_max(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The largest from LEVEL_PAST frames before to LEVEL_AHEAD frames after each."""
-    padded = np.pad(values, (LEVEL_PAST, LEVEL_AHEAD), constant_values=np.float32(np.log(FLOOR)))
-    largest: NDArray[np.float32] = sliding_window_view(padded, LEVEL_PAST + LEVEL_AHEAD + 1).max(axis=1)
-    return largest
 
 
 def _edges_hz() -> NDArray[np.float64]:

@@ -101,3 +101,11 @@ def test_the_future_is_bounded(sentences: list[Utterance]) -> None:
     known = int(at / 160 - mouth.LOOK_AHEAD_S * 100) - 2
     assert known > 50
     assert np.abs(predicted(samples)[:known] - predicted(changed)[:known]).max() < 1e-4
+
+
+def test_a_sound_in_parts_is_heard_as_one(sentences: list[Utterance]) -> None:
+    samples = np.concatenate([sentence.samples for sentence in sentences])
+    whole = MODEL.curves(samples).aperture
+    for size in (333, 16_000, len(samples)):
+        parts = (samples[start : start + size] for start in range(0, len(samples), size))
+        assert np.abs(MODEL.curves_of(parts).aperture - whole).max() < 1e-4

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,13 +27,14 @@ class WarpEngine:
 
     def __init__(self) -> None:
         self._model = MouthModel()
+        cv2.setNumThreads(max((os.cpu_count() or 2) // 2, 1))  # the encoder works on the other cores
 
     def prepare(self, portrait: Portrait, voice: Voice, parameters: RenderParameters) -> WarpTake:
         """Hear the voice, plan the motion, and compute what does not change from frame to frame."""
         framed = framing.frame(portrait, parameters)
         height, width = framed.rgb.shape[:2]
         shape = Shape(width, height, parameters.fps, frame_count(voice.duration_s, parameters.fps))
-        plan = motion.plan(self._model.curves(voice.samples), shape.frame_count, parameters)
+        plan = motion.plan(self._model.curves_of(voice.blocks()), shape.frame_count, parameters)
         cautions = list(framed.cautions)
         if parameters.inference_steps != _DEFAULT_STEPS:
             message = f"inference_steps {parameters.inference_steps} is ignored: the warp engine has no denoising steps"

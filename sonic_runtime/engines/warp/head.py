@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sonic_runtime.engines.warp.grid import Field, Grid
 from sonic_runtime.faces import topology
 
-_WHOLE, _REACH = 1.05, 1.8  # all of the motion within, none beyond; 1 is the rim of the face
+_WHOLE, _REACH = 1.0, 1.65  # all of the motion within, none beyond; 1 is the rim of the face
 _BROWS = ((70, 63, 105, 66, 107), (300, 293, 334, 296, 336))
 
 
