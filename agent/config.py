@@ -13,7 +13,7 @@ import platformdirs
 
 from agent.core.terms import Terms
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -45,6 +45,8 @@ class AgentConfig:
     cancel_grace_s: float = 5.0  # time for a cancelled worker to stop before it is killed
     drain_timeout_s: float = 300.0  # time for what runs when the agent is told to stop; then it is handed back
     flush_timeout_s: float = 10.0  # time to report results while stopping without a hub
+    metric_spool_max_bytes: int = 64 * MIB  # room for samples that the hub has not taken
+    metric_spool_max_age_s: float = 86_400.0  # samples older than this are given up
     worker_command: tuple[str, ...] = (sys.executable, "-m", "sonic_runtime.worker")  # program and arguments
 
     def __post_init__(self) -> None:
@@ -54,7 +56,8 @@ class AgentConfig:
             self._check_address(name, getattr(self, name))
         for name in ("slots", "cache_max_bytes", "load_timeout_s", "probe_timeout_s", "silence_timeout_s"):
             self._check_at_least(name, above=True)
-        self._check_at_least("stall_timeout_s", above=True)
+        for name in ("stall_timeout_s", "metric_spool_max_bytes", "metric_spool_max_age_s"):
+            self._check_at_least(name, above=True)
         for name in ("cancel_grace_s", "drain_timeout_s", "flush_timeout_s"):
             self._check_at_least(name, above=False)
         if not self.worker_command:

@@ -3,6 +3,7 @@
 inputs/    portraits and voices, by hash
 scratch/   one folder per attempt that runs; wiped at start
 outbox/    one folder per result that the hub has not acknowledged
+metrics/   samples that the hub has not acknowledged
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Folders:
         self.data_dir = data_dir
         self.inputs = data_dir / "inputs"
         self.outbox = data_dir / "outbox"
+        self.metrics = data_dir / "metrics"
         self._scratch = data_dir / "scratch"
 
     def scratch(self, ref: Ref) -> Path:

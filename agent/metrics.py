@@ -7,13 +7,12 @@ tenant that owns the job, series of accelerators their index and UUID. No label 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from agent.core.attempts import Failure, Fault, Outcome, Rendered
+from sonic.metrics import Metric, register
 from sonic.v1 import jobs_pb2, nodes_pb2
 
 COMMON = ("region", "node_id", "model_version")
@@ -22,20 +21,6 @@ NO_MODEL = "none"  # until a worker has loaded one
 NO_TENANT = "none"  # of an attempt whose owner was forgotten in a restart
 _SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 _RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 50)
-_KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric; `labels` are those beside COMMON."""
-
-    name: str
-    kind: str
-    unit: str
-    labels: tuple[str, ...]
-    help: str
-    buckets: tuple[float, ...] = ()
-
 
 METRICS = (
     Metric("sonic_request_total", "counter", "attempts", JOB, "Attempts that ended here."),
@@ -53,6 +38,16 @@ METRICS = (
     Metric("sonic_realtime_factor", "gauge", "ratio", JOB, "Seconds of video per second of work, of the last render."),
     Metric("sonic_queue_seconds", "histogram", "seconds", JOB, "From submission to this attempt.", _SECONDS),
     Metric("sonic_fetched_bytes_total", "counter", "bytes", JOB, "Portraits and voices fetched from the hub."),
+    Metric("sonic_node_request_total", "counter", "attempts", (), "Attempts that ended here, of all tenants."),
+    Metric("sonic_node_error_total", "counter", "attempts", ("reason",), "Attempts that failed here, of all tenants."),
+    Metric(
+        "sonic_node_render_seconds_per_video_second",
+        "histogram",
+        "ratio",
+        (),
+        "Seconds of work for a second of video, of every render of all tenants.",
+        _RATIOS,
+    ),
     Metric("sonic_gpu_utilization", "gauge", "percent", GPU, "Share of the time in which the GPU worked."),
     Metric("sonic_gpu_memory_used_bytes", "gauge", "bytes", GPU, "Memory in use on the GPU, by anybody."),
     Metric("sonic_gpu_memory_total_bytes", "gauge", "bytes", GPU, "Memory of the GPU."),
@@ -97,6 +92,15 @@ METRICS = (
     ),
     Metric("sonic_worker_memory_bytes", "gauge", "bytes", ("slot",), "Resident memory of a slot's worker."),
     Metric("sonic_outbox_results", "gauge", "results", (), "Results that the hub has not acknowledged."),
+    Metric("sonic_metric_spool_bytes", "gauge", "bytes", (), "Samples on disk that the hub has not acknowledged."),
+    Metric("sonic_metric_spool_limit_bytes", "gauge", "bytes", (), "The most that the spool of samples may take."),
+    Metric(
+        "sonic_metric_samples_dropped_total",
+        "counter",
+        "samples",
+        ("reason",),
+        "Samples given up before the hub had them: spool_full, too_old or disk.",
+    ),
     Metric("sonic_session_reconnects_total", "counter", "calls", (), "Calls to the hub after the first."),
     Metric("sonic_clock_offset_seconds", "gauge", "seconds", (), "The box's clock against the hub's; positive: ahead."),
 )
@@ -106,17 +110,11 @@ class Metrics:
     """Counts what the agent does."""
 
     def __init__(self, region: str, node_id: str) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._place = (region, node_id)
         self._model_version = NO_MODEL
-        self._metrics = {metric.name: self._made(metric) for metric in METRICS}
+        self._metrics: Mapping[str, Any] = register(METRICS, COMMON, self.registry)
         self._counted: dict[tuple[str, ...], float] = {}  # what was last told of counters that others keep
-
-    def _made(self, metric: Metric) -> Any:
-        more = {"buckets": metric.buckets} if metric.buckets else {}
-        labels = (*COMMON, *metric.labels)
-        return _KINDS[metric.kind](metric.name, metric.help, labels, registry=self.registry, **more)
 
     def model(self, version: str) -> None:
         """Label what comes with this model version; gauges of the one before are gone."""
@@ -134,8 +132,10 @@ class Metrics:
         if isinstance(outcome, Failure) and outcome.fault is Fault.DECLINED:
             return
         self._of("sonic_request_total", tenant).inc()
+        self._of("sonic_node_request_total").inc()
         if isinstance(outcome, Failure):
             self._of("sonic_error_total", tenant, outcome.reason).inc()
+            self._of("sonic_node_error_total", outcome.reason).inc()
         if isinstance(outcome, Rendered):
             self._rendered(outcome, tenant)
 
@@ -145,6 +145,7 @@ class Metrics:
         self._of("sonic_render_seconds", tenant).observe(outcome.seconds)
         if video_s and outcome.seconds:
             self._of("sonic_render_seconds_per_video_second", tenant).observe(outcome.seconds / video_s)
+            self._of("sonic_node_render_seconds_per_video_second").observe(outcome.seconds / video_s)
             self._of("sonic_realtime_factor", tenant).set(video_s / outcome.seconds)
 
     def queued(self, seconds: float, tenant: str) -> None:
@@ -170,6 +171,13 @@ class Metrics:
 
     def outbox(self, results: int) -> None:
         self._of("sonic_outbox_results").set(results)
+
+    def spool(self, size_bytes: int, limit_bytes: int, lost: Mapping[str, int]) -> None:
+        """How much waits on disk, and the samples that were given up since, by reason."""
+        self._of("sonic_metric_spool_bytes").set(size_bytes)
+        self._of("sonic_metric_spool_limit_bytes").set(limit_bytes)
+        for reason, count in lost.items():
+            self._of("sonic_metric_samples_dropped_total", reason).inc(count)
 
     def slots(self, by_state: Mapping[str, int]) -> None:
         """How many slots are in each state."""

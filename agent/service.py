@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -31,6 +32,8 @@ from agent.notify import Notifier
 from agent.outbox import Outbox
 from agent.probes import hardware
 from agent.session import CLOSE_TIMEOUT_S, Session, open_channel
+from agent.spool import Spool
+from agent.telemetry import Telemetry
 from agent.workers import WorkerId, Workers
 from sonic.exceptions import HubError
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, nodes_pb2, worker_pb2
@@ -68,7 +71,10 @@ class Agent:
         self._hub = fleet_service_pb2_grpc.FleetServiceStub(channel)
         self._events: asyncio.Queue[events.Event] = asyncio.Queue()
         self._node = Node(config.terms)
-        self._session = Session(self._hub, self._post)
+        self._telemetry = Telemetry(
+            self.metrics, Spool(folders.metrics, config.metric_spool_max_bytes, config.metric_spool_max_age_s)
+        )
+        self._session = Session(self._hub, self._post, self._telemetry)
         self._workers = Workers(config.worker_command, config.engine, self._post)
         self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub)
         self._outbox = Outbox(folders.outbox)
@@ -104,6 +110,8 @@ class Agent:
             self._errands = Errands(group)
             self._errands.begin("clock", "agent", self._tick())
             self._errands.begin("probes", "agent", self._measure())
+            self._errands.begin("sampling", "agent", self._telemetry.sample_at_intervals())
+            self._errands.begin("samples", "agent", self._telemetry.send_what_waits())
             await self._decide()
             await self._shut_down()
 
@@ -124,7 +132,10 @@ class Agent:
                 self._observe()
 
     async def _shut_down(self) -> None:
-        """The last words to the hub, then the workers, then everything else."""
+        """The last samples and words to the hub, then the workers, then everything else."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._telemetry.flush()
         self._session.close()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):

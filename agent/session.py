@@ -13,6 +13,7 @@ import grpc.aio
 
 from agent import wire
 from agent.core import events
+from agent.telemetry import Telemetry
 from agent.workers import Post
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -44,9 +45,10 @@ def open_channel(target: str) -> grpc.aio.Channel:
 class Session:
     """What is said to the hub, and what it says."""
 
-    def __init__(self, hub: Stub, post: Post) -> None:
+    def __init__(self, hub: Stub, post: Post, telemetry: Telemetry) -> None:
         self._hub = hub
         self._post = post
+        self._telemetry = telemetry
         self._outgoing: asyncio.Queue[pb.SessionRequest | None] = asyncio.Queue()
         self.max_chunk_bytes = DEFAULT_CHUNK_BYTES
         self.clock_offset_s = 0.0  # of this box against the hub, positive when ahead; half a round trip is its error
@@ -96,14 +98,18 @@ class Session:
         self.max_chunk_bytes = min(welcome.max_upload_chunk_bytes or DEFAULT_CHUNK_BYTES, DEFAULT_CHUNK_BYTES)
         interval_s = welcome.heartbeat_interval_seconds or DEFAULT_HEARTBEAT_S
         self._post(events.Welcomed(interval_s, welcome.lease_seconds or DEFAULT_LEASE_S))
+        self._telemetry.opened(welcome, self.send)
 
     async def _talk(self, call: Any) -> None:
         writer = asyncio.create_task(self._write(call), name="session writer")
         try:
             while isinstance(message := await call.read(), pb.SessionResponse):
-                if event := wire.from_hub(message):
+                if message.HasField("samples_ack"):
+                    self._telemetry.acknowledged(list(message.samples_ack.sequences))
+                elif event := wire.from_hub(message):
                     self._post(event)
         finally:
+            self._telemetry.closed()
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)  # the reader has the reason
 

@@ -25,64 +25,65 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sonic.v1 import artifacts_pb2 as sonic_dot_v1_dot_artifacts__pb2
 from sonic.v1 import jobs_pb2 as sonic_dot_v1_dot_jobs__pb2
+from sonic.v1 import metrics_pb2 as sonic_dot_v1_dot_metrics__pb2
 from sonic.v1 import nodes_pb2 as sonic_dot_v1_dot_nodes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csonic/v1/fleet_service.proto\x12\x08sonic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18sonic/v1/artifacts.proto\x1a\x13sonic/v1/jobs.proto\x1a\x14sonic/v1/nodes.proto\"\x96\x02\n\x0eSessionRequest\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.sonic.v1.HelloH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.sonic.v1.HeartbeatH\x00\x12+\n\x07started\x18\x03 \x01(\x0b\x32\x18.sonic.v1.AttemptStartedH\x00\x12-\n\x08progress\x18\x04 \x01(\x0b\x32\x19.sonic.v1.AttemptProgressH\x00\x12)\n\x06result\x18\x05 \x01(\x0b\x32\x17.sonic.v1.AttemptResultH\x00\x12&\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x12.sonic.v1.DrainingH\x00\x42\t\n\x07message\"\x8a\x02\n\x0fSessionResponse\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.sonic.v1.WelcomeH\x00\x12*\n\nassignment\x18\x02 \x01(\x0b\x32\x14.sonic.v1.AssignmentH\x00\x12)\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x17.sonic.v1.CancelAttemptH\x00\x12)\n\nresult_ack\x18\x04 \x01(\x0b\x32\x13.sonic.v1.ResultAckH\x00\x12 \n\x05\x64rain\x18\x05 \x01(\x0b\x32\x0f.sonic.v1.DrainH\x00\x12\"\n\x06resume\x18\x06 \x01(\x0b\x32\x10.sonic.v1.ResumeH\x00\x42\t\n\x07message\"\xe0\x01\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x1f\n\x04gpus\x18\x04 \x03(\x0b\x32\x11.sonic.v1.GpuInfo\x12\x1d\n\x05slots\x18\x05 \x03(\x0b\x32\x0e.sonic.v1.Slot\x12%\n\x07running\x18\x06 \x03(\x0b\x32\x14.sonic.v1.AttemptRef\x12&\n\x08\x66inished\x18\x07 \x03(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\"\xa9\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\"\n\x1aheartbeat_interval_seconds\x18\x02 \x01(\x01\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\x12/\n\x0bserver_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16max_upload_chunk_bytes\x18\x05 \x01(\x03\"\xa5\x01\n\tHeartbeat\x12+\n\x07sent_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05slots\x18\x02 \x03(\x0b\x32\x0e.sonic.v1.Slot\x12&\n\x08\x61ttempts\x18\x03 \x03(\x0b\x32\x14.sonic.v1.AttemptRef\x12$\n\x06health\x18\x04 \x01(\x0b\x32\x14.sonic.v1.NodeHealth\"\xcf\x01\n\nAssignment\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x1f\n\x04spec\x18\x03 \x01(\x0b\x32\x11.sonic.v1.JobSpec\x12$\n\x08portrait\x18\x04 \x01(\x0b\x32\x12.sonic.v1.Artifact\x12!\n\x05voice\x18\x05 \x01(\x0b\x32\x12.sonic.v1.Artifact\x12\x0c\n\x04slot\x18\x06 \x01(\x05\x12\x16\n\x0equeued_seconds\x18\x07 \x01(\x01\"3\n\x0e\x41ttemptStarted\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\"Z\n\x0f\x41ttemptProgress\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12$\n\x08progress\x18\x02 \x01(\x0b\x32\x12.sonic.v1.Progress\"\xb6\x01\n\rAttemptResult\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12(\n\x05video\x18\x02 \x01(\x0b\x32\x17.sonic.v1.RenderedVideoH\x00\x12\'\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.sonic.v1.JobFailureH\x00\x12$\n\x07stopped\x18\x04 \x01(\x0b\x32\x11.sonic.v1.StoppedH\x00\x42\t\n\x07outcome\"Z\n\rRenderedVideo\x12!\n\x05video\x18\x01 \x01(\x0b\x32\x12.sonic.v1.Artifact\x12&\n\x06report\x18\x02 \x01(\x0b\x32\x16.sonic.v1.RenderReport\"\t\n\x07Stopped\"X\n\tResultAck\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12(\n\x07verdict\x18\x02 \x01(\x0e\x32\x17.sonic.v1.ResultVerdict\"B\n\rCancelAttempt\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x07\n\x05\x44rain\"\x08\n\x06Resume\"\x1a\n\x08\x44raining\x12\x0e\n\x06reason\x18\x01 \x01(\t\"{\n\x11\x46\x65tchInputRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12!\n\x03ref\x18\x02 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\"\n\x05range\x18\x04 \x01(\x0b\x32\x13.sonic.v1.ByteRange\"#\n\x12\x46\x65tchInputResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"U\n\x0fGetVideoRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12!\n\x03ref\x18\x02 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"<\n\x10GetVideoResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sonic.v1.ArtifactStatus\"i\n\x0bVideoHeader\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12!\n\x03ref\x18\x02 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12&\n\x06upload\x18\x03 \x01(\x0b\x32\x16.sonic.v1.UploadHeader\"V\n\x12UploadVideoRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x15.sonic.v1.VideoHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"8\n\x13UploadVideoResponse\x12!\n\x05video\x18\x01 \x01(\x0b\x32\x12.sonic.v1.Artifact*\xaa\x01\n\rResultVerdict\x12\x1e\n\x1aRESULT_VERDICT_UNSPECIFIED\x10\x00\x12\x1c\n\x18RESULT_VERDICT_COMMITTED\x10\x01\x12\x1d\n\x19RESULT_VERDICT_SUPERSEDED\x10\x02\x12\x1a\n\x16RESULT_VERDICT_UNKNOWN\x10\x03\x12 \n\x1cRESULT_VERDICT_VIDEO_MISSING\x10\x04\x32\xae\x02\n\x0c\x46leetService\x12\x42\n\x07Session\x12\x18.sonic.v1.SessionRequest\x1a\x19.sonic.v1.SessionResponse(\x01\x30\x01\x12I\n\nFetchInput\x12\x1b.sonic.v1.FetchInputRequest\x1a\x1c.sonic.v1.FetchInputResponse0\x01\x12\x41\n\x08GetVideo\x12\x19.sonic.v1.GetVideoRequest\x1a\x1a.sonic.v1.GetVideoResponse\x12L\n\x0bUploadVideo\x12\x1c.sonic.v1.UploadVideoRequest\x1a\x1d.sonic.v1.UploadVideoResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csonic/v1/fleet_service.proto\x12\x08sonic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18sonic/v1/artifacts.proto\x1a\x13sonic/v1/jobs.proto\x1a\x16sonic/v1/metrics.proto\x1a\x14sonic/v1/nodes.proto\"\xeb\x02\n\x0eSessionRequest\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.sonic.v1.HelloH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.sonic.v1.HeartbeatH\x00\x12+\n\x07started\x18\x03 \x01(\x0b\x32\x18.sonic.v1.AttemptStartedH\x00\x12-\n\x08progress\x18\x04 \x01(\x0b\x32\x19.sonic.v1.AttemptProgressH\x00\x12)\n\x06result\x18\x05 \x01(\x0b\x32\x17.sonic.v1.AttemptResultH\x00\x12&\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x12.sonic.v1.DrainingH\x00\x12-\n\x0cseries_table\x18\x07 \x01(\x0b\x32\x15.sonic.v1.SeriesTableH\x00\x12$\n\x07samples\x18\x08 \x01(\x0b\x32\x11.sonic.v1.SamplesH\x00\x42\t\n\x07message\"\xb7\x02\n\x0fSessionResponse\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.sonic.v1.WelcomeH\x00\x12*\n\nassignment\x18\x02 \x01(\x0b\x32\x14.sonic.v1.AssignmentH\x00\x12)\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x17.sonic.v1.CancelAttemptH\x00\x12)\n\nresult_ack\x18\x04 \x01(\x0b\x32\x13.sonic.v1.ResultAckH\x00\x12 \n\x05\x64rain\x18\x05 \x01(\x0b\x32\x0f.sonic.v1.DrainH\x00\x12\"\n\x06resume\x18\x06 \x01(\x0b\x32\x10.sonic.v1.ResumeH\x00\x12+\n\x0bsamples_ack\x18\x07 \x01(\x0b\x32\x14.sonic.v1.SamplesAckH\x00\x42\t\n\x07message\"\xe0\x01\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x1f\n\x04gpus\x18\x04 \x03(\x0b\x32\x11.sonic.v1.GpuInfo\x12\x1d\n\x05slots\x18\x05 \x03(\x0b\x32\x0e.sonic.v1.Slot\x12%\n\x07running\x18\x06 \x03(\x0b\x32\x14.sonic.v1.AttemptRef\x12&\n\x08\x66inished\x18\x07 \x03(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\"\xe2\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\"\n\x1aheartbeat_interval_seconds\x18\x02 \x01(\x01\x12\x15\n\rlease_seconds\x18\x03 \x01(\x01\x12/\n\x0bserver_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16max_upload_chunk_bytes\x18\x05 \x01(\x03\x12!\n\x19sampling_interval_seconds\x18\x06 \x01(\x01\x12\x14\n\x0clate_samples\x18\x07 \x01(\x08\"\xa5\x01\n\tHeartbeat\x12+\n\x07sent_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05slots\x18\x02 \x03(\x0b\x32\x0e.sonic.v1.Slot\x12&\n\x08\x61ttempts\x18\x03 \x03(\x0b\x32\x14.sonic.v1.AttemptRef\x12$\n\x06health\x18\x04 \x01(\x0b\x32\x14.sonic.v1.NodeHealth\"\xcf\x01\n\nAssignment\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x1f\n\x04spec\x18\x03 \x01(\x0b\x32\x11.sonic.v1.JobSpec\x12$\n\x08portrait\x18\x04 \x01(\x0b\x32\x12.sonic.v1.Artifact\x12!\n\x05voice\x18\x05 \x01(\x0b\x32\x12.sonic.v1.Artifact\x12\x0c\n\x04slot\x18\x06 \x01(\x05\x12\x16\n\x0equeued_seconds\x18\x07 \x01(\x01\"3\n\x0e\x41ttemptStarted\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\"Z\n\x0f\x41ttemptProgress\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12$\n\x08progress\x18\x02 \x01(\x0b\x32\x12.sonic.v1.Progress\"\xb6\x01\n\rAttemptResult\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12(\n\x05video\x18\x02 \x01(\x0b\x32\x17.sonic.v1.RenderedVideoH\x00\x12\'\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.sonic.v1.JobFailureH\x00\x12$\n\x07stopped\x18\x04 \x01(\x0b\x32\x11.sonic.v1.StoppedH\x00\x42\t\n\x07outcome\"Z\n\rRenderedVideo\x12!\n\x05video\x18\x01 \x01(\x0b\x32\x12.sonic.v1.Artifact\x12&\n\x06report\x18\x02 \x01(\x0b\x32\x16.sonic.v1.RenderReport\"\t\n\x07Stopped\"X\n\tResultAck\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12(\n\x07verdict\x18\x02 \x01(\x0e\x32\x17.sonic.v1.ResultVerdict\"B\n\rCancelAttempt\x12!\n\x03ref\x18\x01 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x07\n\x05\x44rain\"\x08\n\x06Resume\"\x1a\n\x08\x44raining\x12\x0e\n\x06reason\x18\x01 \x01(\t\"{\n\x11\x46\x65tchInputRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12!\n\x03ref\x18\x02 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\"\n\x05range\x18\x04 \x01(\x0b\x32\x13.sonic.v1.ByteRange\"#\n\x12\x46\x65tchInputResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"U\n\x0fGetVideoRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12!\n\x03ref\x18\x02 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"<\n\x10GetVideoResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sonic.v1.ArtifactStatus\"i\n\x0bVideoHeader\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12!\n\x03ref\x18\x02 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12&\n\x06upload\x18\x03 \x01(\x0b\x32\x16.sonic.v1.UploadHeader\"V\n\x12UploadVideoRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x15.sonic.v1.VideoHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"8\n\x13UploadVideoResponse\x12!\n\x05video\x18\x01 \x01(\x0b\x32\x12.sonic.v1.Artifact*\xaa\x01\n\rResultVerdict\x12\x1e\n\x1aRESULT_VERDICT_UNSPECIFIED\x10\x00\x12\x1c\n\x18RESULT_VERDICT_COMMITTED\x10\x01\x12\x1d\n\x19RESULT_VERDICT_SUPERSEDED\x10\x02\x12\x1a\n\x16RESULT_VERDICT_UNKNOWN\x10\x03\x12 \n\x1cRESULT_VERDICT_VIDEO_MISSING\x10\x04\x32\xae\x02\n\x0c\x46leetService\x12\x42\n\x07Session\x12\x18.sonic.v1.SessionRequest\x1a\x19.sonic.v1.SessionResponse(\x01\x30\x01\x12I\n\nFetchInput\x12\x1b.sonic.v1.FetchInputRequest\x1a\x1c.sonic.v1.FetchInputResponse0\x01\x12\x41\n\x08GetVideo\x12\x19.sonic.v1.GetVideoRequest\x1a\x1a.sonic.v1.GetVideoResponse\x12L\n\x0bUploadVideo\x12\x1c.sonic.v1.UploadVideoRequest\x1a\x1d.sonic.v1.UploadVideoResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sonic.v1.fleet_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESULTVERDICT']._serialized_start=2674
-  _globals['_RESULTVERDICT']._serialized_end=2844
-  _globals['_SESSIONREQUEST']._serialized_start=145
-  _globals['_SESSIONREQUEST']._serialized_end=423
-  _globals['_SESSIONRESPONSE']._serialized_start=426
-  _globals['_SESSIONRESPONSE']._serialized_end=692
-  _globals['_HELLO']._serialized_start=695
-  _globals['_HELLO']._serialized_end=919
-  _globals['_WELCOME']._serialized_start=922
-  _globals['_WELCOME']._serialized_end=1091
-  _globals['_HEARTBEAT']._serialized_start=1094
-  _globals['_HEARTBEAT']._serialized_end=1259
-  _globals['_ASSIGNMENT']._serialized_start=1262
-  _globals['_ASSIGNMENT']._serialized_end=1469
-  _globals['_ATTEMPTSTARTED']._serialized_start=1471
-  _globals['_ATTEMPTSTARTED']._serialized_end=1522
-  _globals['_ATTEMPTPROGRESS']._serialized_start=1524
-  _globals['_ATTEMPTPROGRESS']._serialized_end=1614
-  _globals['_ATTEMPTRESULT']._serialized_start=1617
-  _globals['_ATTEMPTRESULT']._serialized_end=1799
-  _globals['_RENDEREDVIDEO']._serialized_start=1801
-  _globals['_RENDEREDVIDEO']._serialized_end=1891
-  _globals['_STOPPED']._serialized_start=1893
-  _globals['_STOPPED']._serialized_end=1902
-  _globals['_RESULTACK']._serialized_start=1904
-  _globals['_RESULTACK']._serialized_end=1992
-  _globals['_CANCELATTEMPT']._serialized_start=1994
-  _globals['_CANCELATTEMPT']._serialized_end=2060
-  _globals['_DRAIN']._serialized_start=2062
-  _globals['_DRAIN']._serialized_end=2069
-  _globals['_RESUME']._serialized_start=2071
-  _globals['_RESUME']._serialized_end=2079
-  _globals['_DRAINING']._serialized_start=2081
-  _globals['_DRAINING']._serialized_end=2107
-  _globals['_FETCHINPUTREQUEST']._serialized_start=2109
-  _globals['_FETCHINPUTREQUEST']._serialized_end=2232
-  _globals['_FETCHINPUTRESPONSE']._serialized_start=2234
-  _globals['_FETCHINPUTRESPONSE']._serialized_end=2269
-  _globals['_GETVIDEOREQUEST']._serialized_start=2271
-  _globals['_GETVIDEOREQUEST']._serialized_end=2356
-  _globals['_GETVIDEORESPONSE']._serialized_start=2358
-  _globals['_GETVIDEORESPONSE']._serialized_end=2418
-  _globals['_VIDEOHEADER']._serialized_start=2420
-  _globals['_VIDEOHEADER']._serialized_end=2525
-  _globals['_UPLOADVIDEOREQUEST']._serialized_start=2527
-  _globals['_UPLOADVIDEOREQUEST']._serialized_end=2613
-  _globals['_UPLOADVIDEORESPONSE']._serialized_start=2615
-  _globals['_UPLOADVIDEORESPONSE']._serialized_end=2671
-  _globals['_FLEETSERVICE']._serialized_start=2847
-  _globals['_FLEETSERVICE']._serialized_end=3149
+  _globals['_RESULTVERDICT']._serialized_start=2885
+  _globals['_RESULTVERDICT']._serialized_end=3055
+  _globals['_SESSIONREQUEST']._serialized_start=169
+  _globals['_SESSIONREQUEST']._serialized_end=532
+  _globals['_SESSIONRESPONSE']._serialized_start=535
+  _globals['_SESSIONRESPONSE']._serialized_end=846
+  _globals['_HELLO']._serialized_start=849
+  _globals['_HELLO']._serialized_end=1073
+  _globals['_WELCOME']._serialized_start=1076
+  _globals['_WELCOME']._serialized_end=1302
+  _globals['_HEARTBEAT']._serialized_start=1305
+  _globals['_HEARTBEAT']._serialized_end=1470
+  _globals['_ASSIGNMENT']._serialized_start=1473
+  _globals['_ASSIGNMENT']._serialized_end=1680
+  _globals['_ATTEMPTSTARTED']._serialized_start=1682
+  _globals['_ATTEMPTSTARTED']._serialized_end=1733
+  _globals['_ATTEMPTPROGRESS']._serialized_start=1735
+  _globals['_ATTEMPTPROGRESS']._serialized_end=1825
+  _globals['_ATTEMPTRESULT']._serialized_start=1828
+  _globals['_ATTEMPTRESULT']._serialized_end=2010
+  _globals['_RENDEREDVIDEO']._serialized_start=2012
+  _globals['_RENDEREDVIDEO']._serialized_end=2102
+  _globals['_STOPPED']._serialized_start=2104
+  _globals['_STOPPED']._serialized_end=2113
+  _globals['_RESULTACK']._serialized_start=2115
+  _globals['_RESULTACK']._serialized_end=2203
+  _globals['_CANCELATTEMPT']._serialized_start=2205
+  _globals['_CANCELATTEMPT']._serialized_end=2271
+  _globals['_DRAIN']._serialized_start=2273
+  _globals['_DRAIN']._serialized_end=2280
+  _globals['_RESUME']._serialized_start=2282
+  _globals['_RESUME']._serialized_end=2290
+  _globals['_DRAINING']._serialized_start=2292
+  _globals['_DRAINING']._serialized_end=2318
+  _globals['_FETCHINPUTREQUEST']._serialized_start=2320
+  _globals['_FETCHINPUTREQUEST']._serialized_end=2443
+  _globals['_FETCHINPUTRESPONSE']._serialized_start=2445
+  _globals['_FETCHINPUTRESPONSE']._serialized_end=2480
+  _globals['_GETVIDEOREQUEST']._serialized_start=2482
+  _globals['_GETVIDEOREQUEST']._serialized_end=2567
+  _globals['_GETVIDEORESPONSE']._serialized_start=2569
+  _globals['_GETVIDEORESPONSE']._serialized_end=2629
+  _globals['_VIDEOHEADER']._serialized_start=2631
+  _globals['_VIDEOHEADER']._serialized_end=2736
+  _globals['_UPLOADVIDEOREQUEST']._serialized_start=2738
+  _globals['_UPLOADVIDEOREQUEST']._serialized_end=2824
+  _globals['_UPLOADVIDEORESPONSE']._serialized_start=2826
+  _globals['_UPLOADVIDEORESPONSE']._serialized_end=2882
+  _globals['_FLEETSERVICE']._serialized_start=3058
+  _globals['_FLEETSERVICE']._serialized_end=3360
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sonic.v1 import artifacts_pb2 as _artifacts_pb2
 from sonic.v1 import jobs_pb2 as _jobs_pb2
+from sonic.v1 import metrics_pb2 as _metrics_pb2
 from sonic.v1 import nodes_pb2 as _nodes_pb2
 import builtins as _builtins
 import sys
@@ -65,6 +66,8 @@ class SessionRequest(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    SERIES_TABLE_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -77,6 +80,10 @@ class SessionRequest(_message.Message):
     def result(self) -> Global___AttemptResult: ...
     @_builtins.property
     def draining(self) -> Global___Draining: ...
+    @_builtins.property
+    def series_table(self) -> _metrics_pb2.SeriesTable: ...
+    @_builtins.property
+    def samples(self) -> _metrics_pb2.Samples: ...
     def __init__(
         self,
         *,
@@ -86,12 +93,14 @@ class SessionRequest(_message.Message):
         progress: Global___AttemptProgress | None = ...,
         result: Global___AttemptResult | None = ...,
         draining: Global___Draining | None = ...,
+        series_table: _metrics_pb2.SeriesTable | None = ...,
+        samples: _metrics_pb2.Samples | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "result", b"result", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "result", b"result", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "started", "progress", "result", "draining"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "started", "progress", "result", "draining", "series_table", "samples"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -109,6 +118,7 @@ class SessionResponse(_message.Message):
     RESULT_ACK_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    SAMPLES_ACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -121,6 +131,8 @@ class SessionResponse(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def resume(self) -> Global___Resume: ...
+    @_builtins.property
+    def samples_ack(self) -> _metrics_pb2.SamplesAck: ...
     def __init__(
         self,
         *,
@@ -130,12 +142,13 @@ class SessionResponse(_message.Message):
         result_ack: Global___ResultAck | None = ...,
         drain: Global___Drain | None = ...,
         resume: Global___Resume | None = ...,
+        samples_ack: _metrics_pb2.SamplesAck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "message", b"message", "result_ack", b"result_ack", "resume", b"resume", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "message", b"message", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "message", b"message", "result_ack", b"result_ack", "resume", b"resume", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "message", b"message", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignment", "cancel", "result_ack", "drain", "resume"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignment", "cancel", "result_ack", "drain", "resume", "samples_ack"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -202,11 +215,17 @@ class Welcome(_message.Message):
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     MAX_UPLOAD_CHUNK_BYTES_FIELD_NUMBER: _builtins.int
+    SAMPLING_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    LATE_SAMPLES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     heartbeat_interval_seconds: _builtins.float
     lease_seconds: _builtins.float
     """an attempt not renewed by a heartbeat for so long is given away"""
     max_upload_chunk_bytes: _builtins.int
+    sampling_interval_seconds: _builtins.float
+    """how often metrics are sampled; 0: the hub takes none"""
+    late_samples: _builtins.bool
+    """whether samples may come out of order: then new ones are sent while old ones are caught up with"""
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -217,10 +236,12 @@ class Welcome(_message.Message):
         lease_seconds: _builtins.float = ...,
         server_time: _timestamp_pb2.Timestamp | None = ...,
         max_upload_chunk_bytes: _builtins.int = ...,
+        sampling_interval_seconds: _builtins.float = ...,
+        late_samples: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_seconds", b"heartbeat_interval_seconds", "lease_seconds", b"lease_seconds", "max_upload_chunk_bytes", b"max_upload_chunk_bytes", "server_time", b"server_time", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_seconds", b"heartbeat_interval_seconds", "late_samples", b"late_samples", "lease_seconds", b"lease_seconds", "max_upload_chunk_bytes", b"max_upload_chunk_bytes", "sampling_interval_seconds", b"sampling_interval_seconds", "server_time", b"server_time", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
