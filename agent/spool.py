@@ -19,17 +19,13 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from sonic import metrics
 from sonic.metrics import Series
 from sonic.v1 import fleet_service_pb2 as pb
 from sonic.v1 import metrics_pb2
 
 SEGMENTS = 16  # how many a full spool has
 _HEAD = struct.Struct("<IQq")  # length of the message, boot, milliseconds since that boot
-_KINDS = {
-    "counter": metrics_pb2.METRIC_TYPE_COUNTER,
-    "gauge": metrics_pb2.METRIC_TYPE_GAUGE,
-    "histogram": metrics_pb2.METRIC_TYPE_HISTOGRAM,
-}
 
 
 @dataclass
@@ -87,7 +83,7 @@ class Spool:
         numbers = self._numbers | {series: known + place for place, series in enumerate(fresh)}
         parts = []
         if fresh:
-            table = metrics_pb2.SeriesTable(table_id=segment.table_id, first=known, series=map(_message, fresh))
+            table = metrics_pb2.SeriesTable(table_id=segment.table_id, first=known, series=map(metrics.message, fresh))
             parts.append(self._record(pb.SessionRequest(series_table=table)))
         order = sorted(numbers[series] for series in values)
         by_number = {numbers[series]: value for series, value in values.items()}
@@ -217,11 +213,6 @@ def _extend(segment: _Segment, data: bytes) -> None:
         while left:
             left = left[file.write(left) or 0 :]
         os.fdatasync(file.fileno())
-
-
-def _message(series: Series) -> metrics_pb2.Series:
-    labels = [metrics_pb2.Label(name=name, value=value) for name, value in series.labels]
-    return metrics_pb2.Series(name=series.name, labels=labels, type=_KINDS[series.kind], help=series.help)
 
 
 def _read_number(path: Path) -> int:

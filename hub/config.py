@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def _data_dir() -> Path:
 class HubConfig:
     """Settings of one hub; addresses are host:port, port 0 takes a free one. Raises InvalidConfig."""
 
+    hub_id: str = field(default_factory=socket.gethostname)  # this hub among others; a label on its metrics
     listen: str = "127.0.0.1:50051"  # gRPC, for callers and agents
     http_listen: str = "127.0.0.1:8090"  # /healthz, /readyz, /metrics
     data_dir: Path = field(default_factory=_data_dir)  # a folder for this hub alone

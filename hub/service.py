@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import IO
 
 import grpc.aio
 import obstore.store
+import sqlalchemy as sa
 from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -22,15 +23,20 @@ from grpc_reflection.v1alpha import reflection
 from hub.artifacts.depot import Depot
 from hub.config import HubConfig, InvalidConfig
 from hub.core.dispatch import Rules
+from hub.forward.config import ForwardConfig
+from hub.forward.forwarder import Forwarder
+from hub.forward.sink import open_sink
 from hub.server import http
 from hub.server.admin_service import AdminService
 from hub.server.dispatcher import Dispatcher
 from hub.server.fleet_service import FleetService
 from hub.server.guard import Guard
-from hub.server.job_service import JobService
+from hub.server.job_service import JobService, reading
+from hub.server.observer import Observer
 from hub.server.sessions import Sessions
 from hub.server.transfers import Transfers
 from hub.server.watchers import Watchers
+from hub.store import records
 from hub.store.database import open_database
 from sonic.v1 import (
     admin_service_pb2,
@@ -71,57 +77,94 @@ class Hub:
     sessions: Sessions
 
 
-async def run(config: HubConfig) -> None:
+async def run(config: HubConfig, forward: ForwardConfig | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises InvalidConfig when an address or folder cannot be had."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(config):
+    async with serving(config, forward):
         await stop.wait()
         _log.info("stopping")
 
 
 @asynccontextmanager
-async def serving(config: HubConfig) -> AsyncIterator[Hub]:
+async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> AsyncIterator[Hub]:
     """A running hub; leaving the context ends the sessions, commits what is decided, and closes everything."""
     with _claim(config.data_dir):
         database = open_database(config.resolved_database_url)
-        sessions, watchers = Sessions(), Watchers()
-        rules = Rules(config.lease_s, config.max_tries, settle_s=2 * config.heartbeat_interval_s)
-        dispatcher = Dispatcher(database, rules, sessions, watchers)
-        await dispatcher.load()
-        depot = _depot(config)
-        files = Transfers(database, depot)
-        jobs = JobService(database, dispatcher, files, watchers, config.max_queued_jobs)
-        server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
-        fleet = FleetService(config, database, dispatcher, files, sessions)
-        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
-        admin = AdminService(database, dispatcher, sessions, jobs)
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
-        healthy = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-        reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-        grpc_address = _bind(server, config)
-        async with _http(config, dispatcher) as http_address:
-            await server.start()
-            work = asyncio.create_task(dispatcher.run(), name="dispatcher")
-            sweep = asyncio.create_task(_sweep(depot), name="sweep")
-            work.add_done_callback(_watch)
-            for name in ("", *_SERVICES):
-                await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-            _log.info("serving", extra={"grpc": grpc_address, "http": http_address, "data_dir": str(config.data_dir)})
-            try:
-                yield Hub(grpc_address, http_address, dispatcher, sessions)
-            finally:
-                sweep.cancel()
-                await healthy.enter_graceful_shutdown()
-                sessions.end_all()
-                await server.stop(STOP_GRACE_S)
-                dispatcher.stop()
-                await asyncio.wait([work], timeout=STOP_GRACE_S)
-                database.dispose()
+        try:
+            async with (
+                _forwarder(config, forward or ForwardConfig(), database) as forwarder,
+                _serving(config, database, forwarder) as hub,
+            ):
+                yield hub
+        finally:
+            database.dispose()
+
+
+@asynccontextmanager
+async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder | None) -> AsyncIterator[Hub]:
+    sessions, watchers = Sessions(), Watchers()
+    rules = Rules(config.lease_s, config.max_tries, settle_s=2 * config.heartbeat_interval_s)
+    dispatcher = Dispatcher(database, rules, sessions, watchers)
+    await dispatcher.load()
+    depot = _depot(config)
+    files = Transfers(database, depot)
+    jobs = JobService(database, dispatcher, files, watchers, config.max_queued_jobs)
+    server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder)
+    fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
+    admin = AdminService(database, dispatcher, sessions, jobs)
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    grpc_address = _bind(server, config)
+    observe = Observer(dispatcher, sessions, forwarder)
+    async with _http(config, dispatcher, observe) as http_address:
+        work = asyncio.create_task(dispatcher.run(), name="dispatcher")
+        background = [asyncio.create_task(_sweep(depot), name="sweep")]
+        if forwarder:
+            background.append(asyncio.create_task(forwarder.run(observe), name="forwarder"))
+        for task in (work, *background):
+            task.add_done_callback(_watch)
+        await asyncio.sleep(0)  # all of them have begun before the first call comes in
+        await server.start()
+        for name in ("", *_SERVICES):
+            await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving", extra={"grpc": grpc_address, "http": http_address, "data_dir": str(config.data_dir)})
+        try:
+            yield Hub(grpc_address, http_address, dispatcher, sessions)
+        finally:
+            await healthy.enter_graceful_shutdown()
+            sessions.end_all()
+            await server.stop(STOP_GRACE_S)
+            dispatcher.stop()
+            await asyncio.wait([work], timeout=STOP_GRACE_S)
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
+
+
+@asynccontextmanager
+async def _forwarder(config: HubConfig, forward: ForwardConfig, database: sa.Engine) -> AsyncIterator[Forwarder | None]:
+    """None when metrics go nowhere."""
+    if not forward.url:
+        yield None
+        return
+    known: set[str] = set()
+
+    async def is_tenant(name: str) -> bool:
+        if name not in known and await reading(database, lambda connection: records.has_jobs(connection, name)):
+            known.add(name)
+        return name in known
+
+    async with open_sink(forward) as sink:
+        forwarder = Forwarder(forward, config.data_dir / "forward", config.hub_id, sink, is_tenant)
+        yield forwarder
+        forwarder.close()
 
 
 def _bind(server: grpc.aio.Server, config: HubConfig) -> str:
@@ -133,9 +176,9 @@ def _bind(server: grpc.aio.Server, config: HubConfig) -> str:
 
 
 @asynccontextmanager
-async def _http(config: HubConfig, dispatcher: Dispatcher) -> AsyncIterator[str]:
+async def _http(config: HubConfig, dispatcher: Dispatcher, observe: Callable[[], None]) -> AsyncIterator[str]:
     host, _, port = config.http_listen.rpartition(":")
-    runner = web.AppRunner(http.application(lambda: dispatcher.stalled), access_log=None)
+    runner = web.AppRunner(http.application(lambda: dispatcher.stalled, observe), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host.strip("[]"), int(port)).start()
@@ -183,5 +226,5 @@ async def _sweep(depot: Depot) -> None:
 def _watch(work: asyncio.Task[None]) -> None:
     """A hub that cannot decide any more must not look alive."""
     if not work.cancelled() and work.exception():
-        _log.critical("the dispatcher failed; stopping", exc_info=work.exception())
+        _log.critical("the %s failed; stopping", work.get_name(), exc_info=work.exception())
         signal.raise_signal(signal.SIGTERM)

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from agent.metrics import METRICS as METRICS_OF_AN_AGENT
-from agent.metrics import Metric
 from hub import exceptions as refusals
+from hub.server.metrics import METRICS as METRICS_OF_A_HUB
+from sonic.metrics import Metric
 from sonic.parameters import SPECS, Spec
 from sonic.v1 import jobs_pb2
 from sonic_runtime import errors
@@ -72,6 +73,21 @@ the number of series is bounded by the tenants, the reasons and the hardware.
 
 Accelerators are read through NVML, and through sysfs for AMD (amdgpu), Intel (i915, xe) and Jetson. What one does not
 offer has no series; `sonic_probe_up` says when a source has stopped working.
+
+## Of a hub
+
+A hub serves these at `http://HOST:8090/metrics` (`http_listen`). Where it forwards metrics they go into the operator's
+tenant, with a label `hub` (`hub_id`).
+
+| metric | type | unit | labels | what it says |
+|---|---|---|---|---|
+{hub_rows}
+
+## Where they go
+
+With `url` in `[forward]` set, nodes sample every `interval_s` seconds and send to the hub, and the hub forwards to the
+receiver: series with a label `tenant` under that tenant's id, all others under `operator_tenant`. See
+[forwarding.md](forwarding.md).
 """
 
 
@@ -119,7 +135,10 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "parameters.md": PARAMETERS.format(rows="\n".join(map(parameter_row, SPECS))),
         DOCS / "errors.md": ERRORS.format(refusals="\n".join(refused), failures="\n".join(failed)),
-        DOCS / "metrics.md": METRICS.format(rows="\n".join(map(metric_row, METRICS_OF_AN_AGENT))),
+        DOCS / "metrics.md": METRICS.format(
+            rows="\n".join(map(metric_row, METRICS_OF_AN_AGENT)),
+            hub_rows="\n".join(map(metric_row, METRICS_OF_A_HUB)),
+        ),
     }
 
 

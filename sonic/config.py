@@ -58,6 +58,7 @@ _TABLES = {
     "client": "sonic.config:ClientConfig",
     "log": "sonic.config:LogConfig",
     "hub": "hub.config:HubConfig",
+    "forward": "hub.forward.config:ForwardConfig",
     "agent": "agent.config:AgentConfig",
 }
 

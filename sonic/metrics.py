@@ -9,7 +9,14 @@ from typing import Any
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from sonic.v1 import metrics_pb2
+
 _KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+_TYPES = {
+    "counter": metrics_pb2.METRIC_TYPE_COUNTER,
+    "gauge": metrics_pb2.METRIC_TYPE_GAUGE,
+    "histogram": metrics_pb2.METRIC_TYPE_HISTOGRAM,
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,12 @@ def snapshot(registry: CollectorRegistry) -> dict[Series, float]:
         for family in registry.collect()
         for sample in family.samples
     }
+
+
+def message(series: Series) -> metrics_pb2.Series:
+    """The series as the wire has it."""
+    labels = [metrics_pb2.Label(name=name, value=value) for name, value in series.labels]
+    return metrics_pb2.Series(name=series.name, labels=labels, type=_TYPES[series.kind], help=series.help)
 
 
 def _labels(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,12 +75,17 @@ class Dispatcher:
         self._stopping = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._next_tick_s = 0.0
+        self._tenants: dict[str, str] = {}  # of jobs that have not ended
         self.stalled = ""  # why the store does not take writes; empty when it does
 
     @property
     def nodes(self) -> dict[str, Node]:
         """The nodes as the decisions see them; not to be changed."""
         return self._dispatch.nodes
+
+    def jobs_by_state(self) -> Counter[tuple[str, State]]:
+        """How many jobs of each tenant are in each state; those that have ended are in none."""
+        return Counter((job.tenant, job.state) for job in self._dispatch.jobs.values())
 
     def outlook(self, job_id: str) -> Outlook:
         return self._dispatch.outlook(job_id, time.monotonic())
@@ -113,6 +118,7 @@ class Dispatcher:
 
         loaded = await self._in_writer(read)
         self._dispatch.handle(loaded, time.monotonic())
+        self._tenants = {job.job_id: job.tenant for job in loaded.jobs}
         _log.info("loaded", extra={"live_jobs": len(loaded.jobs), "known_nodes": len(loaded.nodes)})
 
     async def run(self) -> None:
@@ -151,7 +157,6 @@ class Dispatcher:
         for item in posted:
             if item.done and not item.done.done():
                 item.done.set_result(None)
-        metrics.QUEUE_DEPTH.set(len(self._dispatch.queue))
 
     async def _decide(self, happened: Iterable[events.Event], now: float) -> None:
         wanted: list[instructions.Instruction] = []
@@ -192,7 +197,9 @@ class Dispatcher:
         new: list[events.Event] = []
         for item, answer in zip(submissions, stored, strict=True):
             fresh = [record for record, created in answer if created]
-            metrics.JOBS_SUBMITTED.inc(len(fresh))
+            for record in fresh:
+                self._tenants[record.row.job_id] = record.row.tenant
+                metrics.JOBS_SUBMITTED.labels(record.row.tenant).inc()
             new += [events.JobStored(record.live()) for record in fresh]
             if not item.done.done():
                 item.done.set_result(answer)
@@ -228,7 +235,10 @@ class Dispatcher:
             _log.warning("a decision was overtaken by the store", extra={"write": type(write).__name__})
             self._put(_Posted(self._as_stored(_job_id(write))))
         elif isinstance(write, instructions.Assign):
-            metrics.PLACEMENTS.labels(write.region).inc()
+            assert item.assignment
+            metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()
+            if write.ref.attempt == 1:
+                metrics.QUEUE_WAIT.labels(item.assignment.tenant).observe(item.assignment.queued_seconds)
             self._sessions.send(write.node_id, Outgoing(assignment=item.assignment))
             extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "node_id": write.node_id}
             _log.info("assigned", extra=extra | {"reason": write.reason})
@@ -237,7 +247,7 @@ class Dispatcher:
             extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "reason": write.failure.message}
             _log.warning("requeued", extra=extra)
         elif state := _ENDS.get(type(write)):
-            metrics.JOBS_ENDED.labels(state).inc()
+            metrics.JOBS_ENDED.labels(self._tenants.pop(_job_id(write), ""), state).inc()
             _log.info("ended", extra={"job_id": _job_id(write), "state": str(state)})
 
     def _as_stored(self, job_id: str) -> events.Diverged:

@@ -17,7 +17,8 @@ from hub.artifacts.depot import MAX_CHUNK_BYTES
 from hub.config import HubConfig
 from hub.core import events
 from hub.core.instructions import Verdict
-from hub.server import metrics, transfers, views
+from hub.forward.forwarder import Forwarder
+from hub.server import transfers, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
@@ -43,19 +44,20 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         dispatcher: Dispatcher,
         files: transfers.Transfers,
         sessions: Sessions,
+        forwarder: Forwarder | None,
     ) -> None:
         self._config = config
         self._database = database
         self._dispatcher = dispatcher
         self._files = files
         self._sessions = sessions
+        self._forwarder = forwarder
 
     async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[Outgoing]:
         hello = await _first(aiter(request))
         session = AgentSession(uuid.uuid4().hex, hello, slots=list(hello.slots))
         await self._note(hello)
         self._sessions.open(session)
-        metrics.SESSIONS.set(len(self._sessions))
         _log.info("session opened", extra={"node_id": hello.node_id, "region": hello.region})
         session.outgoing.put_nowait(Outgoing(welcome=self._welcome(session)))
         self._dispatcher.post(_joined(session))
@@ -67,7 +69,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             listener.cancel()
             await asyncio.wait([listener])
             self._sessions.close(session)
-            metrics.SESSIONS.set(len(self._sessions))
+            self._end_metrics(session)
             self._dispatcher.post(events.NodeCut(hello.node_id, session.session_id))
             _log.info("session ended", extra={"node_id": hello.node_id})
             await self._note_heard(session)
@@ -107,7 +109,22 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             lease_seconds=self._config.lease_s,
             server_time=views.now_message(),
             max_upload_chunk_bytes=MAX_CHUNK_BYTES,
+            sampling_interval_seconds=self._forwarder.config.interval_s if self._forwarder else 0,
+            late_samples=bool(self._forwarder and self._forwarder.config.out_of_order_window_s),
         )
+
+    def _end_metrics(self, session: AgentSession) -> None:
+        """The graphs of a node that has left end at once, those of one that is cut off when its leases would."""
+        forwarder, node_id = self._forwarder, session.hello.node_id
+
+        def end() -> None:
+            if forwarder and self._sessions.get(node_id) is None:
+                forwarder.gone(node_id)
+
+        if session.leaving:
+            end()
+        else:
+            asyncio.get_running_loop().call_later(self._config.lease_s, end)
 
     async def _note(self, hello: pb.Hello) -> None:
         def write() -> None:
@@ -155,7 +172,12 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 self._dispatcher.post(events.AttemptProgressed(node_id, wire.ref(message.progress.ref), progress))
             case "result":
                 await self._take_result(message.result, session)
+            case "series_table" if self._forwarder:
+                await self._forwarder.declare(session.metrics, message.series_table)
+            case "samples" if self._forwarder:
+                self._forwarder.take(session.metrics, message.samples)
             case "draining":
+                session.leaving = True
                 self._dispatcher.post(events.NodeLeaving(node_id, session.session_id))
 
     async def _take_result(self, result: pb.AttemptResult, session: AgentSession) -> None:

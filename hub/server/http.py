@@ -10,8 +10,8 @@ from prometheus_client.exposition import choose_encoder
 from hub.server import metrics
 
 
-def application(not_ready: Callable[[], str]) -> web.Application:
-    """`not_ready` says why the hub cannot work now; empty when it can."""
+def application(not_ready: Callable[[], str], observe: Callable[[], None]) -> web.Application:
+    """`not_ready` says why the hub cannot work now, empty when it can; `observe` brings the gauges up to date."""
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -21,6 +21,7 @@ def application(not_ready: Callable[[], str]) -> web.Application:
         return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
     async def show_metrics(request: web.Request) -> web.Response:
+        observe()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(metrics.REGISTRY), headers={"Content-Type": content_type})
 

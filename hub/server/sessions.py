@@ -6,7 +6,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from sonic.v1 import fleet_service_pb2, nodes_pb2
+from hub.forward.intake import Source
+from sonic.v1 import fleet_service_pb2, metrics_pb2, nodes_pb2
 
 Outgoing = fleet_service_pb2.SessionResponse
 
@@ -21,6 +22,15 @@ class AgentSession:
     slots: list[nodes_pb2.Slot] = field(default_factory=list)
     health: nodes_pb2.NodeHealth = field(default_factory=nodes_pb2.NodeHealth)
     heard_at_s: float = field(default_factory=time.time)  # wall clock
+    leaving: bool = False  # has said so
+    metrics: Source = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = Source(self.hello.node_id, self.hello.region, self._acknowledge_samples)
+
+    def _acknowledge_samples(self, sequences: list[int]) -> None:
+        ack = metrics_pb2.SamplesAck(sequences=sequences)
+        self.outgoing.put_nowait(Outgoing(samples_ack=ack))
 
     def hear(self, heartbeat: fleet_service_pb2.Heartbeat) -> None:
         self.slots = list(heartbeat.slots)
@@ -33,9 +43,13 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_node: dict[str, AgentSession] = {}
+        self._left: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._by_node)
+
+    def all(self) -> list[AgentSession]:
+        return list(self._by_node.values())
 
     def get(self, node_id: str) -> AgentSession | None:
         return self._by_node.get(node_id)
@@ -44,12 +58,19 @@ class Sessions:
         """Let a session take over its node; an older one of the same node is ended."""
         older = self._by_node.get(session.hello.node_id)
         self._by_node[session.hello.node_id] = session
+        self._left.discard(session.hello.node_id)
         if older:
             older.outgoing.put_nowait(None)
 
     def close(self, session: AgentSession) -> None:
         if self._by_node.get(session.hello.node_id) is session:
             del self._by_node[session.hello.node_id]
+            if session.leaving:
+                self._left.add(session.hello.node_id)
+
+    def left(self, node_id: str) -> bool:
+        """Whether a node that is not connected went of its own will."""
+        return node_id in self._left
 
     def send(self, node_id: str, message: Outgoing) -> None:
         """Send if the node is connected. What is lost here is made good when the agent says Hello again."""

@@ -96,6 +96,11 @@ def job(connection: sa.Connection, tenant: str | None, job_id: str) -> JobRecord
     return with_attempts(connection, [row])[0] if row else None
 
 
+def has_jobs(connection: sa.Connection, tenant: str) -> bool:
+    """Whether the tenant has ever had a job here."""
+    return connection.execute(sa.select(jobs.c.sequence).where(jobs.c.tenant == tenant).limit(1)).first() is not None
+
+
 def page(connection: sa.Connection, tenant: str | None, wanted: Page) -> list[JobRecord]:
     """At most `wanted.size` jobs of the tenant."""
     query = sa.select(jobs).where(*_of(tenant)).order_by(jobs.c.sequence.desc()).limit(wanted.size)

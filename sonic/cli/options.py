@@ -14,6 +14,7 @@ from sonic.parameters import SPECS, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Group = tuple[inspect.Parameter, ...]
+_PREFIXED = ("forward", "log")  # tables whose options begin with their name
 
 
 def _video_name(path: Path | None) -> Path | None:
@@ -46,9 +47,12 @@ def of(*groups: Group) -> Callable[[F], F]:
 
 
 def settings_of(given: dict[str, Any], table: str = "client") -> config.Settings:
-    """The file that `--config` names, the environment, and the options of one table and of the log."""
-    log = {name.removeprefix("log_"): value for name, value in given.items() if name.startswith("log_")}
-    return config.load(given.get("config"), flags={table: given, "log": log})
+    """The file that `--config` names, the environment, and the options of one table and of those with a prefix."""
+    flags = {
+        other: {name.removeprefix(f"{other}_"): value for name, value in given.items() if name.startswith(f"{other}_")}
+        for other in _PREFIXED
+    }
+    return config.load(given.get("config"), flags={table: given} | flags)
 
 
 def client_of(given: dict[str, Any]) -> config.ClientConfig:
@@ -77,9 +81,10 @@ def _table(table: str) -> Group:
 
 
 def _setting(table: str, field: config.Field) -> inspect.Parameter:
-    flag = config.flag_of(field.name)
+    name = f"{table}_{field.name}" if table in _PREFIXED else field.name
+    flag = config.flag_of(name)
     return _parameter(
-        field.name,
+        name,
         list[str] if field.kind is tuple else field.kind,
         [f"{flag}/--no-{flag[2:]}" if field.kind is bool else flag],
         help=_setting_help(table, field),
@@ -137,17 +142,6 @@ JOB: Group = (
 )
 
 
-def service(table: str) -> Group:
+def service(*tables: str) -> Group:
     """Every setting of the hub or of the agent, and how it logs."""
-    log = tuple(
-        _parameter(
-            f"log_{field.name}",
-            field.kind,
-            [f"--log-{field.name}"],
-            help=_setting_help("log", field),
-            rich_help_panel="Settings of the log",
-            show_default=False,
-        )
-        for field in config.fields_of("log").values()
-    )
-    return (*_table(table), *log, *CONFIG)
+    return (*(setting for table in (*tables, "log") for setting in _table(table)), *CONFIG)

@@ -9,10 +9,10 @@ from sonic import config, exceptions, logs
 from sonic.cli import options, running
 
 
-@options.of(options.service("hub"))
+@options.of(options.service("hub", "forward"))
 def hub(**given: Any) -> None:
     """Run a hub until it is told to stop (SIGTERM or Ctrl-C)."""
-    _serve("hub", given)
+    _serve("hub", given, "forward")
 
 
 @options.of(options.service("agent"))
@@ -21,13 +21,13 @@ def agent(**given: Any) -> None:
     _serve("agent", given)
 
 
-def _serve(name: str, given: dict[str, Any]) -> None:
+def _serve(name: str, given: dict[str, Any], *more: str) -> None:
     settings = options.settings_of(given, name)
     log = settings.build(config.LogConfig)
-    chosen: Any = settings.build(config.kind_of(name))
+    chosen: list[Any] = [settings.build(config.kind_of(table)) for table in (name, *more)]
     logs.configure(log.format, log.level)
     service = running.need(f"{name}.service", name)
     try:
-        running.run(service.run(chosen))
+        running.run(service.run(*chosen))
     except importlib.import_module(f"{name}.config").InvalidConfig as error:
         raise exceptions.BadSettings(str(error)) from error

@@ -293,7 +293,7 @@ async def test_health_reflection_and_http_answer(hub: Hub, channel: grpc.aio.Cha
             async with http.get(path) as response:
                 assert response.status == 200
         async with http.get("/metrics") as response:
-            assert "sonic_hub_queue_depth" in await response.text()
+            assert "sonic_hub_commit_seconds_bucket" in await response.text()
 
 
 async def test_a_hub_that_cannot_listen_or_share_says_so(hub: Hub, tmp_path: Path) -> None:
