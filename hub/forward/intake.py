@@ -54,6 +54,8 @@ class Source:
     acknowledge: Acknowledge
     tables: dict[int, list[tuple[str, bytes]]] = field(default_factory=dict)  # tenant, packed series
     splits: dict[tuple[int, int, bytes], tuple[_Part, ...]] = field(default_factory=dict)
+    kept: list[int] = field(default_factory=list)  # batches on the disk that are not acknowledged yet
+    leaving: bool = False  # has said so, and waits for the acknowledgement of its last batch
 
 
 class Intake:
@@ -73,12 +75,13 @@ class Intake:
             del source.tables[next(iter(source.tables))]
         known = source.tables.setdefault(table.table_id, [])
         place = {"region": source.region, "node_id": source.node_id}
+        owners = {tenant: await self._owner(tenant) for tenant in {layouts.tenant_of(one) for one in table.series}}
         for series in table.series[: layouts.MAX_SERIES - len(known)]:
             if problem := layouts.problem(series, place):
                 metrics.FORWARD_DROPPED.labels(self._terms.operator, problem).inc()
                 known.append(("", b""))
             else:
-                known.append((await self._owner(layouts.tenant_of(series)), layouts.packed(series)))
+                known.append((owners[layouts.tenant_of(series)], layouts.packed(series)))
 
     def take(self, source: Source, samples: metrics_pb2.Samples) -> None:
         """Put a batch into its spools."""

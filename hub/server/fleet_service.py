@@ -121,7 +121,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             if forwarder and self._sessions.get(node_id) is None:
                 forwarder.gone(node_id)
 
-        if session.leaving:
+        if session.metrics.leaving:
             end()
         else:
             asyncio.get_running_loop().call_later(self._config.lease_s, end)
@@ -152,7 +152,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         messages = aiter(requests)
         silence_s = SILENT_INTERVALS * self._config.heartbeat_interval_s
         try:
-            while (message := await asyncio.wait_for(anext(messages, None), silence_s)) is not None:
+            while True:
+                async with asyncio.timeout(silence_s):
+                    message = await anext(messages, None)
+                if message is None:
+                    return
                 await self._take(message, session)
         except TimeoutError:
             _log.warning("session silent", extra={"node_id": session.hello.node_id, "silence_s": silence_s})
@@ -177,7 +181,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             case "samples" if self._forwarder:
                 self._forwarder.take(session.metrics, message.samples)
             case "draining":
-                session.leaving = True
+                session.metrics.leaving = True
                 self._dispatcher.post(events.NodeLeaving(node_id, session.session_id))
 
     async def _take_result(self, result: pb.AttemptResult, session: AgentSession) -> None:

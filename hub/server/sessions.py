@@ -22,7 +22,6 @@ class AgentSession:
     slots: list[nodes_pb2.Slot] = field(default_factory=list)
     health: nodes_pb2.NodeHealth = field(default_factory=nodes_pb2.NodeHealth)
     heard_at_s: float = field(default_factory=time.time)  # wall clock
-    leaving: bool = False  # has said so
     metrics: Source = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +64,7 @@ class Sessions:
     def close(self, session: AgentSession) -> None:
         if self._by_node.get(session.hello.node_id) is session:
             del self._by_node[session.hello.node_id]
-            if session.leaving:
+            if session.metrics.leaving:
                 self._left.add(session.hello.node_id)
 
     def left(self, node_id: str) -> bool:
