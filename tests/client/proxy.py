@@ -33,7 +33,11 @@ class Proxy:
             self.refused += 1
             writer.transport.abort()
             return
-        to_hub = await asyncio.open_connection(*self._target)
+        try:
+            to_hub = await asyncio.open_connection(*self._target)
+        except ConnectionError:
+            writer.transport.abort()
+            return
         self._writers |= {writer, to_hub[1]}
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             await asyncio.gather(self._pass(reader, to_hub[1], True), self._pass(to_hub[0], writer, False))
