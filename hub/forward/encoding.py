@@ -85,7 +85,7 @@ class Encoder:
             yield from self._request(part)
 
     def _request(self, batches: list[Batch]) -> Iterator[Request]:
-        if len(self._symbols) > MAX_KEPT_SYMBOLS:
+        if len(self._symbols) > MAX_KEPT_SYMBOLS or len(self._templates) > MAX_KEPT_TEMPLATES:
             self._forget()
         templates = [self._template(batch.layout) for batch in batches]
         samples = sum(len(batch.values) for batch in batches)
@@ -113,8 +113,6 @@ class Encoder:
 
     def _template(self, layout: Layout) -> Template:
         if layout.key not in self._templates:
-            if len(self._templates) >= MAX_KEPT_TEMPLATES:
-                self._forget()
             self._templates[layout.key] = self._made(layout)
         return self._templates[layout.key]
 

@@ -73,9 +73,9 @@ class Window:
 class _Segment:
     number: int
     path: Path
+    begun_s: float
     size: int = 0
     samples: int = 0
-    begun_s: float = field(default_factory=time.time)
     declared: set[bytes] = field(default_factory=set)
 
 
@@ -89,7 +89,9 @@ class Spool:
         self.cursors: dict[str, Cursor] = {}
         self._layouts: dict[bytes, Layout] = {}  # of the segment that is read
         self._read_segment = 0
-        self._segments = deque(_Segment(int(path.stem), path) for path in sorted(folder.glob("*.seg")))
+        self._segments = deque(
+            _Segment(int(path.stem), path, path.stat().st_mtime) for path in sorted(folder.glob("*.seg"))
+        )
         self.position = self._stored_position()
         self._samples_before = 0  # of the segment that is read, before the position
         self._pending: list[bytes] = []  # written by the next flush
@@ -221,7 +223,7 @@ class Spool:
             return self._segments[-1]
         self._retire()
         number = self._segments[-1].number + 1 if self._segments else self.position.segment + 1
-        segment = _Segment(number, self._folder / f"{number:012d}.seg")
+        segment = _Segment(number, self._folder / f"{number:012d}.seg", time.time())
         if not self._segments:
             self.position = Position(number, 0)
         self._segments.append(segment)
@@ -242,7 +244,6 @@ class Spool:
 
     def _scan(self, segment: _Segment) -> None:
         """Take over a segment of an earlier life."""
-        segment.begun_s = segment.path.stat().st_mtime
         for kind, payload, after in _records(segment.path, 0):
             if kind == _CURSORS:
                 self.cursors.update(_unpack_cursors(payload))
