@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import base64
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -24,7 +24,6 @@ _CONTENT_TYPES = {
 _WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 _MAX_TEXT = 2000  # characters of an answer that are looked at
 _TOKEN_MARGIN_S = 30.0
-_log = logging.getLogger("hub.forward")
 
 
 class NoToken(Exception):
@@ -40,7 +39,16 @@ class Sink:
         self._tokens = _Tokens(config, http)
 
     async def post(self, tenant: str, body: bytes, remote_write_version: int, attempt: int) -> Answer:
-        """One request for a tenant; `attempt` is 0 for the first. No answer is an Answer too."""
+        """One request for a tenant; `attempt` is 0 for the first. No answer is an Answer too.
+
+        A token that was granted to us and is refused is replaced at once.
+        """
+        answer = await self._post(tenant, body, remote_write_version, attempt)
+        if answer.status == 401 and self._tokens.forget():
+            answer = await self._post(tenant, body, remote_write_version, attempt)
+        return answer
+
+    async def _post(self, tenant: str, body: bytes, remote_write_version: int, attempt: int) -> Answer:
         config = self._config
         content_type, protocol = _CONTENT_TYPES[remote_write_version]
         headers = {
@@ -55,8 +63,6 @@ class Sink:
             url = config.url.replace("{tenant}", tenant)
             async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 text = (await response.content.read(_MAX_TEXT)).decode("utf-8", "replace")
-                if response.status == 401:
-                    self._tokens.forget()
                 return Answer(response.status, text, _retry_after(response.headers), _WRITTEN in response.headers)
         except (aiohttp.ClientError, TimeoutError, OSError, NoToken) as error:
             return Answer(0, str(error) or type(error).__name__)
@@ -93,16 +99,17 @@ class _Tokens:
         """Raises NoToken, OSError."""
         config = self._config
         if config.username and config.password_file:
-            basic = aiohttp.BasicAuth(config.username, _secret(config.password_file), "utf-8")
-            return {"Authorization": basic.encode()}
+            return _basic(config.username, config.password_file)
         if config.bearer_token_file:
             return {"Authorization": f"Bearer {_secret(config.bearer_token_file)}"}
         if config.oauth2_token_url:
             return {"Authorization": f"Bearer {await self._current()}"}
         return {}
 
-    def forget(self) -> None:
+    def forget(self) -> bool:
+        """Ask for another token next time. False when tokens are not asked for."""
         self._expires_s = 0.0
+        return bool(self._config.oauth2_token_url)
 
     async def _current(self) -> str:
         async with self._asking:
@@ -116,8 +123,9 @@ class _Tokens:
         form = {"grant_type": "client_credentials"}
         if config.oauth2_scopes:
             form["scope"] = " ".join(config.oauth2_scopes)
-        auth = aiohttp.BasicAuth(config.oauth2_client_id, _secret(config.oauth2_client_secret_file), "utf-8")
-        async with self._http.post(config.oauth2_token_url, data=form, auth=auth, allow_redirects=False) as response:
+        headers = _basic(config.oauth2_client_id, config.oauth2_client_secret_file)
+        url = config.oauth2_token_url
+        async with self._http.post(url, data=form, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise NoToken(f"the token endpoint answered {response.status}")
             try:
@@ -127,6 +135,12 @@ class _Tokens:
             except (ValueError, KeyError, TypeError) as error:
                 raise NoToken("the token endpoint's answer holds no access_token") from error
         self._expires_s = time.monotonic() + max(lasts_s - _TOKEN_MARGIN_S, lasts_s / 2)
+
+
+def _basic(name: str, password_file: Path) -> dict[str, str]:
+    """RFC 7617."""
+    pair = f"{name}:{_secret(password_file)}".encode()
+    return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
 
 
 def _secret(path: Path) -> str:
