@@ -74,6 +74,7 @@ class Intake:
         if len(source.tables) >= MAX_TABLES and table.table_id not in source.tables:
             del source.tables[next(iter(source.tables))]
         known = source.tables.setdefault(table.table_id, [])
+        source.splits.clear()
         place = {"region": source.region, "node_id": source.node_id}
         owners = {tenant: await self._owner(tenant) for tenant in {layouts.tenant_of(one) for one in table.series}}
         for series in table.series[: layouts.MAX_SERIES - len(known)]:

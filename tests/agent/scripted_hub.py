@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2, nodes_pb2
+from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2, metrics_pb2, nodes_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
 PATIENCE_S = 30.0
@@ -30,6 +30,8 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
         self.served: list[tuple[str, int]] = []  # hash and offset of each FetchInput
         self.cut_inputs_after: list[int] = []  # bytes; one entry is used up per FetchInput
         self.acknowledging = True
+        self.sampling_interval_s, self.late_samples = 0.0, False
+        self.acknowledging_samples = False
         self._news = asyncio.Condition()
         self._outgoing: asyncio.Queue[pb.SessionResponse | None] | None = None
         self._server: grpc.aio.Server | None = None
@@ -119,10 +121,19 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
         async for message in request:
             if message.HasField("hello"):
                 self._outgoing = outgoing
-                welcome = pb.Welcome(session_id="s", heartbeat_interval_seconds=0.5, max_upload_chunk_bytes=64)
+                welcome = pb.Welcome(
+                    session_id="s",
+                    heartbeat_interval_seconds=0.5,
+                    max_upload_chunk_bytes=64,
+                    sampling_interval_seconds=self.sampling_interval_s,
+                    late_samples=self.late_samples,
+                )
                 outgoing.put_nowait(pb.SessionResponse(welcome=welcome))
             if message.HasField("result") and self.acknowledging:
                 outgoing.put_nowait(pb.SessionResponse(result_ack=self._judge(message.result)))
+            if message.HasField("samples") and self.acknowledging_samples:
+                ack = metrics_pb2.SamplesAck(sequences=[message.samples.sequence])
+                outgoing.put_nowait(pb.SessionResponse(samples_ack=ack))
             async with self._news:
                 self.heard.append(message)
                 self._news.notify_all()
