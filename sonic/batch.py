@@ -12,12 +12,12 @@ import hashlib
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonic import exceptions, transfers
+from sonic import exceptions, files, transfers
 from sonic.client import AsyncSonicClient, wire_parameters
 from sonic.manifest import BadRow, Row
 from sonic.parameters import Problem
@@ -73,11 +73,19 @@ class Batch:
     """One run over the rows of a manifest; `folder` takes the videos of rows that name no output."""
 
     def __init__(
-        self, client: AsyncSonicClient, folder: Path, report: Callable[[Summary, tuple[Failure, ...]], None]
+        self,
+        client: AsyncSonicClient,
+        folder: Path,
+        inputs: Container[Path],
+        report: Callable[[Summary, tuple[Failure, ...]], None],
     ) -> None:
-        """`report` is called whenever a row is done, with why it has no video, if it has none."""
+        """`inputs` are the files that no video may replace, resolved.
+
+        `report` is called whenever a row is done, with why it has no video, if it has none.
+        """
         self._client = client
         self._folder = folder
+        self._inputs = inputs
         self._report = report
         self._hashes: dict[Path, str] = {}
         self._sending: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -115,11 +123,16 @@ class Batch:
             self._fail(row.line, [Problem("file", str(error))])
             return None
         wanted = _wanted(row, portrait, voice, self._folder)
-        earlier = self._outputs.setdefault(wanted.output, row.line)
-        if earlier != row.line:
-            self._fail(row.line, [Problem("output", f"is {wanted.output}, as in line {earlier}; name another")])
+        if problem := self._output_problem(wanted):
+            self._fail(row.line, [Problem("output", problem)])
             return None
         return wanted
+
+    def _output_problem(self, wanted: _Wanted) -> str | None:
+        earlier = self._outputs.setdefault(wanted.output.resolve(), wanted.row.line)
+        if earlier != wanted.row.line:
+            return f"is {wanted.output}, as in line {earlier}; name another"
+        return files.output_problem(wanted.output, self._inputs)
 
     async def _uploaded(self, path: Path) -> str:
         """The hash of a file that the hub holds; however many rows name it, it is sent once."""

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import grpc.aio
 
-from sonic import exceptions, parameters, transfers
+from sonic import exceptions, files, parameters, transfers
 from sonic.connection import Connection
 from sonic.parameters import Problem
 from sonic.v1 import admin_service_pb2, artifacts_pb2, job_service_pb2, jobs_pb2, nodes_pb2, parameters_pb2
@@ -49,6 +49,7 @@ class AsyncSonicClient:
 
     async def upload(self, path: Path | str) -> artifacts_pb2.Artifact:
         """Send a file, or what the hub lacks of it. Raises FileTrouble."""
+        files.check_inputs(Path(path))
         sha256 = await asyncio.to_thread(transfers.sha256_of, Path(path))
         return await transfers.upload(self._hub, Path(path), sha256)
 
@@ -68,10 +69,10 @@ class AsyncSonicClient:
         The answered job has been stored. Raises parameters.InvalidParameters before anything is sent, FileTrouble.
         """
         wanted = wire_parameters(given)
-        files = [await self.upload(path) for path in (portrait, voice)]
+        files.check_inputs(Path(portrait), Path(voice))
         spec = jobs_pb2.JobSpec(
-            portrait_sha256=files[0].sha256,
-            voice_sha256=files[1].sha256,
+            portrait_sha256=(await self.upload(portrait)).sha256,
+            voice_sha256=(await self.upload(voice)).sha256,
             engine=engine,
             model_version=model_version,
             parameters=wanted,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonic import parameters
+from sonic import files, parameters
 from sonic.config import nearest
 from sonic.exceptions import BadManifest
 from sonic.parameters import SPECS, InvalidParameters, Problem
@@ -23,6 +23,7 @@ PRIORITY_LIMIT = 10
 _KINDS: dict[str, type] = {"priority": int, "engine": str, "model_version": str} | {s.name: s.kind for s in SPECS}
 _PATHS = ("portrait", "voice", "audio", "output")
 _COLUMNS = (*_PATHS, *_KINDS)
+Found = tuple[int, Mapping[str, Any], tuple[Problem, ...]]
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -47,17 +48,33 @@ class BadRow:
 
 def read(path: Path, defaults: Mapping[str, Any]) -> Iterator[Row | BadRow]:
     """The rows of a manifest, one after another; what a row says wins over `defaults`. Raises BadManifest."""
+    for line, cells, problems in _cells(path):
+        yield BadRow(line, problems) if problems else _judge(path.parent, line, cells, defaults)
+
+
+def _cells(path: Path) -> Iterator[Found]:
     kinds = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
     if path.suffix.lower() not in kinds:
         raise BadManifest(f"{path} is neither .csv nor .jsonl; rename it, or convert it")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for line, cells, problems in kinds[path.suffix.lower()](path, file):
-                yield BadRow(line, problems) if problems else _judge(path.parent, line, cells, defaults)
+            yield from kinds[path.suffix.lower()](path, file)
     except UnicodeDecodeError as error:
         raise BadManifest(f"{path} is not UTF-8 text: {error.reason} near byte {error.start}; convert it") from error
     except OSError as error:
         raise BadManifest(f"{path} cannot be read: {error.strerror}") from error
+
+
+def inputs(path: Path) -> frozenset[Path]:
+    """Every portrait and voice that a manifest names and that is there, resolved. Raises BadManifest."""
+    named = {
+        cells.get(field)
+        for _, cells, problems in _cells(path)
+        for field in ("portrait", "voice", "audio")
+        if not problems and isinstance(cells.get(field), str)
+    }
+    found = (_file(path.parent, "", name, []) for name in named)
+    return frozenset(file.resolve() for file in found if file)
 
 
 def read_preset(path: Path) -> dict[str, Any]:
@@ -75,9 +92,6 @@ def read_preset(path: Path) -> dict[str, Any]:
     if problems:
         raise InvalidParameters(problems)
     return wanted
-
-
-Found = tuple[int, Mapping[str, Any], tuple[Problem, ...]]
 
 
 def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
@@ -114,9 +128,10 @@ def _jsonl_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
         if not text.strip():
             continue
         try:
-            cells = json.loads(text)
+            cells = json.loads(text.strip())
         except ValueError as error:
-            yield line, {}, (Problem("row", f"is not JSON: {error}"),)
+            said = str(error).replace("line 1 column", "column")  # it has seen this line alone
+            yield line, {}, (Problem("row", f"is not JSON: {said}"),)
             continue
         if not isinstance(cells, dict):
             yield line, {}, (Problem("row", 'is no JSON object; write {"portrait": …, "voice": …}'),)
@@ -129,14 +144,12 @@ def _judge(folder: Path, line: int, cells: Mapping[str, Any], defaults: Mapping[
     problems: list[Problem] = []
     portrait = _file(folder, "portrait", cells.get("portrait"), problems)
     voice = _file(folder, "voice", cells.get("voice") or cells.get("audio"), problems)
-    output = cells.get("output") or None
-    if output is not None and not isinstance(output, str):
-        problems.append(Problem("output", f"is {output!r}; a path is wanted"))
+    output = _video(folder, cells.get("output"), problems)
     wanted = dict(defaults) | _values({name: value for name, value in cells.items() if name in _KINDS}, problems)
     problems += _range_problems(wanted)
     if problems or not portrait or not voice:
         return BadRow(line, tuple(problems))
-    return Row(line, portrait, voice, folder / output if output else None, wanted)
+    return Row(line, portrait, voice, output, wanted)
 
 
 def _file(folder: Path, field: str, value: Any, problems: list[Problem]) -> Path | None:
@@ -151,6 +164,17 @@ def _file(folder: Path, field: str, value: Any, problems: list[Problem]) -> Path
         pass
     problems.append(Problem(field, f"is {value!r}; there is no file {path}"))
     return None
+
+
+def _video(folder: Path, value: Any, problems: list[Problem]) -> Path | None:
+    if not value:
+        return None
+    if not isinstance(value, str) or "\0" in value:
+        problems.append(Problem("output", f"is {value!r}; a path is wanted"))
+        return None
+    if problem := files.name_problem(value):
+        problems.append(Problem("output", problem))
+    return folder / value
 
 
 def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,4 +59,5 @@ async def _run(settings: config.ClientConfig, path: Path, defaults: dict[str, An
 
         async with connect(settings) as client:
             folder = path.with_name(f"{path.stem}-videos")
-            return await Batch(client, folder, report).run(manifest.read(path, defaults))
+            inputs = await asyncio.to_thread(manifest.inputs, path)
+            return await Batch(client, folder, inputs, report).run(manifest.read(path, defaults))

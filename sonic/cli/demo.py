@@ -93,7 +93,7 @@ async def _demo(portrait: Path, audio: Path, out: Path, watch: Stopwatch) -> job
             watch.lap("start of the agents")
             job = await client.submit(portrait, audio)
             watch.lap("upload and submission")
-            job = await follow(config.ClientConfig(hub=address, tenant="demo"), job.job_id, None)
+            job = await follow(config.ClientConfig(hub=address, tenant="demo"), job.job_id)
             watch.lap("render")
             await client.download(job, out)
             watch.lap("download")

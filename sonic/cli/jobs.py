@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic import config, exceptions
+from sonic import config, exceptions, files
 from sonic.cli import options, output, running
 from sonic.cli.progress import describe, state_name
 from sonic.cli.submit import FIRST_ANSWER_S, connect, follow
@@ -77,7 +77,7 @@ def watch(job: JobId, json: options.Json = False, **given: Any) -> None:
     if json:
         running.run(_stream(settings, job))
     else:
-        _print(running.run(follow(settings, job, None)))
+        _print(running.run(follow(settings, job)))
 
 
 @app.command()
@@ -91,6 +91,9 @@ def fetch(
     """Fetch the video of a job that has succeeded."""
     settings = options.client_of(given)
     destination = out or Path(f"{job}.mp4")
+    files.check_output(destination)
+    if not out:
+        files.check_unused(destination)
 
     async def get() -> None:
         async with connect(settings, FIRST_ANSWER_S) as client:

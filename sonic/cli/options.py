@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from sonic import config
+from sonic import config, files
 from sonic.parameters import SPECS, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -17,8 +17,8 @@ Group = tuple[inspect.Parameter, ...]
 
 
 def _video_name(path: Path | None) -> Path | None:
-    if path and path.suffix.lower() != ".mp4":
-        raise typer.BadParameter(f"{str(path)!r} does not end in .mp4, the only format that is written")
+    if path and (problem := files.name_problem(str(path))):
+        raise typer.BadParameter(problem)
     return path
 
 

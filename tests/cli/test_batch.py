@@ -118,3 +118,25 @@ async def test_jsonl_works_too_and_rows_without_output_find_a_name(acme, node, m
     assert (ended.code, ended.data["succeeded"], ended.data["failures"][0]["line"]) == (1, 1, 2)
     (video,) = (tmp_path / "rows-videos").iterdir()
     assert video.name.startswith("face-voice-")
+
+
+async def test_no_video_takes_the_place_of_an_input(acme, node, manifest, tmp_path, files) -> None:
+    for name in ("mine.mp4", "later.mp4"):
+        (tmp_path / name).write_bytes(files[1].read_bytes())
+    rows = ["face.jpg,mine.mp4,mine.mp4,1", "face.jpg,voice.wav,out/../later.mp4,2", "face.jpg,later.mp4,fine.mp4,3"]
+    async with busy(node):
+        ended = await acme("batch", manifest(*rows), "--json")
+    assert (ended.code, ended.data["succeeded"]) == (1, 1)
+    assert [(failure["line"], failure["field"]) for failure in ended.data["failures"]] == [(2, "output"), (3, "output")]
+    assert "which is an input" in ended.err
+    for name in ("mine.mp4", "later.mp4"):
+        assert (tmp_path / name).read_bytes() == files[1].read_bytes()
+
+
+async def test_a_video_that_could_not_be_written_is_never_rendered(acme, node, manifest, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    async with busy(node) as rendered:
+        ended = await acme("batch", manifest("face.jpg,voice.wav,file/a.mp4,1"))
+    assert ended.code == 1
+    assert f"the folder {tmp_path / 'file'} cannot be written" in ended.err
+    assert rendered == []

@@ -44,6 +44,48 @@ async def test_wait_names_the_video_after_the_recording(acme, node, files, tmp_p
     assert (tmp_path / "voice.mp4").read_bytes() == peers.MP4
 
 
+async def test_a_name_that_nobody_chose_replaces_no_file(acme, node, files, tmp_path) -> None:
+    (tmp_path / "voice.mp4").write_bytes(files[1].read_bytes())
+    ended = await acme("submit", files[0], "voice.mp4", "--wait")
+    assert ended.code == 3
+    assert "voice.mp4 is already there" in ended.err or "which is an input" in ended.err
+    ended = await acme("submit", *files, "--wait")
+    assert (ended.code, ended.err) == (3, "error: voice.mp4 is already there; name the video with -o\n")
+    assert (await acme("jobs", "list", "--json")).data == []
+    async with busy(node):
+        job_id = (await acme("submit", *files, "-o", "voice.mp4", "--json")).data["job_id"]
+    (tmp_path / f"{job_id}.mp4").touch()
+    assert (await acme("jobs", "fetch", job_id)).code == 3
+    assert (tmp_path / f"{job_id}.mp4").read_bytes() == b""
+
+
+async def test_a_file_that_came_during_the_render_is_not_replaced(acme, node, files, tmp_path) -> None:
+    waiting = asyncio.create_task(acme("submit", *files, "--wait"))
+    ref = (await node.hear("assignment")).assignment.ref
+    (tmp_path / "voice.mp4").write_bytes(b"mine")
+    await node.upload_video(ref)
+    node.report_video(ref)
+    ended = await waiting
+    assert ended.code == 3
+    assert f"sonic jobs fetch {ref.job_id} -o FILE" in ended.err
+    assert (tmp_path / "voice.mp4").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("command", ["submit", "render"])
+async def test_a_video_cannot_go_where_an_input_is_or_no_file_can_be(acme, files, tmp_path, command) -> None:
+    voice = files[1].rename(tmp_path / "voice.mp4")
+    given = [files[0], voice] if command == "submit" else ["--portrait", files[0], "--audio", voice]
+    for out, said in (
+        ("voice.mp4", "--out is 'voice.mp4', which is an input"),
+        ("face.jpg/x/v.mp4", f"the folder {files[0]} cannot be written"),
+        (".mp4/", "does not end in .mp4"),
+    ):
+        ended = await acme(command, *given, "-o", out)
+        assert ended.code in (2, 3)
+        assert said in ended.err
+    assert (await acme("jobs", "list", "--json")).data == []
+
+
 @pytest.mark.parametrize("json", [(), ("--json",)])
 async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files, json) -> None:
     waiting = asyncio.create_task(acme("submit", *files, "--wait", *json))
@@ -121,6 +163,9 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
         (("jobs", "list", "--state", "runing"), 2, "running"),
         (("jobs", "list", "--tenant", "a b"), 3, "sonic-tenant"),
         (("submit", "no.jpg", "no.wav"), 3, "no.jpg"),
+        (("submit", "{portrait}", "/dev/null/../null"), 3, "there is no file /dev/null"),
+        (("submit", "{portrait}", "{empty}"), 3, "empty.wav is empty"),
+        (("render", "--portrait", "{portrait}", "--audio", "{empty}", "-o", "x.mp4"), 3, "empty.wav is empty"),
         (("submit", "{portrait}", "{voice}", "--fps", "200"), 3, "fps: is 200"),
         (("submit", "{voice}", "{portrait}"), 3, "the portrait"),
         (("submit", "{portrait}", "{voice}", "--priority", "99"), 3, "priority is"),
@@ -134,8 +179,10 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
         (("agent", "--slots", "0"), 2, "slots is 0"),
     ],
 )
-async def test_what_goes_wrong_has_an_exit_code_and_a_sentence(acme, files, arguments, code, said) -> None:
-    given = [argument.format(portrait=files[0], voice=files[1]) for argument in arguments]
+async def test_what_goes_wrong_has_an_exit_code_and_a_sentence(acme, files, tmp_path, arguments, code, said) -> None:
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    given = [argument.format(portrait=files[0], voice=files[1], empty=empty) for argument in arguments]
     ended = await acme(*given)
     assert ended.code == code, ended.err
     assert said in ended.err
