@@ -172,8 +172,10 @@ class Batch:
         try:
             async with self._followed:
                 await self._finish(wanted, job)
-        except (exceptions.JobEnded, exceptions.FileTrouble, exceptions.BytesDiffer, exceptions.NotFound) as error:
-            self._fail(wanted.row.line, [Problem("job", str(error))], job.job_id)
+        except exceptions.FileTrouble as error:
+            self._fail(wanted.row.line, [Problem("output", str(error))], job.job_id)
+        except (exceptions.JobEnded, exceptions.BytesDiffer, exceptions.NotFound) as error:
+            self._fail(wanted.row.line, [Problem("job", str(error).removeprefix("job "))], job.job_id)
         finally:
             self._ahead.release()
 

@@ -156,9 +156,10 @@ class AsyncSonicClient:
         return last
 
     async def download(self, job: jobs_pb2.Job, destination: Path | str) -> Path:
-        """Fetch the video of a job that has succeeded, whole and checked. Raises FileTrouble, JobEnded, NotFound."""
+        """Fetch the video of a job that has succeeded, whole. Raises FileTrouble, JobEnded, JobUnfinished."""
         if not job.HasField("video"):
-            raise exceptions.from_job(job) or exceptions.NotFound(f"job {job.job_id} has not ended; wait for it first")
+            unfinished = exceptions.JobUnfinished(f"job {job.job_id} has not ended; wait for it first")
+            raise exceptions.from_job(job) or unfinished
         return await transfers.download(self._hub, job.video.sha256, Path(destination))
 
     async def nodes(self, region: str = "") -> list[nodes_pb2.Node]:
@@ -280,7 +281,7 @@ def _in_callers_words(
         )
         for problem in error.problems
     ]
-    message = "; ".join(f"{problem.field} {problem.description}" for problem in problems) or error.message
+    message = parameters.told(problems) or error.message
     return exceptions.InvalidRequest(message, reason=error.reason, problems=problems)
 
 

@@ -40,6 +40,15 @@ class ClientConfig:
     patience_s: float = 60.0  # how long a call that makes no progress is tried again
     health_url: str = "http://127.0.0.1:8090/healthz"  # of the hub; `sonic doctor` reads its clock there
 
+    def __post_init__(self) -> None:
+        host, _, port = self.hub.rpartition(":")
+        if not host or not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
+            raise ValueError(f"hub is {self.hub!r}; host:port is wanted, for example 127.0.0.1:50051")
+        if not (self.tenant.isascii() and self.tenant.isprintable()):  # no call could carry it to the hub, who judges
+            raise ValueError(f"tenant is {self.tenant!r}; use letters, digits and !-_.*'() only")
+        if not 0 <= self.patience_s < float("inf"):
+            raise ValueError(f"patience_s is {self.patience_s:g}; a number of seconds of 0 or more is wanted")
+
 
 @dataclass(frozen=True)
 class LogConfig:
@@ -185,7 +194,9 @@ def load(
         if named:
             raise BadSettings(f"there is no configuration file {where}") from None
         content = {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise BadSettings(f"the configuration file {where} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
     _check_names(where, content)
     return Settings(where, content, environ, flags or {})

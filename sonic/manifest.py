@@ -17,10 +17,13 @@ from typing import Any
 from sonic import files, parameters
 from sonic.config import nearest
 from sonic.exceptions import BadManifest
-from sonic.parameters import SPECS, InvalidParameters, Problem
+from sonic.parameters import SPECS, InvalidParameters, Problem, told
 
 PRIORITY_LIMIT = 10
 _KINDS: dict[str, type] = {"priority": int, "engine": str, "model_version": str} | {s.name: s.kind for s in SPECS}
+_PRIORITIES = f"{-PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
+_WANTED = {"priority": f"a whole number from {_PRIORITIES}", "engine": "a name", "model_version": "a name"}
+_WANTED |= {s.name: s.wanted for s in SPECS}
 _PATHS = ("portrait", "voice", "audio", "output")
 _COLUMNS = (*_PATHS, *_KINDS)
 Found = tuple[int, Mapping[str, Any], tuple[Problem, ...]]
@@ -78,10 +81,12 @@ def inputs(path: Path) -> frozenset[Path]:
 
 
 def read_preset(path: Path) -> dict[str, Any]:
-    """What holds for every row that does not say otherwise, from a TOML file. Raises BadManifest, InvalidParameters."""
+    """What holds for every row that does not say otherwise, from a TOML file. Raises BadManifest."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise BadManifest(f"the preset {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadManifest(f"the preset {path} cannot be read: {error}") from error
     for name in content:
         if name not in _KINDS:
@@ -90,7 +95,7 @@ def read_preset(path: Path) -> dict[str, Any]:
     wanted = _values(content, problems)
     problems += _range_problems(wanted)
     if problems:
-        raise InvalidParameters(problems)
+        raise BadManifest("\n".join(f"the preset {path}: {line}" for line in told(problems).splitlines()))
     return wanted
 
 
@@ -186,8 +191,7 @@ def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
         try:
             found[name] = _value(_KINDS[name], value)
         except (ValueError, KeyError):
-            wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[_KINDS[name]]
-            problems.append(Problem(name, f"is {value!r}; {wanted} is wanted"))
+            problems.append(Problem(name, f"is {value!r}; {_WANTED[name]} is wanted"))
     return found
 
 
@@ -202,8 +206,7 @@ def _value(kind: type, value: Any) -> Any:
 def _range_problems(wanted: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
     if abs(wanted.get("priority", 0)) > PRIORITY_LIMIT:
-        limit = f"is {wanted['priority']}; choose a value from {-PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
-        problems.append(Problem("priority", limit))
+        problems.append(Problem("priority", f"is {wanted['priority']}; choose a value from {_PRIORITIES}"))
     try:
         parameters.complete({spec.name: wanted[spec.name] for spec in SPECS if spec.name in wanted})
     except InvalidParameters as error:

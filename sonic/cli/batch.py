@@ -39,10 +39,9 @@ def batch(
     if json:
         output.print_json(dataclasses.asdict(summary))
     else:
-        output.line(
-            f"{summary.rows} rows: {summary.succeeded} rendered, {summary.skipped} skipped (already there), "
-            f"{summary.failed} without a video"
-        )
+        count = f"{summary.rows} row{'s' * (summary.rows != 1)}"
+        skipped = f"{summary.skipped} skipped (already there)"
+        output.line(f"{count}: {summary.succeeded} rendered, {skipped}, {summary.failed} without a video")
     if summary.failed:
         raise typer.Exit(ExitCode.NOT_DONE)
 

@@ -100,7 +100,14 @@ def _setting_help(table: str, field: config.Field) -> str:
 
 
 def _render_parameter(spec: Spec) -> inspect.Parameter:
+    def read(text: str) -> Any:
+        try:
+            return spec.kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r}; {spec.wanted} is wanted") from None
+
     flag = config.flag_of(spec.name)
+    how = {} if spec.kind is bool else {"parser": read, "metavar": f"<{spec.kind.__name__}>"}
     return _parameter(
         spec.name,
         spec.kind,
@@ -108,6 +115,7 @@ def _render_parameter(spec: Spec) -> inspect.Parameter:
         help=f"{spec.help} {parameter_range(spec)}".strip(),
         rich_help_panel="Render parameters",
         show_default=False,
+        **how,
     )
 
 
@@ -116,8 +124,8 @@ def parameter_range(spec: Spec) -> str:
     said = []
     if spec.default is not None:
         said.append(f"Default: {str(spec.default).lower()}.")
-    if spec.kind is not bool and spec.high < 2**31:
-        said.append(f"{spec.low:g} to {spec.high:g}{' ' + spec.unit if spec.unit else ''}.")
+    if spec.kind is not bool:
+        said.append(f"{spec.range}.")
     if spec.recommended:
         said.append(f"{spec.recommended[0]:g} to {spec.recommended[1]:g} recommended.")
     return " ".join(said)

@@ -99,6 +99,15 @@ async def test_a_rerun_tries_again_what_failed_by_no_fault_of_the_row(acme, node
     assert (second.code, second.data["succeeded"], len(rendered)) == (0, 1, 1)
 
 
+async def test_a_failed_row_is_told_in_one_plain_sentence(acme, node, manifest) -> None:
+    waiting = asyncio.create_task(acme("batch", manifest("face.jpg,voice.wav,a.mp4,1")))
+    ref = (await node.hear("assignment")).assignment.ref
+    node.say(result={"ref": ref, "failure": {"fault": 1, "reason": "NO_FACE", "message": "No face was found."}})
+    ended = await waiting
+    assert f"rows.csv:2: job {ref.job_id} failed: No face was found. (NO_FACE)\n" in ended.err
+    assert ended.out == "1 row: 0 rendered, 0 skipped (already there), 1 without a video\n"
+
+
 async def test_a_row_wins_over_a_flag_and_a_flag_over_the_preset(acme, node, manifest, tmp_path) -> None:
     preset = tmp_path / "preset.toml"
     preset.write_text("seed = 1\nfps = 30\nmotion_scale = 0.5\n")

@@ -161,17 +161,27 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
         (("nodes", "show", "nobody"), 5, "nobody"),
         (("jobs", "list", "--hub", "127.0.0.1:9"), 4, "127.0.0.1:9"),
         (("jobs", "list", "--state", "runing"), 2, "running"),
-        (("jobs", "list", "--tenant", "a b"), 3, "sonic-tenant"),
+        (("jobs", "list", "--tenant", "a b"), 3, "tenant is 'a b'"),
+        (("jobs", "list", "--tenant", "ü"), 2, "tenant is 'ü'; use letters"),
+        (("jobs", "list", "--hub", "nowhere"), 2, "hub is 'nowhere'; host:port"),
+        (("render", "--portrait", "a", "--audio", "b", "-o", "x.mp4", "--fps", "abc"), 2, "10 to 60"),
+        (("submit", "{portrait}", "{voice}", "--seed", "-1"), 3, "0 to 9223372036854775807\n"),
+        (
+            ("submit", "{portrait}", "{voice}", "--fps", "9", "--seed", "-1"),
+            3,
+            "a value from 10 to 60 frames per second\n",
+        ),
+        (("batch", "no.csv", "--preset", "no.toml"), 3, "the preset no.toml cannot be read: No such file"),
         (("submit", "no.jpg", "no.wav"), 3, "no.jpg"),
         (("submit", "{portrait}", "/dev/null/../null"), 3, "there is no file /dev/null"),
         (("submit", "{portrait}", "{empty}"), 3, "empty.wav is empty"),
         (("render", "--portrait", "{portrait}", "--audio", "{empty}", "-o", "x.mp4"), 3, "empty.wav is empty"),
-        (("submit", "{portrait}", "{voice}", "--fps", "200"), 3, "fps: is 200"),
+        (("submit", "{portrait}", "{voice}", "--fps", "200"), 3, "fps is 200"),
         (("submit", "{voice}", "{portrait}"), 3, "the portrait"),
         (("submit", "{portrait}", "{voice}", "--priority", "99"), 3, "priority is"),
         (("render", "--portrait", "no.jpg", "--audio", "no.wav", "-o", "x.mp4"), 3, "no.jpg"),
         (("batch", "no.csv"), 3, "no.csv"),
-        (("models", "verify", "nothing"), 1, "face-mesh"),
+        (("models", "verify", "nothing"), 2, "face-mesh"),
         (("submit", "--colour", "blue"), 2, "--colour"),
         (("jobs", "list", "--config", "no.toml"), 2, "no.toml"),
         (("hub", "--listen", "nowhere"), 2, "listen is 'nowhere'"),
@@ -207,3 +217,16 @@ async def test_the_hub_that_the_command_starts_can_be_used_and_stopped(sonic, ho
         states = {finding["name"]: finding["state"] for finding in checked.data}
         assert (states["hub"], states["clock"]) == ("warning", "ok")
         assert program.stop() == 0
+
+
+async def test_several_problems_are_told_one_a_line_by_the_names_that_were_given(acme, files) -> None:
+    ended = await acme("submit", *files, "--priority", 99, "--engine", "x" * 70)
+    assert ended.err == (
+        "error: engine has 70 characters; 64 is the limit\n       priority is 99; choose a value from -10 to 10\n"
+    )
+
+
+async def test_a_video_that_is_not_there_yet_is_not_fetched(acme, files) -> None:
+    job_id = (await acme("submit", *files)).out.strip()
+    ended = await acme("jobs", "fetch", job_id)
+    assert (ended.code, ended.err) == (1, f"error: job {job_id} has not ended; wait for it first\n")
