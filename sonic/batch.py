@@ -81,7 +81,7 @@ class Batch:
     ) -> None:
         """`inputs` are the files that no video may replace, resolved.
 
-        `report` is called whenever a row is done, with why it has no video, if it has none.
+        `report` is called when rows have been read and when one is done, with why it has no video, if it has none.
         """
         self._client = client
         self._folder = folder
@@ -101,6 +101,7 @@ class Batch:
             async with asyncio.TaskGroup() as group:
                 while chunk := await asyncio.to_thread(lambda: list(itertools.islice(rows, CHUNK_ROWS))):
                     self.summary.rows += len(chunk)
+                    self._report(self.summary, ())
                     for wanted, job in await self._submit(await self._prepare(chunk)):
                         await self._ahead.acquire()
                         group.create_task(self._follow(wanted, job), name=f"job {job.job_id}")

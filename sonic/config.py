@@ -35,7 +35,7 @@ _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 class ClientConfig:
     """How the command finds its hub, and as whom it speaks."""
 
-    hub: str = "127.0.0.1:50051"  # host:port of the hub
+    hub: str = "127.0.0.1:50051"  # where the hub is, host:port
     tenant: str = "default"  # whose the jobs are
     patience_s: float = 60.0  # how long a call that makes no progress is tried again
     health_url: str = "http://127.0.0.1:8090/healthz"  # of the hub; `sonic doctor` reads its clock there
@@ -54,8 +54,8 @@ class ClientConfig:
 class LogConfig:
     """How the hub and the agent log."""
 
-    format: Literal["auto", "json", "text"] = "auto"  # auto, json or text: auto is text on a terminal
-    level: str = "info"  # debug, info, warning or error
+    format: Literal["auto", "json", "text"] = "auto"  # how lines look: auto, json or text; auto is text on a terminal
+    level: str = "info"  # the least that is told: debug, info, warning or error
 
     def __post_init__(self) -> None:
         for name, known in (("format", ("auto", "json", "text")), ("level", ("debug", "info", "warning", "error"))):

@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     REFUSED = 6  # the hub does not allow it, or a limit is reached
     NOT_INSTALLED = 7  # an extra or a model is missing
     INTERNAL = 70  # a fault of the program or of the hub
-    INTERRUPTED = 130  # Ctrl-C
+    INTERRUPTED = 130  # Ctrl-C, SIGTERM, SIGHUP
 
 
 _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (

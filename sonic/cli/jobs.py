@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic import config, exceptions, files
+from sonic import config, exceptions, files, parameters
 from sonic.cli import options, output, running
 from sonic.cli.progress import describe, state_name
 from sonic.cli.submit import FIRST_ANSWER_S, connect, follow
@@ -37,7 +37,10 @@ def list_jobs(
     if json:
         output.print_json([output.plain(job) for job in jobs])
         return
-    rows = [(job.job_id, job.tenant, _clock(job.submitted_at), _node(job), describe(job)) for job in jobs]
+    rows = [
+        (job.job_id, job.tenant, _clock(job.submitted_at), _node(job), describe(job, job.failure.reason))
+        for job in jobs
+    ]
     output.table(("JOB", "TENANT", "SUBMITTED (UTC)", "NODE", "STATE"), rows)
 
 
@@ -138,7 +141,10 @@ def _print(job: jobs_pb2.Job) -> None:
         [
             ("job", job.job_id),
             ("state", describe(job)),
+            ("tenant", job.tenant),
+            ("priority", str(job.spec.priority)),
             ("engine", f"{job.spec.engine} {job.spec.model_version}".strip()),
+            ("parameters", _parameters(job)),
             ("submitted", _utc(job.submitted_at)),
             ("started", _utc(job.started_at)),
             ("ended", _utc(job.ended_at)),
@@ -155,6 +161,14 @@ def _print(job: jobs_pb2.Job) -> None:
         output.line(f"  {problem.field}: {problem.description}")
     for warning in job.warnings:
         output.line(f"warning: {warning.message} ({warning.reason})")
+
+
+def _parameters(job: jobs_pb2.Job) -> str:
+    return ", ".join(f"{field.name} {_short(value)}" for field, value in job.spec.parameters.ListFields())
+
+
+def _short(value: float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else parameters.plain(value)
 
 
 def _video(job: jobs_pb2.Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -92,11 +93,16 @@ def _setting_help(table: str, field: config.Field) -> str:
     default = str(field.default).lower() if field.kind is bool else field.default
     default = " ".join(default) if field.kind is tuple else default
     said = [
-        f"{field.help[:1].upper()}{field.help[1:]}." if field.help else "",
+        f"{_sentence(field.help)}." if field.help else "",
         "" if default in ("", None, ()) else f"Default: {default}.",
         f"Also {config.variable_of(table, field.name)}.",
     ]
     return " ".join(part for part in said if part)
+
+
+def _sentence(text: str) -> str:
+    """Begun with a capital letter, unless its first word is a name or a value."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z]+( |$)", text) else text
 
 
 def _render_parameter(spec: Spec) -> inspect.Parameter:

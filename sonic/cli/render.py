@@ -59,4 +59,6 @@ def _render(
         raise exceptions.FileTrouble(f"{out.parent} cannot be made: {error.strerror}") from error
     with ProgressBar("render") as bar:
         tracker = pipeline.Tracker(bar.show_progress, lambda: False)
-        return pipeline.render(request, engines.load(engine), faces.FaceFinder(), tracker)
+        report = pipeline.render(request, engines.load(engine), faces.FaceFinder(), tracker)
+        bar.show(1.0, "done", "done")
+        return report
