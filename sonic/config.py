@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import logging
 import os
 import re
 import tomllib
@@ -26,6 +27,8 @@ from sonic.exceptions import BadSettings
 
 T = TypeVar("T")
 PATH_VARIABLE = "SONIC_CONFIG"
+_MORE_VARIABLES = {PATH_VARIABLE, "SONIC_MODELS", "SONIC_DEBUG"}
+_log = logging.getLogger(__name__)
 MASK = "••••••"
 _SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -199,6 +202,7 @@ def load(
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
     _check_names(where, content)
+    _warn_of_variables(environ)
     return Settings(where, content, environ, flags or {})
 
 
@@ -229,6 +233,13 @@ def _check_names(path: Path, content: Mapping[str, Any]) -> None:
         for name in entries:
             if name not in known:
                 raise BadSettings(f"{path} has {name!r} in [{table}], which does not exist; {nearest(name, known)}")
+
+
+def _warn_of_variables(environ: Mapping[str, str]) -> None:
+    known = {variable_of(table, name) for table in _TABLES for name in fields_of(table)} | _MORE_VARIABLES
+    for name in environ:
+        if name.startswith("SONIC_") and name not in known:
+            _log.warning("%s is set, which means nothing; %s", name, nearest(name, sorted(known)))
 
 
 def _plain(hint: Any) -> type:

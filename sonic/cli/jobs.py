@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from sonic.v1 import jobs_pb2
 
 app = typer.Typer(help="Look at jobs, follow them, stop them, fetch their videos.", no_args_is_help=True)
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job, or as much of it as no other begins with.")]
+_ID_CHARACTERS = 32
+_SHOWN_AT_MOST = 5
 
 
 @app.command("list")
@@ -49,6 +51,7 @@ def list_jobs(
 def show(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Show one job: its state, its attempts and why each went where it went."""
     settings = options.client_of(given)
+    job = _whole(settings, job)
 
     async def get() -> jobs_pb2.Job:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -63,6 +66,7 @@ def show(job: JobId, json: options.Json = False, **given: Any) -> None:
 def cancel(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Cancel a job that has not ended; one that has is left as it is."""
     settings = options.client_of(given)
+    job = _whole(settings, job)
 
     async def stop() -> jobs_pb2.Job:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -77,6 +81,7 @@ def cancel(job: JobId, json: options.Json = False, **given: Any) -> None:
 def watch(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Follow a job until it has ended. With --json, one object a line for every change."""
     settings = options.client_of(given)
+    job = _whole(settings, job)
     if json:
         running.run(_stream(settings, job))
     else:
@@ -93,6 +98,7 @@ def fetch(
 ) -> None:
     """Fetch the video of a job that has succeeded."""
     settings = options.client_of(given)
+    job = _whole(settings, job)
     destination = out or Path(f"{job}.mp4")
     files.check_output(destination)
     if not out:
@@ -104,6 +110,22 @@ def fetch(
 
     running.run(get())
     output.print_json({"job_id": job, "output": str(destination)}) if json else output.line(str(destination))
+
+
+def _whole(settings: config.ClientConfig, given: str) -> str:
+    """The one id that begins with what was given; what begins none is for the hub to judge."""
+    if len(given) >= _ID_CHARACTERS:
+        return given
+
+    async def beginning() -> list[str]:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            return [job.job_id async for job in client.jobs() if job.job_id.startswith(given)]
+
+    found = running.run(beginning())
+    if len(found) > 1:
+        some = ", ".join(found[:_SHOWN_AT_MOST]) + (" …" if len(found) > _SHOWN_AT_MOST else "")
+        raise typer.BadParameter(f"{given!r} begins the ids of {len(found)} jobs, {some}; give more of it")
+    return found[0] if found else given
 
 
 def _states(names: Iterable[str]) -> list[jobs_pb2.JobState.ValueType]:

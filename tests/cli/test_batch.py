@@ -149,3 +149,17 @@ async def test_a_video_that_could_not_be_written_is_never_rendered(acme, node, m
     assert ended.code == 1
     assert f"the folder {tmp_path / 'file'} cannot be written" in ended.err
     assert rendered == []
+
+
+async def test_a_batch_says_how_much_there_is_before_the_first_video(acme, home, hub, manifest) -> None:
+    path = manifest(*(f"face.jpg,voice.wav,{n}.mp4,{n}" for n in range(3)))
+    batch = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sonic", "batch", str(path), "--hub", hub.grpc_address),
+        stderr=asyncio.subprocess.PIPE,
+        env=home,
+    )
+    assert batch.stderr
+    async with asyncio.timeout(10):
+        assert await batch.stderr.readline() == b"rows.csv   0% 0 of 3, 0 failed\n"
+    batch.terminate()
+    assert await batch.wait() == 130

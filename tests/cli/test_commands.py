@@ -95,6 +95,7 @@ async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files, js
     ended = await waiting
     assert ended.code == 1
     assert "No face was found. (NO_FACE)" in ended.err
+    assert "failed, NO_FACE\n" in "".join((await acme("jobs", "list")).out.replace(" \n", "\n"))
     assert ended.data["failure"]["reason"] == "NO_FACE" if json else ended.out == ""
 
 
@@ -133,6 +134,9 @@ async def test_jobs_are_listed_shown_cancelled_watched_and_fetched(acme, node, f
     assert job_id not in cancelled
     shown = (await acme("jobs", "show", job_id)).out
     assert "attempt 1 on n1" in shown
+    assert "tenant      acme\n" in shown
+    assert "priority    0\n" in shown
+    assert "fps 25, seed 0" in shown
     assert "sha256" in shown
 
 
@@ -143,6 +147,14 @@ async def test_nodes_are_listed_shown_drained_and_resumed(acme, node) -> None:
     assert (await acme("nodes", "drain", "n1", "--json")).data["state"] == "NODE_STATE_DRAINING"
     assert "draining" in (await acme("nodes", "show", "n1")).out
     assert (await acme("nodes", "resume", "n1", "--json")).data["state"] == "NODE_STATE_READY"
+
+
+async def test_the_reason_of_a_broken_slot_is_in_the_list_of_nodes(acme, node) -> None:
+    slot = {"index": 0, "state": "SLOT_STATE_BACKOFF", "detail": "no room for its model"}
+    node.say(heartbeat={"slots": [slot]})
+    async with asyncio.timeout(5):
+        while "0/1 busy; 0: no room for its model" not in (await acme("nodes", "list")).out:
+            await asyncio.sleep(0.1)
 
 
 async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
@@ -230,3 +242,18 @@ async def test_a_video_that_is_not_there_yet_is_not_fetched(acme, files) -> None
     job_id = (await acme("submit", *files)).out.strip()
     ended = await acme("jobs", "fetch", job_id)
     assert (ended.code, ended.err) == (1, f"error: job {job_id} has not ended; wait for it first\n")
+
+
+async def test_a_job_may_be_named_by_the_beginning_of_its_id(acme, files) -> None:
+    ids = [(await acme("submit", *files)).out.strip() for _ in range(17)]  # two of them begin with the same digit
+    chosen = ids[3]
+    shown = await acme("jobs", "show", chosen[:12], "--json")
+    assert shown.data["job_id"] == chosen
+    assert (await acme("jobs", "cancel", chosen[:12], "--json")).data["state"] == "JOB_STATE_CANCELLED"
+    assert json.loads((await acme("jobs", "watch", chosen[:12], "--json")).out)["job_id"] == chosen
+    assert chosen in (await acme("jobs", "fetch", chosen[:12])).err
+    first = next(digit for digit in "0123456789abcdef" if sum(job_id.startswith(digit) for job_id in ids) > 1)
+    several = await acme("jobs", "show", first, COLUMNS="400")
+    assert several.code == 2
+    assert all(job_id in several.err for job_id in [i for i in reversed(ids) if i.startswith(first)][:5])
+    assert (await acme("jobs", "show", chosen[:12], "--tenant", "other")).code == 5
