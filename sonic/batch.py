@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sonic import exceptions, files, transfers
-from sonic.client import AsyncSonicClient, wire_parameters
+from sonic.client import AsyncSonicClient, callers_name, wire_parameters
 from sonic.manifest import BadRow, Row
 from sonic.parameters import Problem
 from sonic.v1 import job_service_pb2, jobs_pb2
@@ -150,7 +150,7 @@ class Batch:
             again: list[_Wanted] = []
             for wanted, answer in zip(chunk, await self._answers(chunk), strict=True):
                 if isinstance(answer, job_service_pb2.SubmitError):
-                    problems = [Problem(p.field, p.description) for p in answer.problems]
+                    problems = [Problem(callers_name(p.field), p.description) for p in answer.problems]
                     self._fail(wanted.row.line, problems or [Problem(answer.reason.lower(), answer.message)])
                 elif _worth_another_try(answer) and wanted.tries < MAX_TRIES:
                     wanted.tries += 1

@@ -269,18 +269,17 @@ class SonicClient:
             yield item
 
 
+def callers_name(field: str) -> str:
+    """The hub names fields of its request; the caller gave files and parameters."""
+    return field.removeprefix("spec.").removeprefix("parameters.").removesuffix("_sha256")
+
+
 def _in_callers_words(
     error: exceptions.InvalidRequest, portrait: Path | str, voice: Path | str
 ) -> exceptions.InvalidRequest:
-    """The hub names fields of its request; the caller gave files and parameters."""
-    files = {"spec.portrait_sha256": f"the portrait {portrait}", "spec.voice_sha256": f"the voice {voice}"}
-    problems = [
-        Problem(
-            files.get(problem.field, problem.field.removeprefix("spec.").removeprefix("parameters.")),
-            problem.description,
-        )
-        for problem in error.problems
-    ]
+    inputs = {"portrait": f"the portrait {portrait}", "voice": f"the voice {voice}"}
+    named = [Problem(callers_name(problem.field), problem.description) for problem in error.problems]
+    problems = [Problem(inputs.get(problem.field, problem.field), problem.description) for problem in named]
     message = parameters.told(problems) or error.message
     return exceptions.InvalidRequest(message, reason=error.reason, problems=problems)
 
