@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import sys
@@ -15,7 +16,8 @@ from sonic.parameters import SPECS, Spec
 from sonic.v1 import jobs_pb2
 from sonic_runtime import errors
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 PARAMETERS = """# Parameters of a render
 
@@ -52,10 +54,40 @@ and the fields concerned. Bad input is final at once. Other faults are tried aga
 | reason | fault | what it says |
 |---|---|---|
 {failures}
-| `LEASE_EXPIRED` | `NODE_LOST` | The node fell silent for longer than the lease; another one takes the job. |
-| `ATTEMPT_LOST` | `NODE_LOST` | The node came back without the attempt that it had. |
-| `ASSIGNMENT_LOST` | `DECLINED` | The node never received the attempt. Costs no try. |
+
+## A render succeeds with a warning
+
+A warning says what the caller may want to know of a video that was made all the same: a reason (stable, for programs)
+and a message (for people). The job carries it, and so does the report of `sonic render`.
+
+| reason | what it says |
+|---|---|
+{warnings}
 """
+
+# What agents and the hub say of an attempt that ended without the renderer's word, and how renders warn. The reasons
+# themselves are found in the code; one that is missing here fails the generation.
+ENDINGS = {
+    "ASSIGNMENT_LOST": "The node never received the attempt. Costs no try.",
+    "ATTEMPT_LOST": "The node came back without the attempt that it had.",
+    "DECLINED": "The node had no room, or was told to stop. Costs no try.",
+    "INPUT_CORRUPT": "The bytes of the portrait or the voice that reached the node are not those of their hash.",
+    "INPUT_UNAVAILABLE": "The node could not fetch the portrait or the voice from the hub, or had no room for them.",
+    "LEASE_EXPIRED": "The node fell silent for longer than the lease; another one takes the job.",
+    "RESULT_NOT_KEPT": "The node could not keep the video on its disk.",
+    "STOPPED": "The node stopped the attempt. Costs no try.",
+    "UPLOAD_REFUSED": "The hub refused the video, again and again.",
+    "WORKER_CRASHED": "The worker process died while it rendered.",
+    "WORKER_HUNG": "The worker gave no sign of life or made no progress for too long, and was killed.",
+}
+WARNINGS = {
+    "ENLARGED": "The part of the portrait that is shown has far fewer pixels than the video; it looks soft.",
+    "OUTSIDE_RECOMMENDED_RANGE": "A parameter is outside its recommended range; it was used as it is.",
+    "PARAMETER_IGNORED": "The engine has no use for a parameter that was set.",
+    "SEVERAL_FACES": "There are several faces in the portrait; the largest one speaks.",
+    "SMALL_FACE": "The face in the portrait is small; it does not look sharp.",
+    "TURNED_FACE": "The face in the portrait is turned to the side; faces from the front look best.",
+}
 
 
 METRICS = """# Metrics
@@ -125,6 +157,31 @@ def reason(kind: type) -> str:
     return str(kind.__new__(kind).reason)
 
 
+def calls(name: str, *packages: str) -> list[list[ast.expr]]:
+    """The arguments of every call of a name in the code of the packages."""
+    trees = (ast.parse(path.read_text()) for package in packages for path in sorted((ROOT / package).rglob("*.py")))
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [node.args for node in nodes if isinstance(node.func, ast.Name) and node.func.id == name]
+
+
+def ending_rows(known: set[str]) -> list[str]:
+    """Agents and the hub say Failure(Fault.CRASH, "WORKER_CRASHED", …)."""
+    found = {
+        (reason.value, fault.attr)
+        for fault, reason, *_ in calls("Failure", "agent", "hub")
+        if isinstance(fault, ast.Attribute) and isinstance(reason, ast.Constant) and reason.value not in known
+    }
+    return [f"| `{reason}` | `{fault}` | {ENDINGS[reason]} |" for reason, fault in sorted(found)]
+
+
+def warning_rows() -> list[str]:
+    """Renders say Caution("SEVERAL_FACES", …)."""
+    reasons = {
+        args[0].value for args in calls("Caution", "sonic", "sonic_runtime") if isinstance(args[0], ast.Constant)
+    }
+    return [f"| `{reason}` | {WARNINGS[reason]} |" for reason in sorted(reasons)]
+
+
 def pages() -> dict[Path, str]:
     refused = [f"| `{reason(k)}` | `{k.code.name}` | {summary(k)} |" for k in leaves(refusals.Refusal)]
     failed = [
@@ -132,9 +189,11 @@ def pages() -> dict[Path, str]:
         for k in leaves(errors.RenderError)
         if k is not errors.Cancelled
     ]
+    failed += ending_rows({reason(k) for k in leaves(errors.RenderError)})
+    said = {"refusals": refused, "failures": failed, "warnings": warning_rows()}
     return {
         DOCS / "parameters.md": PARAMETERS.format(rows="\n".join(map(parameter_row, SPECS))),
-        DOCS / "errors.md": ERRORS.format(refusals="\n".join(refused), failures="\n".join(failed)),
+        DOCS / "errors.md": ERRORS.format(**{name: "\n".join(rows) for name, rows in said.items()}),
         DOCS / "metrics.md": METRICS.format(
             rows="\n".join(map(metric_row, METRICS_OF_AN_AGENT)),
             hub_rows="\n".join(map(metric_row, METRICS_OF_A_HUB)),

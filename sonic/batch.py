@@ -12,13 +12,13 @@ import hashlib
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonic import exceptions, transfers
-from sonic.client import AsyncSonicClient, wire_parameters
+from sonic import exceptions, files, transfers
+from sonic.client import AsyncSonicClient, callers_name, wire_parameters
 from sonic.manifest import BadRow, Row
 from sonic.parameters import Problem
 from sonic.v1 import job_service_pb2, jobs_pb2
@@ -73,11 +73,19 @@ class Batch:
     """One run over the rows of a manifest; `folder` takes the videos of rows that name no output."""
 
     def __init__(
-        self, client: AsyncSonicClient, folder: Path, report: Callable[[Summary, tuple[Failure, ...]], None]
+        self,
+        client: AsyncSonicClient,
+        folder: Path,
+        inputs: Container[Path],
+        report: Callable[[Summary, tuple[Failure, ...]], None],
     ) -> None:
-        """`report` is called whenever a row is done, with why it has no video, if it has none."""
+        """`inputs` are the files that no video may replace, resolved.
+
+        `report` is called when rows have been read and when one is done, with why it has no video, if it has none.
+        """
         self._client = client
         self._folder = folder
+        self._inputs = inputs
         self._report = report
         self._hashes: dict[Path, str] = {}
         self._sending: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -93,6 +101,7 @@ class Batch:
             async with asyncio.TaskGroup() as group:
                 while chunk := await asyncio.to_thread(lambda: list(itertools.islice(rows, CHUNK_ROWS))):
                     self.summary.rows += len(chunk)
+                    self._report(self.summary, ())
                     for wanted, job in await self._submit(await self._prepare(chunk)):
                         await self._ahead.acquire()
                         group.create_task(self._follow(wanted, job), name=f"job {job.job_id}")
@@ -115,11 +124,16 @@ class Batch:
             self._fail(row.line, [Problem("file", str(error))])
             return None
         wanted = _wanted(row, portrait, voice, self._folder)
-        earlier = self._outputs.setdefault(wanted.output, row.line)
-        if earlier != row.line:
-            self._fail(row.line, [Problem("output", f"is {wanted.output}, as in line {earlier}; name another")])
+        if problem := self._output_problem(wanted):
+            self._fail(row.line, [Problem("output", problem)])
             return None
         return wanted
+
+    def _output_problem(self, wanted: _Wanted) -> str | None:
+        earlier = self._outputs.setdefault(wanted.output.resolve(), wanted.row.line)
+        if earlier != wanted.row.line:
+            return f"is {wanted.output}, as in line {earlier}; name another"
+        return files.output_problem(wanted.output, self._inputs)
 
     async def _uploaded(self, path: Path) -> str:
         """The hash of a file that the hub holds; however many rows name it, it is sent once."""
@@ -136,7 +150,7 @@ class Batch:
             again: list[_Wanted] = []
             for wanted, answer in zip(chunk, await self._answers(chunk), strict=True):
                 if isinstance(answer, job_service_pb2.SubmitError):
-                    problems = [Problem(p.field, p.description) for p in answer.problems]
+                    problems = [Problem(callers_name(p.field), p.description) for p in answer.problems]
                     self._fail(wanted.row.line, problems or [Problem(answer.reason.lower(), answer.message)])
                 elif _worth_another_try(answer) and wanted.tries < MAX_TRIES:
                     wanted.tries += 1
@@ -159,8 +173,10 @@ class Batch:
         try:
             async with self._followed:
                 await self._finish(wanted, job)
-        except (exceptions.JobEnded, exceptions.FileTrouble, exceptions.BytesDiffer, exceptions.NotFound) as error:
-            self._fail(wanted.row.line, [Problem("job", str(error))], job.job_id)
+        except exceptions.FileTrouble as error:
+            self._fail(wanted.row.line, [Problem("output", str(error))], job.job_id)
+        except (exceptions.JobEnded, exceptions.BytesDiffer, exceptions.NotFound) as error:
+            self._fail(wanted.row.line, [Problem("job", str(error).removeprefix("job "))], job.job_id)
         finally:
             self._ahead.release()
 

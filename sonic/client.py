@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import grpc.aio
 
-from sonic import exceptions, parameters, transfers
+from sonic import exceptions, files, parameters, transfers
 from sonic.connection import Connection
 from sonic.parameters import Problem
 from sonic.v1 import admin_service_pb2, artifacts_pb2, job_service_pb2, jobs_pb2, nodes_pb2, parameters_pb2
@@ -49,6 +49,7 @@ class AsyncSonicClient:
 
     async def upload(self, path: Path | str) -> artifacts_pb2.Artifact:
         """Send a file, or what the hub lacks of it. Raises FileTrouble."""
+        files.check_inputs(Path(path))
         sha256 = await asyncio.to_thread(transfers.sha256_of, Path(path))
         return await transfers.upload(self._hub, Path(path), sha256)
 
@@ -68,10 +69,10 @@ class AsyncSonicClient:
         The answered job has been stored. Raises parameters.InvalidParameters before anything is sent, FileTrouble.
         """
         wanted = wire_parameters(given)
-        files = [await self.upload(path) for path in (portrait, voice)]
+        files.check_inputs(Path(portrait), Path(voice))
         spec = jobs_pb2.JobSpec(
-            portrait_sha256=files[0].sha256,
-            voice_sha256=files[1].sha256,
+            portrait_sha256=(await self.upload(portrait)).sha256,
+            voice_sha256=(await self.upload(voice)).sha256,
             engine=engine,
             model_version=model_version,
             parameters=wanted,
@@ -155,9 +156,10 @@ class AsyncSonicClient:
         return last
 
     async def download(self, job: jobs_pb2.Job, destination: Path | str) -> Path:
-        """Fetch the video of a job that has succeeded, whole and checked. Raises FileTrouble, JobEnded, NotFound."""
+        """Fetch the video of a job that has succeeded, whole. Raises FileTrouble, JobEnded, JobUnfinished."""
         if not job.HasField("video"):
-            raise exceptions.from_job(job) or exceptions.NotFound(f"job {job.job_id} has not ended; wait for it first")
+            unfinished = exceptions.JobUnfinished(f"job {job.job_id} has not ended; wait for it first")
+            raise exceptions.from_job(job) or unfinished
         return await transfers.download(self._hub, job.video.sha256, Path(destination))
 
     async def nodes(self, region: str = "") -> list[nodes_pb2.Node]:
@@ -267,19 +269,18 @@ class SonicClient:
             yield item
 
 
+def callers_name(field: str) -> str:
+    """The hub names fields of its request; the caller gave files and parameters."""
+    return field.removeprefix("spec.").removeprefix("parameters.").removesuffix("_sha256")
+
+
 def _in_callers_words(
     error: exceptions.InvalidRequest, portrait: Path | str, voice: Path | str
 ) -> exceptions.InvalidRequest:
-    """The hub names fields of its request; the caller gave files and parameters."""
-    files = {"spec.portrait_sha256": f"the portrait {portrait}", "spec.voice_sha256": f"the voice {voice}"}
-    problems = [
-        Problem(
-            files.get(problem.field, problem.field.removeprefix("spec.").removeprefix("parameters.")),
-            problem.description,
-        )
-        for problem in error.problems
-    ]
-    message = "; ".join(f"{problem.field} {problem.description}" for problem in problems) or error.message
+    inputs = {"portrait": f"the portrait {portrait}", "voice": f"the voice {voice}"}
+    named = [Problem(callers_name(problem.field), problem.description) for problem in error.problems]
+    problems = [Problem(inputs.get(problem.field, problem.field), problem.description) for problem in named]
+    message = parameters.told(problems) or error.message
     return exceptions.InvalidRequest(message, reason=error.reason, problems=problems)
 
 

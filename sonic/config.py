@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import logging
 import os
 import re
 import tomllib
@@ -26,6 +27,8 @@ from sonic.exceptions import BadSettings
 
 T = TypeVar("T")
 PATH_VARIABLE = "SONIC_CONFIG"
+_MORE_VARIABLES = {PATH_VARIABLE, "SONIC_MODELS", "SONIC_DEBUG"}
+_log = logging.getLogger(__name__)
 MASK = "••••••"
 _SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -35,18 +38,27 @@ _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 class ClientConfig:
     """How the command finds its hub, and as whom it speaks."""
 
-    hub: str = "127.0.0.1:50051"  # host:port of the hub
+    hub: str = "127.0.0.1:50051"  # where the hub is, host:port
     tenant: str = "default"  # whose the jobs are
     patience_s: float = 60.0  # how long a call that makes no progress is tried again
     health_url: str = "http://127.0.0.1:8090/healthz"  # of the hub; `sonic doctor` reads its clock there
+
+    def __post_init__(self) -> None:
+        host, _, port = self.hub.rpartition(":")
+        if not host or not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
+            raise ValueError(f"hub is {self.hub!r}; host:port is wanted, for example 127.0.0.1:50051")
+        if not (self.tenant.isascii() and self.tenant.isprintable()):  # no call could carry it to the hub, who judges
+            raise ValueError(f"tenant is {self.tenant!r}; use letters, digits and !-_.*'() only")
+        if not 0 <= self.patience_s < float("inf"):
+            raise ValueError(f"patience_s is {self.patience_s:g}; a number of seconds of 0 or more is wanted")
 
 
 @dataclass(frozen=True)
 class LogConfig:
     """How the hub and the agent log."""
 
-    format: Literal["auto", "json", "text"] = "auto"  # auto, json or text: auto is text on a terminal
-    level: str = "info"  # debug, info, warning or error
+    format: Literal["auto", "json", "text"] = "auto"  # how lines look: auto, json or text; auto is text on a terminal
+    level: str = "info"  # the least that is told: debug, info, warning or error
 
     def __post_init__(self) -> None:
         for name, known in (("format", ("auto", "json", "text")), ("level", ("debug", "info", "warning", "error"))):
@@ -186,9 +198,12 @@ def load(
         if named:
             raise BadSettings(f"there is no configuration file {where}") from None
         content = {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise BadSettings(f"the configuration file {where} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
     _check_names(where, content)
+    _warn_of_variables(environ)
     return Settings(where, content, environ, flags or {})
 
 
@@ -219,6 +234,13 @@ def _check_names(path: Path, content: Mapping[str, Any]) -> None:
         for name in entries:
             if name not in known:
                 raise BadSettings(f"{path} has {name!r} in [{table}], which does not exist; {nearest(name, known)}")
+
+
+def _warn_of_variables(environ: Mapping[str, str]) -> None:
+    known = {variable_of(table, name) for table in _TABLES for name in fields_of(table)} | _MORE_VARIABLES
+    for name in environ:
+        if name.startswith("SONIC_") and name not in known:
+            _log.warning("%s is set, which means nothing; %s", name, nearest(name, sorted(known)))
 
 
 def _plain(hint: Any) -> type:

@@ -17,6 +17,7 @@ SonicError
 │   ├── BytesDiffer         DATA_LOSS, or a download that does not match its hash
 │   ├── HubUnreachable      UNAVAILABLE, DEADLINE_EXCEEDED, and a call that the hub broke off
 │   └── HubFailed           anything else
+├── JobUnfinished           there is no video yet
 └── JobEnded
     ├── JobFailed           .job.failure says why
     └── JobCancelled
@@ -115,6 +116,10 @@ class HubUnreachable(HubError):
 
 class HubFailed(HubError):
     """The hub failed."""
+
+
+class JobUnfinished(SonicError):
+    """The job has not ended."""
 
 
 class JobEnded(SonicError):

@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonic import parameters
+from sonic import files, parameters
 from sonic.config import nearest
 from sonic.exceptions import BadManifest
-from sonic.parameters import SPECS, InvalidParameters, Problem
+from sonic.parameters import SPECS, InvalidParameters, Problem, told
 
 PRIORITY_LIMIT = 10
 _KINDS: dict[str, type] = {"priority": int, "engine": str, "model_version": str} | {s.name: s.kind for s in SPECS}
+_PRIORITIES = f"{-PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
+_WANTED = {"priority": f"a whole number from {_PRIORITIES}", "engine": "a name", "model_version": "a name"}
+_WANTED |= {s.name: s.wanted for s in SPECS}
 _PATHS = ("portrait", "voice", "audio", "output")
 _COLUMNS = (*_PATHS, *_KINDS)
+Found = tuple[int, Mapping[str, Any], tuple[Problem, ...]]
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -47,24 +51,42 @@ class BadRow:
 
 def read(path: Path, defaults: Mapping[str, Any]) -> Iterator[Row | BadRow]:
     """The rows of a manifest, one after another; what a row says wins over `defaults`. Raises BadManifest."""
+    for line, cells, problems in _cells(path):
+        yield BadRow(line, problems) if problems else _judge(path.parent, line, cells, defaults)
+
+
+def _cells(path: Path) -> Iterator[Found]:
     kinds = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
     if path.suffix.lower() not in kinds:
         raise BadManifest(f"{path} is neither .csv nor .jsonl; rename it, or convert it")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for line, cells, problems in kinds[path.suffix.lower()](path, file):
-                yield BadRow(line, problems) if problems else _judge(path.parent, line, cells, defaults)
+            yield from kinds[path.suffix.lower()](path, file)
     except UnicodeDecodeError as error:
         raise BadManifest(f"{path} is not UTF-8 text: {error.reason} near byte {error.start}; convert it") from error
     except OSError as error:
         raise BadManifest(f"{path} cannot be read: {error.strerror}") from error
 
 
+def inputs(path: Path) -> frozenset[Path]:
+    """Every portrait and voice that a manifest names and that is there, resolved. Raises BadManifest."""
+    named = {
+        cells.get(field)
+        for _, cells, problems in _cells(path)
+        for field in ("portrait", "voice", "audio")
+        if not problems and isinstance(cells.get(field), str)
+    }
+    found = (_file(path.parent, "", name, []) for name in named)
+    return frozenset(file.resolve() for file in found if file)
+
+
 def read_preset(path: Path) -> dict[str, Any]:
-    """What holds for every row that does not say otherwise, from a TOML file. Raises BadManifest, InvalidParameters."""
+    """What holds for every row that does not say otherwise, from a TOML file. Raises BadManifest."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise BadManifest(f"the preset {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadManifest(f"the preset {path} cannot be read: {error}") from error
     for name in content:
         if name not in _KINDS:
@@ -73,11 +95,8 @@ def read_preset(path: Path) -> dict[str, Any]:
     wanted = _values(content, problems)
     problems += _range_problems(wanted)
     if problems:
-        raise InvalidParameters(problems)
+        raise BadManifest("\n".join(f"the preset {path}: {line}" for line in told(problems).splitlines()))
     return wanted
-
-
-Found = tuple[int, Mapping[str, Any], tuple[Problem, ...]]
 
 
 def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
@@ -114,9 +133,10 @@ def _jsonl_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
         if not text.strip():
             continue
         try:
-            cells = json.loads(text)
+            cells = json.loads(text.strip())
         except ValueError as error:
-            yield line, {}, (Problem("row", f"is not JSON: {error}"),)
+            said = str(error).replace("line 1 column", "column")  # it has seen this line alone
+            yield line, {}, (Problem("row", f"is not JSON: {said}"),)
             continue
         if not isinstance(cells, dict):
             yield line, {}, (Problem("row", 'is no JSON object; write {"portrait": …, "voice": …}'),)
@@ -129,14 +149,12 @@ def _judge(folder: Path, line: int, cells: Mapping[str, Any], defaults: Mapping[
     problems: list[Problem] = []
     portrait = _file(folder, "portrait", cells.get("portrait"), problems)
     voice = _file(folder, "voice", cells.get("voice") or cells.get("audio"), problems)
-    output = cells.get("output") or None
-    if output is not None and not isinstance(output, str):
-        problems.append(Problem("output", f"is {output!r}; a path is wanted"))
+    output = _video(folder, cells.get("output"), problems)
     wanted = dict(defaults) | _values({name: value for name, value in cells.items() if name in _KINDS}, problems)
     problems += _range_problems(wanted)
     if problems or not portrait or not voice:
         return BadRow(line, tuple(problems))
-    return Row(line, portrait, voice, folder / output if output else None, wanted)
+    return Row(line, portrait, voice, output, wanted)
 
 
 def _file(folder: Path, field: str, value: Any, problems: list[Problem]) -> Path | None:
@@ -153,6 +171,17 @@ def _file(folder: Path, field: str, value: Any, problems: list[Problem]) -> Path
     return None
 
 
+def _video(folder: Path, value: Any, problems: list[Problem]) -> Path | None:
+    if not value:
+        return None
+    if not isinstance(value, str) or "\0" in value:
+        problems.append(Problem("output", f"is {value!r}; a path is wanted"))
+        return None
+    if problem := files.name_problem(value):
+        problems.append(Problem("output", problem))
+    return folder / value
+
+
 def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """Cells as values of their kind; CSV has only texts."""
     found: dict[str, Any] = {}
@@ -162,8 +191,7 @@ def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
         try:
             found[name] = _value(_KINDS[name], value)
         except (ValueError, KeyError):
-            wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[_KINDS[name]]
-            problems.append(Problem(name, f"is {value!r}; {wanted} is wanted"))
+            problems.append(Problem(name, f"is {value!r}; {_WANTED[name]} is wanted"))
     return found
 
 
@@ -178,8 +206,7 @@ def _value(kind: type, value: Any) -> Any:
 def _range_problems(wanted: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
     if abs(wanted.get("priority", 0)) > PRIORITY_LIMIT:
-        limit = f"is {wanted['priority']}; choose a value from {-PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
-        problems.append(Problem("priority", limit))
+        problems.append(Problem("priority", f"is {wanted['priority']}; choose a value from {_PRIORITIES}"))
     try:
         parameters.complete({spec.name: wanted[spec.name] for spec in SPECS if spec.name in wanted})
     except InvalidParameters as error:

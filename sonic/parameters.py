@@ -7,7 +7,7 @@ range is refused, with every problem named at once; a value outside its recommen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,7 +35,12 @@ class InvalidParameters(ValueError):
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
-        super().__init__("; ".join(f"{problem.field}: {problem.description}" for problem in problems))
+        super().__init__(told(problems))
+
+
+def told(problems: Iterable[Problem]) -> str:
+    """Problems for a person, one a line, with the fields as callers give them."""
+    return "\n".join(f"{problem.field.removeprefix('parameters.')} {problem.description}" for problem in problems)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,23 @@ class Spec:
     high: float = math.inf
     recommended: tuple[float, float] | None = None
     multiple_of: int = 0  # 0: any
+
+    @property
+    def wanted(self) -> str:
+        """What a value must be, in words."""
+        if self.kind is bool:
+            return "true or false"
+        return f"a {'whole number' if self.kind is int else 'number'} from {self.range}"
+
+    @property
+    def range(self) -> str:
+        """The hard limits, in words."""
+        return f"{plain(self.low)} to {plain(self.high)}{' ' + self.unit if self.unit else ''}"
+
+
+def plain(number: float) -> str:
+    """Whole numbers with all their digits."""
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 SPECS: tuple[Spec, ...] = (
@@ -99,6 +121,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("fps", int, 25, "Frame rate of the video.", unit="frames per second", low=10, high=60, recommended=(24, 30)),
     Spec("seed", int, 0, "Seed of everything random: same seed and inputs, same frames.", low=0, high=2**63 - 1),
 )
+_ACCEPTED: dict[type, Any] = {bool: bool, int: int, float: int | float}
 _BY_NAME = {spec.name: spec for spec in SPECS}
 
 
@@ -161,12 +184,12 @@ def from_wire(message: parameters_pb2.RenderParameters) -> tuple[RenderParameter
 
 def _problem(spec: Spec, value: Any) -> str | None:
     unit = f" {spec.unit}" if spec.unit else ""
+    if isinstance(value, bool) != (spec.kind is bool) or not isinstance(value, _ACCEPTED[spec.kind]):
+        return f"is {value!r}; {spec.wanted} is wanted"
     if spec.kind is bool:
-        return None if isinstance(value, bool) else f"is {value!r}; true or false is wanted"
-    if isinstance(value, bool) or not isinstance(value, int if spec.kind is int else int | float):
-        return f"is {value!r}; a {'whole number' if spec.kind is int else 'number'} is wanted"
+        return None
     if not math.isfinite(value) or not spec.low <= value <= spec.high:
-        return f"is {value}{unit}; choose a value from {spec.low:g} to {spec.high:g}{unit}"
+        return f"is {value}{unit}; choose a value from {spec.range}"
     if spec.multiple_of and value % spec.multiple_of:
         below = int(value // spec.multiple_of) * spec.multiple_of
         near = f"{below} or {below + spec.multiple_of}"

@@ -8,8 +8,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from sonic import exceptions
-from sonic.parameters import Problem
+from sonic.parameters import Problem, told
 
+_NAMES = {"sonic-tenant": "tenant"}  # what callers call a field of the wire
 _BY_CODE: dict[grpc.StatusCode, type[exceptions.HubError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: exceptions.InvalidRequest,
     grpc.StatusCode.NOT_FOUND: exceptions.NotFound,
@@ -30,7 +31,7 @@ def to_exception(error: grpc.aio.AioRpcError, target: str) -> exceptions.HubErro
     kind = _BY_CODE.get(error.code(), exceptions.HubFailed)
     message = error.details() or ""
     if kind is exceptions.HubUnreachable:
-        why = message.rpartition(": ")[2]  # the first parts are gRPC's own affairs
+        why = message.rpartition(": ")[2].rstrip("]")  # the first parts are gRPC's own affairs
         message = f"the hub at {target} cannot be reached ({why}); is it running, and is the address right?"
     elif kind is exceptions.HubFailed:
         message = f"the hub at {target} failed with {error.code().name}: {message}"
@@ -39,7 +40,10 @@ def to_exception(error: grpc.aio.AioRpcError, target: str) -> exceptions.HubErro
         if isinstance(detail, error_details_pb2.ErrorInfo):
             reason = detail.reason
         elif isinstance(detail, error_details_pb2.BadRequest):
-            problems = [Problem(item.field, item.description) for item in detail.field_violations]
+            problems = [
+                Problem(_NAMES.get(item.field, item.field), item.description) for item in detail.field_violations
+            ]
+            message = told(problems)
         elif isinstance(detail, error_details_pb2.RetryInfo):
             retry_after_s = detail.retry_delay.ToNanoseconds() / 1e9
     return kind(message, reason=reason, problems=problems, retry_after_s=retry_after_s)

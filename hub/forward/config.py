@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hub.config import MIB, InvalidConfig
-from hub.server.callers import tenant_problem
+from hub.core.tenants import tenant_problem
 
 
 @dataclass(frozen=True)

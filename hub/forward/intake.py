@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from hub.core.tenants import tenant_problem
 from hub.forward import layouts
 from hub.forward.layouts import Layout
 from hub.forward.spool import STALE, Cursor, Spool
 from hub.server import metrics
-from hub.server.callers import tenant_problem
 from sonic.v1 import metrics_pb2
 
 MAX_TABLES = 64  # of one session

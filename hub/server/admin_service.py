@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from hub import exceptions
 from hub.core import events
+from hub.core.tenants import tenant_problem
 from hub.server import job_service, views
-from hub.server.callers import Context, tenant_problem
+from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
 from hub.server.sessions import Sessions

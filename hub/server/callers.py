@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import grpc.aio
 
 from hub import exceptions
+from hub.core.tenants import tenant_problem
 from sonic.parameters import Problem
 
 Context = grpc.aio.ServicerContext[Any, Any]
 TENANT_KEY = "sonic-tenant"
-MAX_TENANT_CHARACTERS = 150
-_TENANT = re.compile(r"[A-Za-z0-9!\-_.*'()]+")
 
 
 def tenant_of(context: Context) -> str:
@@ -25,14 +23,3 @@ def tenant_of(context: Context) -> str:
     if problem := tenant_problem(name):
         raise exceptions.InvalidRequest([Problem(TENANT_KEY, problem)])
     return name
-
-
-def tenant_problem(name: str) -> str | None:
-    """Why a name cannot be a tenant's, or None. The rules are Grafana Mimir's for X-Scope-OrgID."""
-    if len(name) > MAX_TENANT_CHARACTERS:
-        return f"has {len(name)} characters; {MAX_TENANT_CHARACTERS} is the limit"
-    if name in (".", "..", "__mimir_cluster"):
-        return f"is {name!r}, which is reserved; choose another name"
-    if not _TENANT.fullmatch(name):
-        return f"is {name!r}; use letters, digits and !-_.*'() only"
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from typing import Annotated
 
 import typer
@@ -53,5 +54,8 @@ app.command(rich_help_panel="Services")(services.agent)
 
 
 def main() -> None:
-    """The entry point of the `sonic` command."""
+    """The entry point of the `sonic` command; whatever asks it to end is like Ctrl-C, so that it clears away."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup a hangup means nothing
+            signal.signal(number, signal.default_int_handler)
     app(prog_name="sonic")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,10 +39,9 @@ def batch(
     if json:
         output.print_json(dataclasses.asdict(summary))
     else:
-        output.line(
-            f"{summary.rows} rows: {summary.succeeded} rendered, {summary.skipped} skipped (already there), "
-            f"{summary.failed} without a video"
-        )
+        count = f"{summary.rows} row{'s' * (summary.rows != 1)}"
+        skipped = f"{summary.skipped} skipped (already there)"
+        output.line(f"{count}: {summary.succeeded} rendered, {skipped}, {summary.failed} without a video")
     if summary.failed:
         raise typer.Exit(ExitCode.NOT_DONE)
 
@@ -58,4 +58,5 @@ async def _run(settings: config.ClientConfig, path: Path, defaults: dict[str, An
 
         async with connect(settings) as client:
             folder = path.with_name(f"{path.stem}-videos")
-            return await Batch(client, folder, report).run(manifest.read(path, defaults))
+            inputs = await asyncio.to_thread(manifest.inputs, path)
+            return await Batch(client, folder, inputs, report).run(manifest.read(path, defaults))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import tempfile
 import time
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sonic import config
+from sonic import config, exceptions, files
 from sonic.cli import options, output, running
-from sonic.cli.submit import follow
+from sonic.cli.submit import connect, follow
 
 if TYPE_CHECKING:
+    from sonic.cli.local_fleet import Fleet
     from sonic.v1 import jobs_pb2
 
 _AGENTS = ["demo-1", "demo-2"]
@@ -46,6 +48,7 @@ def demo(
 ) -> None:
     """Start a hub and two agents on this machine, render a video through them, and stop them again."""
     watch = Stopwatch()
+    _check(out, portrait, audio)
     portrait, audio = _material(portrait, audio)
     watch.lap("models and material")
     job = running.run(_demo(portrait, audio, out, watch), "stopped, and everything that was started with it")
@@ -61,10 +64,22 @@ def demo(
     output.line(str(out))
 
 
-def _material(portrait: Path | None, audio: Path | None) -> tuple[Path, Path]:
-    """The models are put in their place, and what is not given is a sample."""
+def _check(out: Path, portrait: Path | None, audio: Path | None) -> None:
+    """What is given is of use, before anything is started. Raises FileTrouble, errors.BadInput."""
     running.need("hub.service", "hub")
     running.need("agent.service", "agent")
+    media = [running.need(f"sonic_runtime.media.{name}", "runtime") for name in ("portraits", "voices")]
+    given = [path for path in (portrait, audio) if path]
+    files.check_inputs(*given)
+    files.check_output(out, *given)
+    if portrait:
+        media[0].read(portrait)
+    if audio:
+        next(media[1].frames(audio), None)
+
+
+def _material(portrait: Path | None, audio: Path | None) -> tuple[Path, Path]:
+    """The models are put in their place, and what is not given is a sample."""
     models = running.need("sonic_runtime.models", "runtime")
     for model in models.listing():
         if model.problem:
@@ -77,32 +92,53 @@ def _material(portrait: Path | None, audio: Path | None) -> tuple[Path, Path]:
 
 
 async def _demo(portrait: Path, audio: Path, out: Path, watch: Stopwatch) -> jobs_pb2.Job:
-    from sonic.cli import local_fleet
+    from sonic.cli.local_fleet import Fleet
     from sonic.client import AsyncSonicClient
 
-    _stop_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sonic-demo-") as folder:
-        async with (
-            local_fleet.hub(Path(folder)) as address,
-            local_fleet.agents(Path(folder), address, _AGENTS) as programs,
-            AsyncSonicClient(address, "demo") as client,
-        ):
+        async with Fleet(Path(folder)) as fleet:
+            _stop_on_signals(fleet)
+            address = await fleet.start_hub()
             watch.lap("start of the hub")
-            output.note(f"hub at {address}; waiting for {len(programs)} agents to render their probe clip …")
-            await local_fleet.all_ready(client, programs)
-            watch.lap("start of the agents")
-            job = await client.submit(portrait, audio)
-            watch.lap("upload and submission")
-            job = await follow(config.ClientConfig(hub=address, tenant="demo"), job.job_id, None)
-            watch.lap("render")
-            await client.download(job, out)
-            watch.lap("download")
-            output.note(f"rendered by {job.attempts[-1].node_id}; stopping the hub and the agents …")
+            async with AsyncSonicClient(address, "demo") as client:
+                await fleet.start_agents(address, _AGENTS)
+                output.note(f"hub at {address}; waiting for {len(_AGENTS)} agents to render their probe clip …")
+                await fleet.all_ready(client)
+                watch.lap("start of the agents")
+                job = await client.submit(portrait, audio)
+                watch.lap("upload and submission")
+                job = await _rendered(config.ClientConfig(address, "demo"), job.job_id)
+                watch.lap("render")
+                await client.download(job, out)
+                watch.lap("download")
+                output.note(f"rendered by {job.attempts[-1].node_id}; stopping the hub and the agents …")
     watch.lap("stop")
     return job
 
 
-def _stop_on_sigterm() -> None:
+async def _rendered(settings: config.ClientConfig, job_id: str) -> jobs_pb2.Job:
+    try:
+        return await follow(settings, job_id)
+    except asyncio.CancelledError:
+        async with connect(settings, at_most_s=0) as client:
+            with contextlib.suppress(exceptions.HubError):  # a hub that has been killed meanwhile
+                await client.cancel(job_id)  # an agent that renders nothing stops sooner
+        raise
+
+
+def _stop_on_signals(fleet: Fleet) -> None:
+    """The first one stops the demo, the next one ends what has not stopped yet."""
     task = asyncio.current_task()
     assert task
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def stop() -> None:
+        if fleet.stopping:
+            fleet.kill()
+            return
+        fleet.stopping = True
+        output.note("stopping the hub and the agents … (once more ends them at once)")
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a hangup means nothing
+            asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -13,7 +13,9 @@ class ExitCode(IntEnum):
     """Stable, for scripts."""
 
     OK = 0
-    NOT_DONE = 1  # a job or render failed or was cancelled, a batch has rows without a video, a check failed
+    NOT_DONE = (
+        1  # a job or render failed, was cancelled or has not ended, a batch has rows without a video, a check failed
+    )
     USAGE = 2  # the command line or a setting cannot be used
     BAD_INPUT = 3  # a file or a parameter cannot be used
     UNREACHABLE = 4  # the hub did not answer
@@ -21,7 +23,7 @@ class ExitCode(IntEnum):
     REFUSED = 6  # the hub does not allow it, or a limit is reached
     NOT_INSTALLED = 7  # an extra or a model is missing
     INTERNAL = 70  # a fault of the program or of the hub
-    INTERRUPTED = 130  # Ctrl-C
+    INTERRUPTED = 130  # Ctrl-C, SIGTERM, SIGHUP
 
 
 _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
@@ -55,6 +57,7 @@ def _runtime_codes() -> list[tuple[type[Exception], ExitCode]]:
         ("sonic_runtime.errors", "Cancelled", ExitCode.INTERRUPTED),
         ("sonic_runtime.errors", "ModelMissing", ExitCode.NOT_INSTALLED),
         ("sonic_runtime.errors", "RenderError", ExitCode.NOT_DONE),
+        ("sonic_runtime.models.folder", "UnknownModel", ExitCode.USAGE),
         ("sonic_runtime.models.packages", "FetchFailed", ExitCode.NOT_DONE),
     )
     return [(getattr(sys.modules[module], name), code) for module, name, code in named if module in sys.modules]

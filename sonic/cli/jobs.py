@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic import config, exceptions
+from sonic import config, exceptions, files, parameters
 from sonic.cli import options, output, running
 from sonic.cli.progress import describe, state_name
 from sonic.cli.submit import FIRST_ANSWER_S, connect, follow
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from sonic.v1 import jobs_pb2
 
 app = typer.Typer(help="Look at jobs, follow them, stop them, fetch their videos.", no_args_is_help=True)
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job, or as much of it as no other begins with.")]
+_ID_CHARACTERS = 32
+_SHOWN_AT_MOST = 5
 
 
 @app.command("list")
@@ -37,7 +39,10 @@ def list_jobs(
     if json:
         output.print_json([output.plain(job) for job in jobs])
         return
-    rows = [(job.job_id, job.tenant, _clock(job.submitted_at), _node(job), describe(job)) for job in jobs]
+    rows = [
+        (job.job_id, job.tenant, _clock(job.submitted_at), _node(job), describe(job, job.failure.reason))
+        for job in jobs
+    ]
     output.table(("JOB", "TENANT", "SUBMITTED (UTC)", "NODE", "STATE"), rows)
 
 
@@ -46,6 +51,7 @@ def list_jobs(
 def show(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Show one job: its state, its attempts and why each went where it went."""
     settings = options.client_of(given)
+    job = _whole(settings, job)
 
     async def get() -> jobs_pb2.Job:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -60,6 +66,7 @@ def show(job: JobId, json: options.Json = False, **given: Any) -> None:
 def cancel(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Cancel a job that has not ended; one that has is left as it is."""
     settings = options.client_of(given)
+    job = _whole(settings, job)
 
     async def stop() -> jobs_pb2.Job:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -74,10 +81,11 @@ def cancel(job: JobId, json: options.Json = False, **given: Any) -> None:
 def watch(job: JobId, json: options.Json = False, **given: Any) -> None:
     """Follow a job until it has ended. With --json, one object a line for every change."""
     settings = options.client_of(given)
+    job = _whole(settings, job)
     if json:
         running.run(_stream(settings, job))
     else:
-        _print(running.run(follow(settings, job, None)))
+        _print(running.run(follow(settings, job)))
 
 
 @app.command()
@@ -90,7 +98,11 @@ def fetch(
 ) -> None:
     """Fetch the video of a job that has succeeded."""
     settings = options.client_of(given)
+    job = _whole(settings, job)
     destination = out or Path(f"{job}.mp4")
+    files.check_output(destination)
+    if not out:
+        files.check_unused(destination)
 
     async def get() -> None:
         async with connect(settings, FIRST_ANSWER_S) as client:
@@ -98,6 +110,22 @@ def fetch(
 
     running.run(get())
     output.print_json({"job_id": job, "output": str(destination)}) if json else output.line(str(destination))
+
+
+def _whole(settings: config.ClientConfig, given: str) -> str:
+    """The one id that begins with what was given; what begins none is for the hub to judge."""
+    if len(given) >= _ID_CHARACTERS:
+        return given
+
+    async def beginning() -> list[str]:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            return [job.job_id async for job in client.jobs() if job.job_id.startswith(given)]
+
+    found = running.run(beginning())
+    if len(found) > 1:
+        some = ", ".join(found[:_SHOWN_AT_MOST]) + (" …" if len(found) > _SHOWN_AT_MOST else "")
+        raise typer.BadParameter(f"{given!r} begins the ids of {len(found)} jobs, {some}; give more of it")
+    return found[0] if found else given
 
 
 def _states(names: Iterable[str]) -> list[jobs_pb2.JobState.ValueType]:
@@ -135,7 +163,10 @@ def _print(job: jobs_pb2.Job) -> None:
         [
             ("job", job.job_id),
             ("state", describe(job)),
+            ("tenant", job.tenant),
+            ("priority", str(job.spec.priority)),
             ("engine", f"{job.spec.engine} {job.spec.model_version}".strip()),
+            ("parameters", _parameters(job)),
             ("submitted", _utc(job.submitted_at)),
             ("started", _utc(job.started_at)),
             ("ended", _utc(job.ended_at)),
@@ -152,6 +183,14 @@ def _print(job: jobs_pb2.Job) -> None:
         output.line(f"  {problem.field}: {problem.description}")
     for warning in job.warnings:
         output.line(f"warning: {warning.message} ({warning.reason})")
+
+
+def _parameters(job: jobs_pb2.Job) -> str:
+    return ", ".join(f"{field.name} {_short(value)}" for field, value in job.spec.parameters.ListFields())
+
+
+def _short(value: float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else parameters.plain(value)
 
 
 def _video(job: jobs_pb2.Job) -> str:

@@ -8,9 +8,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from sonic import config, exceptions
 from sonic.client import AsyncSonicClient
@@ -19,6 +19,13 @@ from sonic.v1 import nodes_pb2
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 _LOOK_AGAIN_S = 0.1
+# The `sonic` command, except that it ends when the process that started it does, however that came (PR_SET_PDEATHSIG).
+_PROGRAM = """
+import ctypes, signal
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+from sonic.cli import main
+main()
+"""
 
 
 @dataclass
@@ -44,78 +51,95 @@ class Program:
                     return entry
         return None
 
+    def kill(self) -> None:
+        """At once, with its workers, which have sessions of their own."""
+        workers = []
+        with contextlib.suppress(OSError):
+            workers = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for group in (self.process.pid, *map(int, workers)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+
     async def stop(self) -> None:
-        """SIGTERM, and whatever is left after a while is killed with all that it started."""
+        """SIGTERM, and whatever is left after a while is killed."""
         if self.process.returncode is None:
             self.process.terminate()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.process.wait(), STOP_TIMEOUT_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self.kill()
         await self.process.wait()
 
 
-@contextlib.asynccontextmanager
-async def hub(folder: Path) -> AsyncIterator[str]:
-    """A hub with its data in `folder`; the answer is its gRPC address."""
-    arguments = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--data-dir", str(folder / "hub")]
-    async with _program("hub", folder, "hub", *arguments) as program:
+class Fleet:
+    """One hub and its agents, with their data in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stopping = False
+        self._folder = folder
+        self._hub: Program | None = None
+        self._agents: list[Program] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stopping = True
+        await asyncio.gather(*(agent.stop() for agent in self._agents))
+        if self._hub:
+            await self._hub.stop()
+
+    def kill(self) -> None:
+        """End everything at once; whoever waits for its end need not wait any more."""
+        for program in (*self._agents, *([self._hub] if self._hub else [])):
+            program.kill()
+
+    async def start_hub(self) -> str:
+        """The answer is its gRPC address. Raises SonicError."""
+        self._hub = await self._start("hub", "hub", "--listen", "127.0.0.1:0")
         async with asyncio.timeout(START_TIMEOUT_S):
-            while not (serving := program.said("serving")):
-                program.check()
+            while not (serving := self._hub.said("serving")):
+                self._hub.check()
                 await asyncio.sleep(_LOOK_AGAIN_S)
-        yield serving["grpc"]
+        return serving["grpc"]
 
-
-@contextlib.asynccontextmanager
-async def agents(folder: Path, address: str, names: list[str]) -> AsyncIterator[list[Program]]:
-    """Agents of the hub at `address`, one after another in their starting, all together in their work."""
-    async with contextlib.AsyncExitStack() as stack:
-        started = []
+    async def start_agents(self, address: str, names: list[str]) -> None:
+        """Agents of the hub at `address`."""
         for name in names:
-            arguments = ["--hub", address, "--node-id", name, "--region", "demo", "--http-listen", "127.0.0.1:0"]
-            program = _program(name, folder, "agent", *arguments, "--data-dir", str(folder / name))
-            started.append(await stack.enter_async_context(program))
-        yield started
+            arguments = ["--hub", address, "--node-id", name, "--region", "demo"]
+            self._agents.append(await self._start(name, "agent", *arguments))
 
+    async def all_ready(self, client: AsyncSonicClient) -> None:
+        """Wait until every agent has rendered its probe clip. Raises SonicError."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while True:
+                    nodes = await client.nodes()
+                    if sum(node.state == nodes_pb2.NODE_STATE_READY for node in nodes) == len(self._agents):
+                        return
+                    for agent in self._agents:
+                        agent.check()
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError:
+            states = ", ".join(f"{node.node_id}: {node.state_reason}" for node in nodes)
+            message = f"the agents were not ready within {START_TIMEOUT_S:.0f} s ({states}); see `sonic doctor`"
+            raise exceptions.SonicError(message) from None
 
-async def all_ready(client: AsyncSonicClient, programs: list[Program]) -> None:
-    """Wait until every agent has rendered its probe clip. Raises SonicError."""
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while True:
-                nodes = await client.nodes()
-                if sum(node.state == nodes_pb2.NODE_STATE_READY for node in nodes) == len(programs):
-                    return
-                for program in programs:
-                    program.check()
-                await asyncio.sleep(_LOOK_AGAIN_S)
-    except TimeoutError:
-        states = ", ".join(f"{node.node_id}: {node.state_reason}" for node in nodes)
-        message = f"the agents were not ready within {START_TIMEOUT_S:.0f} s ({states}); see `sonic doctor`"
-        raise exceptions.SonicError(message) from None
-
-
-@contextlib.asynccontextmanager
-async def _program(name: str, folder: Path, *arguments: str) -> AsyncIterator[Program]:
-    log = folder / f"{name}.log"
-    settings = folder / "config.toml"
-    settings.touch()
-    command = [sys.executable, "-m", "sonic", *arguments, "--log-format", "json", "--config", str(settings)]
-    with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            env=_environment(),
-            start_new_session=True,
-        )
-    program = Program(name, process, log)
-    try:
-        yield program
-    finally:
-        await asyncio.shield(program.stop())
+    async def _start(self, name: str, kind: str, *arguments: str) -> Program:
+        log = self._folder / f"{name}.log"
+        settings = self._folder / "config.toml"
+        settings.touch()
+        own = ["--http-listen", "127.0.0.1:0", "--data-dir", str(self._folder / name)]
+        with log.open("wb") as out:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", _PROGRAM, kind, *arguments, *own),
+                *("--log-format", "json", "--config", str(settings)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=_environment(),
+                start_new_session=True,
+            )
+        return Program(name, process, log)
 
 
 def _environment() -> dict[str, str]:

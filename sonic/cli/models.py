@@ -55,9 +55,10 @@ def verify(name: Name, json: options.Json = False) -> None:
 
 
 @app.command()
-def path(name: Name) -> None:
+def path(name: Name, json: options.Json = False) -> None:
     """Print where a model's files are."""
-    output.line(str(_models().path(name)))
+    where = str(_models().path(name))
+    output.print_json({"path": where}) if json else output.line(where)
 
 
 def _models() -> ModuleType:

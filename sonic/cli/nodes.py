@@ -111,7 +111,8 @@ def _slots(node: nodes_pb2.Node) -> str:
     from sonic.v1 import nodes_pb2
 
     busy = sum(slot.state == nodes_pb2.SLOT_STATE_BUSY for slot in node.slots)
-    return f"{busy}/{len(node.slots)} busy" if node.slots else ""
+    broken = [f"; {slot.index}: {slot.detail}" for slot in node.slots if slot.state == nodes_pb2.SLOT_STATE_BACKOFF]
+    return f"{busy}/{len(node.slots)} busy{''.join(broken)}" if node.slots else ""
 
 
 def _gpus(node: nodes_pb2.Node) -> str:

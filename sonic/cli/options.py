@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from sonic import config
+from sonic import config, files
 from sonic.parameters import SPECS, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,8 +19,8 @@ _PREFIXED = ("forward", "log")  # tables whose options begin with their name
 
 
 def _video_name(path: Path | None) -> Path | None:
-    if path and path.suffix.lower() != ".mp4":
-        raise typer.BadParameter(f"{str(path)!r} does not end in .mp4, the only format that is written")
+    if path and (problem := files.name_problem(str(path))):
+        raise typer.BadParameter(problem)
     return path
 
 
@@ -97,15 +98,27 @@ def _setting_help(table: str, field: config.Field) -> str:
     default = str(field.default).lower() if field.kind is bool else field.default
     default = " ".join(default) if field.kind is tuple else default
     said = [
-        f"{field.help[:1].upper()}{field.help[1:]}." if field.help else "",
+        f"{_sentence(field.help)}." if field.help else "",
         "" if default in ("", None, ()) else f"Default: {default}.",
         f"Also {config.variable_of(table, field.name)}.",
     ]
     return " ".join(part for part in said if part)
 
 
+def _sentence(text: str) -> str:
+    """Begun with a capital letter, unless its first word is a name or a value."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z]+( |$)", text) else text
+
+
 def _render_parameter(spec: Spec) -> inspect.Parameter:
+    def read(text: str) -> Any:
+        try:
+            return spec.kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r}; {spec.wanted} is wanted") from None
+
     flag = config.flag_of(spec.name)
+    how = {} if spec.kind is bool else {"parser": read, "metavar": f"<{spec.kind.__name__}>"}
     return _parameter(
         spec.name,
         spec.kind,
@@ -113,6 +126,7 @@ def _render_parameter(spec: Spec) -> inspect.Parameter:
         help=f"{spec.help} {parameter_range(spec)}".strip(),
         rich_help_panel="Render parameters",
         show_default=False,
+        **how,
     )
 
 
@@ -121,8 +135,8 @@ def parameter_range(spec: Spec) -> str:
     said = []
     if spec.default is not None:
         said.append(f"Default: {str(spec.default).lower()}.")
-    if spec.kind is not bool and spec.high < 2**31:
-        said.append(f"{spec.low:g} to {spec.high:g}{' ' + spec.unit if spec.unit else ''}.")
+    if spec.kind is not bool:
+        said.append(f"{spec.range}.")
     if spec.recommended:
         said.append(f"{spec.recommended[0]:g} to {spec.recommended[1]:g} recommended.")
     return " ".join(said)

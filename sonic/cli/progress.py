@@ -22,7 +22,7 @@ class ProgressBar:
     def __init__(self, title: str) -> None:
         self._title = title
         self._bar: Progress | None = None
-        self._phase = ""
+        self._phase = self._line = ""
         self._last_line_s = 0.0
 
     def __enter__(self) -> Self:
@@ -41,9 +41,10 @@ class ProgressBar:
             self._bar.update(self._task, completed=fraction, detail=detail)
             return
         now = time.monotonic()
-        if phase != self._phase or now - self._last_line_s >= LINE_INTERVAL_S:
-            self._phase, self._last_line_s = phase, now
-            output.note(f"{self._title} {fraction:4.0%} {detail}")
+        line = f"{self._title} {fraction:4.0%} {detail}"
+        if line != self._line and (phase != self._phase or now - self._last_line_s >= LINE_INTERVAL_S):
+            self._line, self._phase, self._last_line_s = line, phase, now
+            output.note(line)
 
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""
@@ -66,15 +67,15 @@ def state_name(state: jobs_pb2.JobState.ValueType) -> str:
     return jobs_pb2.JobState.Name(state).removeprefix("JOB_STATE_").lower()
 
 
-def describe(job: jobs_pb2.Job) -> str:
-    """State, place in the queue, stage and time left, in a few words."""
+def describe(job: jobs_pb2.Job, why: str = "") -> str:
+    """State, place in the queue, stage and time left, in a few words; `why` in the place of what a failure says."""
     said = [state_name(job.state)]
     if job.queue_position:
         said.append(f"number {job.queue_position} in the queue")
     if job.state == jobs_pb2.JOB_STATE_RUNNING and job.progress.stage:
         said.append(_stage(job.progress))
     if job.state == jobs_pb2.JOB_STATE_FAILED:
-        said.append(job.failure.message)
+        said.append(why or job.failure.message)
     if job.eta_seconds > 0:
         said.append(f"about {output.seconds(job.eta_seconds)} left")
     return ", ".join(said)

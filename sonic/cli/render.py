@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic import exceptions
+from sonic import exceptions, files
 from sonic.cli import options, output, running
 from sonic.cli.progress import ProgressBar
 
@@ -29,9 +29,8 @@ def render(
     from sonic.client import wire_parameters
 
     wanted = wire_parameters(options.parameters_of(given))
-    for path in (portrait, audio):
-        if not path.is_file():
-            raise exceptions.FileTrouble(f"there is no file {path}")
+    files.check_inputs(portrait, audio)
+    files.check_output(out, portrait, audio)
     try:
         report = _render(portrait, audio, out, engine, wanted)
     except KeyboardInterrupt:
@@ -60,4 +59,6 @@ def _render(
         raise exceptions.FileTrouble(f"{out.parent} cannot be made: {error.strerror}") from error
     with ProgressBar("render") as bar:
         tracker = pipeline.Tracker(bar.show_progress, lambda: False)
-        return pipeline.render(request, engines.load(engine), faces.FaceFinder(), tracker)
+        report = pipeline.render(request, engines.load(engine), faces.FaceFinder(), tracker)
+        bar.show(1.0, "done", "done")
+        return report

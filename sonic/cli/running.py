@@ -40,7 +40,7 @@ def report(error: Exception) -> ExitCode:
         output.note(f"error: this should not have happened: {type(error).__name__}: {error}")
         output.note("Run the command again with SONIC_DEBUG=1 to see where, and report it.")
         return code
-    output.note(f"error: {error}")
+    output.note(f"error: {error}".replace("\n", "\n       "))
     for problem in getattr(error, "problems", ()):
         if problem.description not in str(error):
             output.note(f"  {problem.field}: {problem.description}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from sonic import config
+from sonic import config, exceptions
 from sonic.cli import options, output
 
 app = typer.Typer(help="See which settings hold and where they come from.", no_args_is_help=True)
@@ -22,9 +22,22 @@ def show(json: options.Json = False, **given: Any) -> None:
         output.print_json(
             [{"key": f"{s.table}.{s.name}", "value": s.shown, "origin": s.origin, "source": s.source} for s in found]
         )
-        return
-    rows = [(f"{s.table}.{s.name}", str(s.shown), s.origin, s.source) for s in found]
-    output.table(("SETTING", "VALUE", "FROM", ""), rows)
+    else:
+        rows = [(f"{s.table}.{s.name}", str(s.shown), s.origin, s.source) for s in found]
+        output.table(("SETTING", "VALUE", "FROM", ""), rows)
+    _check(settings)
+
+
+def _check(settings: config.Settings) -> None:
+    """Raises BadSettings with every table that cannot be used."""
+    problems = []
+    for table in config.tables():
+        try:
+            settings.build(config.kind_of(table))
+        except exceptions.BadSettings as error:
+            problems.append(str(error))
+    if problems:
+        raise exceptions.BadSettings("\n".join(problems))
 
 
 @app.command()

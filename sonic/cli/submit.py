@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic import config, exceptions
+from sonic import config, exceptions, files
 from sonic.cli import options, output, running
 from sonic.cli.progress import ProgressBar
 
@@ -31,13 +31,17 @@ def submit(
     """Submit one job; prints its id. With --wait, shows its progress and fetches the video."""
     settings = options.client_of(given)
     destination = out or (Path(audio.name).with_suffix(".mp4") if wait else None)
+    if destination:
+        files.check_output(destination, portrait, audio)
+    if destination and not out:
+        files.check_unused(destination)
     job = running.run(_submit(settings, portrait, audio, options.job_of(given)))
     if not destination:
         output.print_json(output.plain(job)) if json else output.line(job.job_id)
         return
     leaving = f"stopped waiting; the job goes on: sonic jobs watch {job.job_id}, or sonic jobs cancel {job.job_id}"
     try:
-        job = running.run(follow(settings, job.job_id, destination), leaving)
+        job = running.run(_fetch(settings, job.job_id, destination, replace=out is not None), leaving)
     except exceptions.JobEnded as error:
         if json:
             output.print_json(output.plain(error.job))
@@ -52,8 +56,8 @@ def connect(settings: config.ClientConfig, at_most_s: float = math.inf) -> Async
     return AsyncSonicClient(settings.hub, settings.tenant, patience_s=min(at_most_s, settings.patience_s))
 
 
-async def follow(settings: config.ClientConfig, job_id: str, destination: Path | None) -> jobs_pb2.Job:
-    """Show a job's progress until it has ended, then fetch its video, if wanted. Raises JobEnded, HubError."""
+async def follow(settings: config.ClientConfig, job_id: str) -> jobs_pb2.Job:
+    """Show a job's progress until it has ended. Raises JobEnded, HubError."""
     from sonic.v1 import jobs_pb2
 
     job = jobs_pb2.Job()
@@ -66,8 +70,15 @@ async def follow(settings: config.ClientConfig, job_id: str, destination: Path |
             output.note(f"warning: {warning.message}")
         if failure := exceptions.from_job(job):
             raise failure
-        if destination:
-            await client.download(job, destination)
+    return job
+
+
+async def _fetch(settings: config.ClientConfig, job_id: str, destination: Path, replace: bool) -> jobs_pb2.Job:
+    job = await follow(settings, job_id)
+    if not replace:  # somebody else's video may have come here meanwhile
+        files.check_unused(destination, f"fetch the video with: sonic jobs fetch {job_id} -o FILE")
+    async with connect(settings) as client:
+        await client.download(job, destination)
     return job
 
 

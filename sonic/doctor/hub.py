@@ -53,7 +53,9 @@ def check_clock(settings: Settings) -> list[Finding]:
             date = response.headers.get("Date")
     except (urllib.error.URLError, OSError, ValueError) as error:
         advice = "set client.health_url to the hub's http_listen address, http://host:port/healthz"
-        return [Finding("clock", State.SKIPPED, f"{url} does not answer ({error})", advice)]
+        why = getattr(error, "reason", error)  # urllib wraps what happened
+        why = getattr(why, "strerror", None) or why
+        return [Finding("clock", State.SKIPPED, f"{url} does not answer ({why})", advice)]
     now_s = (asked_s + time.time()) / 2
     try:
         skew_s = now_s - email.utils.parsedate_to_datetime(date).timestamp() - 0.5

@@ -57,7 +57,7 @@ def check_codecs(_settings: Settings) -> list[Finding]:
     if missing:
         advice = "install PyAV's own wheel, which brings them: pip install --force-reinstall --only-binary av av"
         return [Finding("codecs", State.PROBLEM, f"cannot be opened: {', '.join(missing)}", advice)]
-    return [Finding("codecs", State.OK, f"{', '.join(name for name, _ in _codecs())} open")]
+    return [Finding("codecs", State.OK, f"{', '.join(dict.fromkeys(name for name, _ in _codecs()))} open")]
 
 
 def _codecs() -> list[tuple[str, str]]:

@@ -68,13 +68,20 @@ def read(path: Path) -> NDArray[np.uint8]:
     except errors.BadPortrait:
         raise
     except UnidentifiedImageError:
-        raise errors.PortraitUnreadable("send a JPEG, PNG, WebP or HEIC file") from None
+        raise errors.PortraitUnreadable(_advice(path)) from None
     except Image.DecompressionBombError:
         raise errors.PortraitTooLarge(f"{MAX_PIXELS // 1_000_000} million are allowed; scale it down") from None
     except Exception as error:  # decoders fail in many ways on hostile bytes
         if "truncated" in str(error) or "broken data stream" in str(error):
             raise errors.PortraitTruncated("send the whole file again") from None
         raise errors.PortraitUnreadable(f"its decoder says: {error}") from None
+
+
+def _advice(path: Path) -> str:
+    with path.open("rb") as file:
+        if file.read(4) == b"GIF8":
+            return "it is a GIF; send one of its frames as JPEG or PNG"
+    return "send a JPEG, PNG, WebP or HEIC file"
 
 
 def _check_size(image: Image.Image) -> None:

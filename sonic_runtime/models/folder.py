@@ -26,6 +26,10 @@ NAMES = (face_mesh.NAME,)
 Say = Callable[[str], None]
 
 
+class UnknownModel(FetchFailed):
+    """There is no such model."""
+
+
 @dataclass(frozen=True)
 class Model:
     """A model as the folder has it. `problem` is empty when every file is there and unchanged."""
@@ -49,14 +53,14 @@ def listing() -> list[Model]:
 
 
 def verify(name: str) -> Model:
-    """Check a model's files against its manifest. Raises FetchFailed for an unknown name."""
+    """Check a model's files against its manifest. Raises UnknownModel."""
     _known(name)
     path = root() / name / face_mesh.VERSION
     return Model(name, face_mesh.VERSION, face_mesh.LICENCE, path, _problem(path))
 
 
 def path(name: str) -> Path:
-    """The folder of a model that is there. Raises errors.ModelMissing, FetchFailed."""
+    """The folder of a model that is there. Raises errors.ModelMissing, UnknownModel."""
     _known(name)
     found = root() / name / face_mesh.VERSION
     if not (found / MANIFEST).exists():
@@ -86,7 +90,7 @@ def fetch(name: str, say: Say, wheelhouse: Path | None = None) -> Model:
 
 def _known(name: str) -> None:
     if name not in NAMES:
-        raise FetchFailed(f"there is no model {name!r}; known are {', '.join(NAMES)}")
+        raise UnknownModel(f"there is no model {name!r}; known are {', '.join(NAMES)}")
 
 
 def _problem(path: Path) -> str:

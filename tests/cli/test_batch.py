@@ -76,7 +76,12 @@ async def test_bad_rows_are_named_and_the_others_go_on(acme, node, manifest) -> 
         ended = await acme("batch", path)
     assert ended.code == 1
     assert ended.out == "5 rows: 1 rendered, 0 skipped (already there), 4 without a video\n"
-    for said in ("rows.csv:3: portrait is 'none.jpg'", "rows.csv:4: seed is 'x'", "rows.csv:5: output", "rows.csv:6: "):
+    for said in (
+        "rows.csv:3: portrait is 'none.jpg'",
+        "rows.csv:4: seed is 'x'",
+        "rows.csv:5: output",
+        "rows.csv:6: portrait is",
+    ):
         assert said in ended.err
 
 
@@ -99,6 +104,15 @@ async def test_a_rerun_tries_again_what_failed_by_no_fault_of_the_row(acme, node
     assert (second.code, second.data["succeeded"], len(rendered)) == (0, 1, 1)
 
 
+async def test_a_failed_row_is_told_in_one_plain_sentence(acme, node, manifest) -> None:
+    waiting = asyncio.create_task(acme("batch", manifest("face.jpg,voice.wav,a.mp4,1")))
+    ref = (await node.hear("assignment")).assignment.ref
+    node.say(result={"ref": ref, "failure": {"fault": 1, "reason": "NO_FACE", "message": "No face was found."}})
+    ended = await waiting
+    assert f"rows.csv:2: job {ref.job_id} failed: No face was found. (NO_FACE)\n" in ended.err
+    assert ended.out == "1 row: 0 rendered, 0 skipped (already there), 1 without a video\n"
+
+
 async def test_a_row_wins_over_a_flag_and_a_flag_over_the_preset(acme, node, manifest, tmp_path) -> None:
     preset = tmp_path / "preset.toml"
     preset.write_text("seed = 1\nfps = 30\nmotion_scale = 0.5\n")
@@ -118,3 +132,39 @@ async def test_jsonl_works_too_and_rows_without_output_find_a_name(acme, node, m
     assert (ended.code, ended.data["succeeded"], ended.data["failures"][0]["line"]) == (1, 1, 2)
     (video,) = (tmp_path / "rows-videos").iterdir()
     assert video.name.startswith("face-voice-")
+
+
+async def test_no_video_takes_the_place_of_an_input(acme, node, manifest, tmp_path, files) -> None:
+    for name in ("mine.mp4", "later.mp4"):
+        (tmp_path / name).write_bytes(files[1].read_bytes())
+    rows = ["face.jpg,mine.mp4,mine.mp4,1", "face.jpg,voice.wav,out/../later.mp4,2", "face.jpg,later.mp4,fine.mp4,3"]
+    async with busy(node):
+        ended = await acme("batch", manifest(*rows), "--json")
+    assert (ended.code, ended.data["succeeded"]) == (1, 1)
+    assert [(failure["line"], failure["field"]) for failure in ended.data["failures"]] == [(2, "output"), (3, "output")]
+    assert "which is an input" in ended.err
+    for name in ("mine.mp4", "later.mp4"):
+        assert (tmp_path / name).read_bytes() == files[1].read_bytes()
+
+
+async def test_a_video_that_could_not_be_written_is_never_rendered(acme, node, manifest, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    async with busy(node) as rendered:
+        ended = await acme("batch", manifest("face.jpg,voice.wav,file/a.mp4,1"))
+    assert ended.code == 1
+    assert f"the folder {tmp_path / 'file'} cannot be written" in ended.err
+    assert rendered == []
+
+
+async def test_a_batch_says_how_much_there_is_before_the_first_video(acme, home, hub, manifest) -> None:
+    path = manifest(*(f"face.jpg,voice.wav,{n}.mp4,{n}" for n in range(3)))
+    batch = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sonic", "batch", str(path), "--hub", hub.grpc_address),
+        stderr=asyncio.subprocess.PIPE,
+        env=home,
+    )
+    assert batch.stderr
+    async with asyncio.timeout(10):
+        assert await batch.stderr.readline() == b"rows.csv   0% 0 of 3, 0 failed\n"
+    batch.terminate()
+    assert await batch.wait() == 130

@@ -44,6 +44,48 @@ async def test_wait_names_the_video_after_the_recording(acme, node, files, tmp_p
     assert (tmp_path / "voice.mp4").read_bytes() == peers.MP4
 
 
+async def test_a_name_that_nobody_chose_replaces_no_file(acme, node, files, tmp_path) -> None:
+    (tmp_path / "voice.mp4").write_bytes(files[1].read_bytes())
+    ended = await acme("submit", files[0], "voice.mp4", "--wait")
+    assert ended.code == 3
+    assert "voice.mp4 is already there" in ended.err or "which is an input" in ended.err
+    ended = await acme("submit", *files, "--wait")
+    assert (ended.code, ended.err) == (3, "error: voice.mp4 is already there; name the video with -o\n")
+    assert (await acme("jobs", "list", "--json")).data == []
+    async with busy(node):
+        job_id = (await acme("submit", *files, "-o", "voice.mp4", "--json")).data["job_id"]
+    (tmp_path / f"{job_id}.mp4").touch()
+    assert (await acme("jobs", "fetch", job_id)).code == 3
+    assert (tmp_path / f"{job_id}.mp4").read_bytes() == b""
+
+
+async def test_a_file_that_came_during_the_render_is_not_replaced(acme, node, files, tmp_path) -> None:
+    waiting = asyncio.create_task(acme("submit", *files, "--wait"))
+    ref = (await node.hear("assignment")).assignment.ref
+    (tmp_path / "voice.mp4").write_bytes(b"mine")
+    await node.upload_video(ref)
+    node.report_video(ref)
+    ended = await waiting
+    assert ended.code == 3
+    assert f"sonic jobs fetch {ref.job_id} -o FILE" in ended.err
+    assert (tmp_path / "voice.mp4").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("command", ["submit", "render"])
+async def test_a_video_cannot_go_where_an_input_is_or_no_file_can_be(acme, files, tmp_path, command) -> None:
+    voice = files[1].rename(tmp_path / "voice.mp4")
+    given = [files[0], voice] if command == "submit" else ["--portrait", files[0], "--audio", voice]
+    for out, said in (
+        ("voice.mp4", "--out is 'voice.mp4', which is an input"),
+        ("face.jpg/x/v.mp4", f"the folder {files[0]} cannot be written"),
+        (".mp4/", "does not end in .mp4"),
+    ):
+        ended = await acme(command, *given, "-o", out)
+        assert ended.code in (2, 3)
+        assert said in ended.err
+    assert (await acme("jobs", "list", "--json")).data == []
+
+
 @pytest.mark.parametrize("json", [(), ("--json",)])
 async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files, json) -> None:
     waiting = asyncio.create_task(acme("submit", *files, "--wait", *json))
@@ -53,6 +95,7 @@ async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files, js
     ended = await waiting
     assert ended.code == 1
     assert "No face was found. (NO_FACE)" in ended.err
+    assert "failed, NO_FACE\n" in "".join((await acme("jobs", "list")).out.replace(" \n", "\n"))
     assert ended.data["failure"]["reason"] == "NO_FACE" if json else ended.out == ""
 
 
@@ -91,6 +134,9 @@ async def test_jobs_are_listed_shown_cancelled_watched_and_fetched(acme, node, f
     assert job_id not in cancelled
     shown = (await acme("jobs", "show", job_id)).out
     assert "attempt 1 on n1" in shown
+    assert "tenant      acme\n" in shown
+    assert "priority    0\n" in shown
+    assert "fps 25, seed 0" in shown
     assert "sha256" in shown
 
 
@@ -101,6 +147,14 @@ async def test_nodes_are_listed_shown_drained_and_resumed(acme, node) -> None:
     assert (await acme("nodes", "drain", "n1", "--json")).data["state"] == "NODE_STATE_DRAINING"
     assert "draining" in (await acme("nodes", "show", "n1")).out
     assert (await acme("nodes", "resume", "n1", "--json")).data["state"] == "NODE_STATE_READY"
+
+
+async def test_the_reason_of_a_broken_slot_is_in_the_list_of_nodes(acme, node) -> None:
+    slot = {"index": 0, "state": "SLOT_STATE_BACKOFF", "detail": "no room for its model"}
+    node.say(heartbeat={"slots": [slot]})
+    async with asyncio.timeout(5):
+        while "0/1 busy; 0: no room for its model" not in (await acme("nodes", "list")).out:
+            await asyncio.sleep(0.1)
 
 
 async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
@@ -119,14 +173,27 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
         (("nodes", "show", "nobody"), 5, "nobody"),
         (("jobs", "list", "--hub", "127.0.0.1:9"), 4, "127.0.0.1:9"),
         (("jobs", "list", "--state", "runing"), 2, "running"),
-        (("jobs", "list", "--tenant", "a b"), 3, "sonic-tenant"),
+        (("jobs", "list", "--tenant", "a b"), 3, "tenant is 'a b'"),
+        (("jobs", "list", "--tenant", "ü"), 2, "tenant is 'ü'; use letters"),
+        (("jobs", "list", "--hub", "nowhere"), 2, "hub is 'nowhere'; host:port"),
+        (("render", "--portrait", "a", "--audio", "b", "-o", "x.mp4", "--fps", "abc"), 2, "10 to 60"),
+        (("submit", "{portrait}", "{voice}", "--seed", "-1"), 3, "0 to 9223372036854775807\n"),
+        (
+            ("submit", "{portrait}", "{voice}", "--fps", "9", "--seed", "-1"),
+            3,
+            "a value from 10 to 60 frames per second\n",
+        ),
+        (("batch", "no.csv", "--preset", "no.toml"), 3, "the preset no.toml cannot be read: No such file"),
         (("submit", "no.jpg", "no.wav"), 3, "no.jpg"),
-        (("submit", "{portrait}", "{voice}", "--fps", "200"), 3, "fps: is 200"),
+        (("submit", "{portrait}", "/dev/null/../null"), 3, "there is no file /dev/null"),
+        (("submit", "{portrait}", "{empty}"), 3, "empty.wav is empty"),
+        (("render", "--portrait", "{portrait}", "--audio", "{empty}", "-o", "x.mp4"), 3, "empty.wav is empty"),
+        (("submit", "{portrait}", "{voice}", "--fps", "200"), 3, "fps is 200"),
         (("submit", "{voice}", "{portrait}"), 3, "the portrait"),
         (("submit", "{portrait}", "{voice}", "--priority", "99"), 3, "priority is"),
         (("render", "--portrait", "no.jpg", "--audio", "no.wav", "-o", "x.mp4"), 3, "no.jpg"),
         (("batch", "no.csv"), 3, "no.csv"),
-        (("models", "verify", "nothing"), 1, "face-mesh"),
+        (("models", "verify", "nothing"), 2, "face-mesh"),
         (("submit", "--colour", "blue"), 2, "--colour"),
         (("jobs", "list", "--config", "no.toml"), 2, "no.toml"),
         (("hub", "--listen", "nowhere"), 2, "listen is 'nowhere'"),
@@ -134,8 +201,10 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
         (("agent", "--slots", "0"), 2, "slots is 0"),
     ],
 )
-async def test_what_goes_wrong_has_an_exit_code_and_a_sentence(acme, files, arguments, code, said) -> None:
-    given = [argument.format(portrait=files[0], voice=files[1]) for argument in arguments]
+async def test_what_goes_wrong_has_an_exit_code_and_a_sentence(acme, files, tmp_path, arguments, code, said) -> None:
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    given = [argument.format(portrait=files[0], voice=files[1], empty=empty) for argument in arguments]
     ended = await acme(*given)
     assert ended.code == code, ended.err
     assert said in ended.err
@@ -160,3 +229,31 @@ async def test_the_hub_that_the_command_starts_can_be_used_and_stopped(sonic, ho
         states = {finding["name"]: finding["state"] for finding in checked.data}
         assert (states["hub"], states["clock"]) == ("warning", "ok")
         assert program.stop() == 0
+
+
+async def test_several_problems_are_told_one_a_line_by_the_names_that_were_given(acme, files) -> None:
+    ended = await acme("submit", *files, "--priority", 99, "--engine", "x" * 70)
+    assert ended.err == (
+        "error: engine has 70 characters; 64 is the limit\n       priority is 99; choose a value from -10 to 10\n"
+    )
+
+
+async def test_a_video_that_is_not_there_yet_is_not_fetched(acme, files) -> None:
+    job_id = (await acme("submit", *files)).out.strip()
+    ended = await acme("jobs", "fetch", job_id)
+    assert (ended.code, ended.err) == (1, f"error: job {job_id} has not ended; wait for it first\n")
+
+
+async def test_a_job_may_be_named_by_the_beginning_of_its_id(acme, files) -> None:
+    ids = [(await acme("submit", *files)).out.strip() for _ in range(17)]  # two of them begin with the same digit
+    chosen = ids[3]
+    shown = await acme("jobs", "show", chosen[:12], "--json")
+    assert shown.data["job_id"] == chosen
+    assert (await acme("jobs", "cancel", chosen[:12], "--json")).data["state"] == "JOB_STATE_CANCELLED"
+    assert json.loads((await acme("jobs", "watch", chosen[:12], "--json")).out)["job_id"] == chosen
+    assert chosen in (await acme("jobs", "fetch", chosen[:12])).err
+    first = next(digit for digit in "0123456789abcdef" if sum(job_id.startswith(digit) for job_id in ids) > 1)
+    several = await acme("jobs", "show", first, COLUMNS="400")
+    assert several.code == 2
+    assert all(job_id in several.err for job_id in [i for i in reversed(ids) if i.startswith(first)][:5])
+    assert (await acme("jobs", "show", chosen[:12], "--tenant", "other")).code == 5

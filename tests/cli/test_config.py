@@ -132,6 +132,22 @@ def test_secrets_are_masked(tmp_path) -> None:
     assert config.Setting("agent", "join_token", "hunter2", "file").shown == config.MASK
 
 
+async def test_a_variable_that_means_nothing_is_said_with_the_nearest_one(sonic) -> None:
+    ended = await sonic("config", "path", SONIC_TENNANT="acme", SONIC_MODELS="/models")
+    assert ended.code == 0
+    assert ended.err == "SONIC_TENNANT is set, which means nothing; did you mean 'SONIC_TENANT'?\n"
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+async def test_values_that_cannot_be_used_are_shown_and_told(sonic, json) -> None:
+    ended = await sonic("config", "show", *json, SONIC_HUB="nowhere", SONIC_AGENT_SLOTS="0")
+    assert ended.code == 2
+    assert "nowhere" in ended.out
+    assert "[client] hub is 'nowhere'; host:port is wanted" in ended.err
+    assert "(from SONIC_HUB)\n" in ended.err
+    assert "[agent] slots is 0" in ended.err
+
+
 async def test_the_command_shows_where_each_value_came_from(sonic, home) -> None:
     path = Path(home["XDG_CONFIG_HOME"]) / "sonic" / "config.toml"
     assert (await sonic("config", "path")).out.strip() == str(path)

@@ -21,6 +21,7 @@ async def test_it_fails_when_there_is_a_problem_and_says_what_to_do(sonic) -> No
     found = {finding["name"]: finding for finding in ended.data}
     assert found["hub"]["state"] == "problem"
     assert found["clock"]["state"] == "skipped"
+    assert "does not answer (Connection refused)" in found["clock"]["found"]
     assert all(finding["advice"] for finding in ended.data if finding["state"] != "ok")
     shown = await sonic("doctor", "--hub", "127.0.0.1:9")
     assert "PROBLEM  hub: " in shown.out
@@ -53,6 +54,7 @@ def test_a_provider_that_does_not_compute_is_found_out(tmp_path) -> None:
 def test_codecs_are_opened_not_only_looked_up(tmp_path) -> None:
     (finding,) = runtime.check_codecs(plain_settings(tmp_path))
     assert finding.state is State.OK
+    assert finding.found == "libx264, aac, pcm_s16le, mp3, flac, vorbis, opus open"
     assert not runtime._opens(av, "nosuchcodec", "w")
     assert not runtime._opens(av, "pcm_s16le", "w")
 

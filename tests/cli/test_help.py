@@ -102,3 +102,20 @@ def test_json_logs_carry_what_was_passed_and_the_exception() -> None:
         record.exc_info = sys.exc_info()
     assert "ValueError: why" in json.loads(logs.JsonLines().format(record))["exception"]
     assert "node_id=n1" in logs.TextLines().format(record)
+
+
+def test_names_and_values_are_not_capitalised_in_help() -> None:
+    text = helped("hub") + helped("agent") + helped("submit")
+    assert "gRPC, for callers" in text
+    assert "file:// or s3://" in text
+    assert "How lines look: auto, json or text" in text
+    for wrong in ("GRPC", "File://", "Auto,", "Debug,", "Host:port"):
+        assert wrong not in text
+
+
+def test_every_command_that_prints_data_takes_json() -> None:
+    groups = {"jobs": ["list", "show", "cancel", "watch", "fetch"], "nodes": ["list", "show", "drain", "resume"]}
+    groups |= {"models": ["list", "fetch", "verify", "path"], "config": ["show", "path"]}
+    commands = [(group, name) for group, names in groups.items() for name in names]
+    for command in (*commands, ("submit",), ("batch",), ("render",), ("demo",), ("doctor",)):
+        assert "--json" in CliRunner().invoke(cli.app, [*command, "--help"], env=WIDE).output, command

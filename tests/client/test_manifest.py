@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sonic import manifest
 from sonic.exceptions import BadManifest
 from sonic.manifest import BadRow, Row
-from sonic.parameters import SPECS, InvalidParameters
+from sonic.parameters import SPECS
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_preset_is_checked_like_a_row(folder) -> None:
     path.write_text("fps = 30\npriority = 2\nsmooth_motion = false\n")
     assert manifest.read_preset(path) == {"fps": 30, "priority": 2, "smooth_motion": False}
     path.write_text("fps = 3000")
-    with pytest.raises(InvalidParameters, match="fps"):
+    with pytest.raises(BadManifest, match=f"the preset {path}: fps is 3000"):
         manifest.read_preset(path)
     path.write_text("fpss = 30")
     with pytest.raises(BadManifest, match="did you mean 'fps'"):
@@ -142,3 +142,28 @@ def test_every_parameter_is_a_column(folder) -> None:
     cells = ",".join(["a.jpg", "a.wav", *(str(value) for value in values.values())])
     (row,) = rows(folder, f"{header}\n{cells}\n")
     assert row.wanted == values
+
+
+def test_a_video_is_called_mp4(folder) -> None:
+    text = "portrait,voice,output\na.jpg,a.wav,x.avi\na.jpg,a.wav,x\na.jpg,a.wav,o/x.MP4\n"
+    found = rows(folder, text)
+    assert [type(row) for row in found] == [BadRow, BadRow, Row]
+    (problem,) = found[0].problems
+    assert problem.field == "output"
+    assert "'x.avi'" in problem.description
+    assert ".mp4" in problem.description
+
+
+def test_what_is_not_json_is_told_with_its_column_and_no_other_line(folder) -> None:
+    (row,) = rows(folder, "\n\n{broken\n", "m.jsonl")
+    (problem,) = row.problems
+    assert row.line == 3
+    assert "column 2" in problem.description
+    assert "line" not in problem.description
+
+
+def test_the_inputs_of_a_manifest_are_known_before_its_rows(folder) -> None:
+    lines = ['{"portrait": "a.jpg", "voice": "a.wav"}', '{"portrait": "no.jpg", "audio": "o/../ü, b.wav"}', "{x", "[1]"]
+    (folder / "o").mkdir()
+    rows(folder, "\n".join(lines), "m.jsonl")
+    assert manifest.inputs(folder / "m.jsonl") == {folder / name for name in ("a.jpg", "a.wav", "ü, b.wav")}
