@@ -19,10 +19,13 @@ from sonic.v1 import nodes_pb2
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 _LOOK_AGAIN_S = 0.1
-# The `sonic` command, except that it ends when the process that started it does, however that came (PR_SET_PDEATHSIG).
+# The `sonic` command, except that it ends when the process that started it does, however that came (PR_SET_PDEATHSIG),
+# and if that has come already.
 _PROGRAM = """
-import ctypes, signal
+import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit()
 from sonic.cli import main
 main()
 """
@@ -131,7 +134,7 @@ class Fleet:
         own = ["--http-listen", "127.0.0.1:0", "--data-dir", str(self._folder / name)]
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _PROGRAM, kind, *arguments, *own),
+                *(sys.executable, "-c", _PROGRAM, str(os.getpid()), kind, *arguments, *own),
                 *("--log-format", "json", "--config", str(settings)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
