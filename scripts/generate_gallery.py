@@ -134,10 +134,10 @@ def fields(framed: framing.Framed) -> Picture:
     grid = Grid((0, 0, width, height), 8)
     tiles = []
     for number, name in ((0, "width"), (2, "opening"), (3, "tuck"), (4, "press")):
-        scaled, above, below = np.moveaxis(np.abs(mouth.fields(grid)[..., number]), -1, 0)
+        scaled, above, below = np.moveaxis(np.abs(mouth.fields(grid)[number]), -1, 0)
         _, v = mouth.level.of(grid.x, grid.y)
         strength = scaled + np.where(v < 0, above, below)
-        drawn = grid.drawn(np.repeat(strength[..., None] / strength.max(), 2, axis=2))[..., 0]
+        drawn = grid.drawn(strength / strength.max())
         heat = cv2.applyColorMap(np.clip(drawn * 255, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
         tile = cv2.addWeighted(framed.rgb, 0.45, heat, 0.75, 0).astype(np.uint8)
         cv2.putText(tile, name, (16, 40), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (255, 255, 255), 2, cv2.LINE_AA)

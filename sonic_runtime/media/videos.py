@@ -81,6 +81,8 @@ class Recorder:
         self._samples = 0
         self._thread = ThreadPoolExecutor(1, "encoder")
         self._waiting: deque[Future[None]] = deque()
+        size = (shape.height * 3 // 2, shape.width)
+        self._kept = deque(np.empty(size, np.uint8) for _ in range(_MOST_WAITING))  # the encoder has its own copy
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +98,12 @@ class Recorder:
 
     def add(self, yuv: NDArray[np.uint8]) -> None:
         """One frame, planar yuv420p, uint8 [height * 3 // 2, width], BT.709 limited range."""
-        frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
-        self._waiting.append(self._thread.submit(self._write, frame))
-        if len(self._waiting) > _MOST_WAITING:
+        if len(self._waiting) == _MOST_WAITING:
             self._waiting.popleft().result()
+        kept = self._kept[0]
+        self._kept.rotate()
+        np.copyto(kept, yuv)
+        self._waiting.append(self._thread.submit(self._write, av.VideoFrame.from_numpy_buffer(kept, "yuv420p")))
 
     def _write(self, frame: av.VideoFrame) -> None:
         frame.pts, frame.time_base = self._frames, Fraction(1, self._shape.fps)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,8 +32,8 @@ class Cavity:
 
     def __init__(self, points: NDArray[np.float64], picture: NDArray[np.uint8], width: float) -> None:
         self._width = np.float32(width)
-        cheeks = np.clip(points[[50, 280]], 2, np.array(picture.shape[1::-1]) - 3).astype(int)
-        skin = np.mean([picture[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(axis=0) for x, y in cheeks], axis=0)
+        cheeks = np.clip(points[[50, 280]], 2, np.array(picture.shape[:0:-1]) - 3).astype(int)
+        skin = np.mean([picture[:, y - 2 : y + 3, x - 2 : x + 3].mean(axis=(1, 2)) for x, y in cheeks], axis=0)
         self._light = np.float32(np.clip((skin[0] - 16) / (_CHEEK_LUMA - 16), 0.45, 1.15))
         self._teeth = planes.colour(214, 203, 188)
         self._teeth[1:] += np.float32(_TINT) * (skin[1:] - self._teeth[1:])
@@ -43,8 +41,8 @@ class Cavity:
         self._tongue = planes.colour(158, 84, 82)
         self._grooves = _grooves(width)
 
-    def colours(self, seen: Inside, opening: float, tongue: float, own: NDArray[np.uint8]) -> Field:
-        """Luma and chroma, float32 [rows, columns, 3]; `own` is the portrait at the same places of the skull."""
+    def colours(self, seen: Inside, tongue: float, own: NDArray[np.uint8]) -> Field:
+        """Luma and chroma, float32 [3, rows, columns]; `own` is the portrait at the same places of the skull."""
         width = self._width
         from_top, from_bottom = np.maximum(seen.from_top, 0), np.maximum(seen.from_bottom, 0)
         gap = np.maximum(from_top + from_bottom, 1)
@@ -58,17 +56,16 @@ class Cavity:
         upper *= eased((gap / width - 0.015) / 0.04)  # lips that hardly part show none
         shade = (0.5 + 0.5 * eased(from_top / (0.075 * width))) * (0.62 + 0.38 * seen.arch)
         self._lay(out, upper, self._teeth, shade * (1 - 0.13 * grooves))
-        out[..., 0] = 16 + (out[..., 0] - 16) * self._light
+        out[0] = 16 + (out[0] - 16) * self._light
         below_edge = np.clip((seen.v - seen.own_top - 1) / 2.5, 0, 1)
         shown = below_edge * np.clip((seen.own_bottom - seen.v - 1) / (0.02 * width + 1), 0, 1)
-        out += shown[..., None] * (own.astype(np.float32) - out)
+        out += shown * (own - out)
         return out
 
     def _depth(self, from_top: Field, from_bottom: Field) -> Field:
         """From the lips' wet rim to the dark of the throat."""
         depth = eased(np.minimum(from_top, from_bottom) / (0.11 * self._width))
-        out: NDArray[Any] = self._rim + depth[..., None] * (self._dark - self._rim)
-        return out.astype(np.float32)
+        return np.stack([rim + depth * (dark - rim) for rim, dark in zip(self._rim, self._dark, strict=True)])
 
     def _tongue_cover(self, seen: Inside, gap: Field, tongue: float) -> Field:
         """The tongue's back, low in an open mouth, and its tip behind the teeth where a sound wants it."""
@@ -80,8 +77,9 @@ class Cavity:
     @staticmethod
     def _lay(out: Field, cover: Field, colour: NDArray[np.float32], light: Field) -> None:
         """Lay a colour over what is there, its luma dimmed by `light`."""
-        out[..., 0] += cover * (16 + (colour[0] - 16) * light - out[..., 0])
-        out[..., 1:] += cover[..., None] * (colour[1:] - out[..., 1:])
+        out[0] += cover * (16 + (colour[0] - 16) * light - out[0])
+        for plane, value in zip(out[1:], colour[1:], strict=True):
+            plane += cover * (value - plane)
 
 
 def _grooves(width: float) -> Field:

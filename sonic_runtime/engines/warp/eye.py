@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sonic_runtime.engines.warp import planes
 from sonic_runtime.engines.warp.grid import Field
 from sonic_runtime.engines.warp.level import Level, box_around
 
@@ -28,8 +28,8 @@ class Eye:
         top, bottom = (np.stack(self._level.of(*points[list(lid)].T), axis=1) for lid in lids)
         self._gap = max(float((bottom[:, 1] - top[:, 1]).max()), 1.0)
         edges = (-0.62 * width, -3.2 * self._gap, 0.62 * width, 1.2 * self._gap)
-        self.x0, self.y0, x1, y1 = box_around(self._level, edges, picture.shape[:2])
-        self._source = picture[self.y0 : y1, self.x0 : x1].copy()
+        self.x0, self.y0, x1, y1 = box_around(self._level, edges, picture.shape[1:])
+        self._source = picture[:, self.y0 : y1, self.x0 : x1].copy()
         rows, columns = np.mgrid[self.y0 : y1, self.x0 : x1].astype(np.float32)
         self._u, self._v = self._level.of(columns, rows)
         self._top, self._bottom = (self._edge(lid) for lid in (top, bottom))
@@ -42,11 +42,11 @@ class Eye:
         return np.asarray(np.interp(self._u, lid[order, 0], lid[order, 1]), np.float32)
 
     def render(self, blink: float) -> NDArray[np.uint8]:
-        """The part of the picture at x0, y0 with the eye in it; `blink` 0 is as in the portrait, 1 closed."""
+        """The part of the picture at x0, y0 with the eye in it, [3, height, width]; `blink` 0 is as in the portrait, 1 closed."""
         drop = np.maximum(self._bottom - self._top, 0) * np.float32(_MEET * blink)
         edge = self._top + drop
         reach = np.float32(1.5 * self._gap)
         moved = self._v - drop * np.exp(np.minimum(self._v - edge, 0) / reach) * self._rest
         x, y = self._level.picture(self._u, np.where(self._v < edge, moved, self._v))
         x, y = x - np.float32(self.x0), y - np.float32(self.y0)
-        return np.asarray(cv2.remap(self._source, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        return np.stack([planes.sample(plane, x, y) for plane in self._source])

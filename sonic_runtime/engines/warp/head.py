@@ -6,12 +6,13 @@ whole. Turning and nodding move what is near more than what is far, by the depth
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_runtime.engines.warp.grid import Field, Grid
+from sonic_runtime.engines.warp.grid import Field, Grid, combined
 from sonic_runtime.faces import topology
 
 _WHOLE, _REACH = 1.0, 1.65  # all of the motion within, none beyond; 1 is the rim of the face
@@ -45,7 +46,7 @@ class Head:
         self.box = (x0, y0, x1, y1)
 
     def fields(self, grid: Grid) -> tuple[Field, Field]:
-        """Displacements on a grid: x and y, each [rows, columns, 6] in the order of Pose."""
+        """Displacements on a grid: x and y, each [6, rows, columns] in the order of Pose."""
         weight = self._weight(grid)
         pivot = self._landmarks[topology.CHIN, :2]
         depth = weight * self._depth(grid)
@@ -53,7 +54,7 @@ class Head:
         unit = np.float32(self.unit)
         x = [weight * unit, nothing, -weight * (grid.y - pivot[1]), depth, nothing, nothing]
         y = [nothing, weight * unit, weight * (grid.x - pivot[0]), nothing, depth, self._brows(grid)]
-        return np.stack(x, axis=-1).astype(np.float32), np.stack(y, axis=-1).astype(np.float32)
+        return np.stack(x).astype(np.float32), np.stack(y).astype(np.float32)
 
     def _weight(self, grid: Grid) -> Field:
         away = np.hypot((grid.x - self._centre[0]) / self._half[0], (grid.y - self._centre[1]) / self._half[1])
@@ -90,8 +91,8 @@ class Head:
 
 def moved(fields: tuple[Field, Field], grid: Grid, pose: Pose) -> tuple[Field, Field]:
     """Where in the still picture the nodes of a grid come from."""
-    amounts = np.array([getattr(pose, name) for name in Pose.__dataclass_fields__], np.float32)
-    return grid.x - fields[0] @ amounts, grid.y - fields[1] @ amounts
+    amounts = dataclasses.astuple(pose)
+    return grid.x - combined(fields[0], amounts), grid.y - combined(fields[1], amounts)
 
 
 def eased(values: NDArray[np.floating]) -> Field:

@@ -25,6 +25,12 @@ class Level:
         """Places in the picture of u, v."""
         return u * self._cos - v * self._sin + self._x, u * self._sin + v * self._cos + self._y
 
+    def lowered(self, x: Field, y: Field, dv: Field) -> tuple[Field, Field]:
+        """Places in the picture, moved in place by `dv` along v."""
+        x -= self._sin * dv
+        y += self._cos * dv
+        return x, y
+
 
 def box_around(
     level: Level, edges: tuple[float, float, float, float], size: tuple[int, int]

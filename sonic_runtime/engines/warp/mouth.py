@@ -2,7 +2,8 @@
 
 Skin above the mouth's line follows the upper fields, skin below it the lower ones; beyond the corners both agree. For
 a pixel near the mouth both are asked where it comes from: skin of the upper lip, skin of the lower one, or neither,
-which is the inside. So lips meet, part and cross without a seam whatever the fields are.
+which is the inside. So lips meet, part and cross without a seam whatever the fields are. Where skin comes from and how
+far past the lips' edges a pixel lies is asked at the nodes of a grid; only the choice between them is made per pixel.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sonic_runtime.engines.warp import planes
 from sonic_runtime.engines.warp.cavity import Cavity, Inside
-from sonic_runtime.engines.warp.grid import Field, Grid
+from sonic_runtime.engines.warp.grid import Field, Grid, combined
 from sonic_runtime.engines.warp.head import eased
 from sonic_runtime.engines.warp.level import Level, box_around
 from sonic_runtime.faces import topology
@@ -35,6 +37,9 @@ _PRESS = 0.022  # how far pressed lips go past each other, in mouth widths
 _TUCK = 0.07  # how far the lower lip rises to the upper teeth, in mouth widths
 _BOX = (-0.82, -0.5, 0.82, 0.85)  # around the mouth, in mouth widths
 _SOFT_PX = 1.5
+_LEAST_GAP_PX = 0.5
+_STEP_PX = 4  # between the nodes of the grid
+_PER_PX = 4  # entries of the tables for a pixel
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,18 @@ class Mouth:
         self._chin, self._nose = float(v[topology.CHIN]), float(v[topology.NOSE_TIP])
         self._picture = picture
         self._set_lines()
-        self._outside = _outside(points[list(_OVAL)], picture.shape[:2])
+        self._outside = _outside(points[list(_OVAL)], picture.shape[1:])
         left, top, right, bottom = (self.width * part for part in _BOX)
-        self.box = box_around(self.level, (left, top, right, bottom), picture.shape[:2])
+        self.grid = Grid(box_around(self.level, (left, top, right, bottom), picture.shape[1:]), _STEP_PX)
+        self._fields = self.fields(self.grid)
+        self._chroma = [planes.halved(plane) for plane in picture[1:]]
+        self._canvases = [self.grid.canvas() for _ in range(7)]
         self._cavity = Cavity(points, picture, self.width)
 
     def _set_lines(self) -> None:
-        """The inner edges of the lips by u, as tables with one entry a pixel."""
-        self._zero = int(1.6 * self.width) + 2
-        u = np.arange(-self._zero, self._zero + 1, dtype=np.float32)
+        """The inner edges of the lips by u, as tables."""
+        self._zero = int(1.6 * self.width * _PER_PX) + 2
+        u = np.arange(-self._zero, self._zero + 1, dtype=np.float32) / np.float32(_PER_PX)
         edges = []
         for contour in (_INNER_TOP, _INNER_BOTTOM):
             line = self._points[list(contour)]
@@ -84,13 +92,14 @@ class Mouth:
         self._arch = (np.clip(1 - ((u - middle) / half) ** 2, 0, 1) ** np.float32(0.8)).astype(np.float32)
 
     def fields(self, grid: Grid) -> Field:
-        """Displacements on a grid for each part of a Shape, [rows, columns, 3, 5]: along u, and v above and below.
+        """Displacements on a grid for each part of a Shape, [5, rows, columns, 3]: along u, and v above and below.
 
         The parts: the width's scaling, rest (lips that the portrait shows parted come together), opening, tuck, press.
         """
         u, v = self.level.of(grid.x, grid.y)
         width = np.float32(self.width)
-        top, bottom, arch = (self._at(u, line) for line in (self._top, self._bottom, self._arch))
+        at = self._entry(u)
+        top, bottom, arch = self._top[at], self._bottom[at], self._arch[at]
         meet = top + np.float32(_MEET) * (bottom - top)
         reach = 0.38 * width
         under_nose = eased((v - 0.82 * self._nose) / (-0.5 * self._nose))
@@ -114,64 +123,81 @@ class Mouth:
             (nothing, nothing, -_TUCK * width * arch * below),
             (nothing, _PRESS * width * arch * above, -_PRESS * width * arch * below),
         ]
-        return np.stack([np.stack(part, axis=-1) for part in parts], axis=-1).astype(np.float32)
+        return np.stack([np.stack(part, axis=-1) for part in parts]).astype(np.float32)
 
-    def summed(self, fields: Field, shape: Shape) -> Field:
-        """The displacements of one frame, [rows, columns, 3]: along u, along v above the line, along v below it."""
-        return (fields.reshape(-1, fields.shape[-1]) @ self._amounts(shape)).reshape(fields.shape[:-1])
+    def displaced(self, grid: Grid, fields: Field, shape: Shape, x: Field, y: Field) -> Field:
+        """The displacements of one frame at places of the still picture, [rows, columns, 3].
+
+        Along u, along v above the mouth's line, along v below it. `fields` are those of the grid.
+        """
+        return grid.sample(combined(fields, self._amounts(shape)), x, y)
 
     @staticmethod
-    def _amounts(shape: Shape) -> NDArray[np.float32]:
+    def _amounts(shape: Shape) -> tuple[float, ...]:
         opening = shape.opening * (1 - 0.75 * shape.tuck)
         wider = (_SPREAD if shape.width > 0 else _ROUND) * shape.width - _NARROWS * opening
-        return np.array([wider, 1, opening, shape.tuck, shape.press], np.float32)
+        return wider, 1, opening, shape.tuck, shape.press
 
-    def sources(self, displaced: Field, x: Field, y: Field) -> tuple[Field, Field, Field, Field]:
-        """u, v above the line and v below it, and v without the mouth's motion, for places of the still head."""
+    def skin(self, displaced: Field, x: Field, y: Field) -> tuple[Field, Field]:
+        """Where skin comes from, for places of the still head away from the lips."""
         u, v = self.level.of(x, y)
-        return u - displaced[..., 0], v - displaced[..., 1], v - displaced[..., 2], v
+        above = v < self._top[self._entry(u)]
+        return self.level.picture(u - displaced[..., 0], v - np.where(above, displaced[..., 1], displaced[..., 2]))
 
-    def skin_map(self, displaced: Field, x: Field, y: Field) -> tuple[Field, Field]:
-        """Where skin comes from, for places away from the lips."""
-        u, above, below, still = self.sources(displaced, x, y)
-        return self.level.picture(u, np.where(still < self._at(u, self._top), above, below))
-
-    def render(self, sources: Field, shape: Shape) -> NDArray[np.uint8]:
-        """The box around the mouth, luma and chroma, uint8 [height, width, 3], by the `sources` of its pixels."""
-        u, above, below, still = (np.ascontiguousarray(sources[..., number]) for number in range(4))
-        index = np.clip(np.rint(u), -self._zero, self._zero).astype(np.int32) + self._zero
-        past_top, past_bottom = above - self._top[index], self._bottom[index] - below
-        skin = self._sampled(u, np.where(past_bottom < past_top, below, above))
-        gap = past_top + past_bottom
-        covered = np.minimum(past_top, past_bottom)
-        inside = (covered > -_SOFT_PX) & (gap > 0.5)
-        if not inside.any():
-            return skin
-        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        at = index[part]
-        seen = Inside(
-            u=u[part],
-            v=still[part],
-            from_top=past_top[part],
-            from_bottom=past_bottom[part],
-            own_top=self._top[at],
-            own_bottom=self._bottom[at],
-            arch=self._arch[at],
+    def write(self, out: planes.Planes, shape: Shape, x: Field, y: Field) -> None:
+        """Write the box of the grid, whose nodes come from x, y of the still picture when the mouth rests."""
+        displaced = self.displaced(self.grid, self._fields, shape, x, y)
+        u, still = self.level.of(x, y)
+        u -= displaced[..., 0]
+        above, below = still - displaced[..., 1], still - displaced[..., 2]
+        at = self._entry(u)
+        past_top, past_bottom = above - self._top[at], self._bottom[at] - below
+        part = self._around_gap(past_top, past_bottom)
+        nodes = (*self.level.picture(u, above), below - above, past_top, past_bottom, u, still)
+        x, y, apart, past_top, past_bottom, u, still = (
+            self.grid.drawn(values, into=canvas) for values, canvas in zip(nodes, self._canvases, strict=True)
         )
-        colours = self._cavity.colours(seen, shape.opening, shape.tongue, self._sampled(u[part], still[part]))
-        alpha = np.clip(past_top[part] / _SOFT_PX + 0.5, 0, 1) * np.clip(past_bottom[part] / _SOFT_PX + 0.5, 0, 1)
-        alpha *= np.clip(gap[part] / 3 - 0.2, 0, 1)
-        under = skin[part].astype(np.float32)
-        skin[part] = np.rint(under + alpha[..., None] * (colours - under)).astype(np.uint8)
-        return skin
+        apart *= past_bottom < past_top  # skin of the lower lip
+        self._write_skin(out, *self.level.lowered(x, y, apart))
+        if part is not None:
+            at = self._entry(u[part])
+            seen = Inside(
+                u=u[part],
+                v=still[part],
+                from_top=past_top[part],
+                from_bottom=past_bottom[part],
+                own_top=self._top[at],
+                own_bottom=self._bottom[at],
+                arch=self._arch[at],
+            )
+            self._write_inside(out, seen, shape.tongue, self.grid.x0 + part[1].start, self.grid.y0 + part[0].start)
 
-    def _sampled(self, u: Field, v: Field) -> NDArray[np.uint8]:
-        x, y = self.level.picture(u, v)
-        return np.asarray(cv2.remap(self._picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    def _around_gap(self, past_top: Field, past_bottom: Field) -> tuple[slice, slice] | None:
+        """Rows and columns of the box's pixels that hold all of what is seen between the lips, if anything is."""
+        slack = -(_SOFT_PX + 2 * self.grid.step)
+        near = (past_top > slack) & (past_bottom > slack) & (past_top + past_bottom > _LEAST_GAP_PX)
+        return self.grid.around(self.grid.reached(near)) if near.any() else None
 
-    def _at(self, u: Field, line: Field) -> Field:
-        return np.asarray(np.interp(u, np.arange(-self._zero, self._zero + 1), line), np.float32)
+    def _write_skin(self, out: planes.Planes, x: Field, y: Field) -> None:
+        grid = self.grid
+        planes.sample(self._picture[0], x, y, out.luma[grid.y0 : grid.y1, grid.x0 : grid.x1])
+        half_x, half_y = x[::2, ::2] / 2, y[::2, ::2] / 2  # half a pixel to its middle and half a pixel back
+        for still, plane in zip(self._chroma, out.chroma, strict=True):
+            part = plane[grid.y0 // 2 : grid.y1 // 2, grid.x0 // 2 : grid.x1 // 2]
+            planes.sample(still, half_x, half_y, part)
+
+    def _write_inside(self, out: planes.Planes, seen: Inside, tongue: float, x: int, y: int) -> None:
+        """Lay what is between the lips over the skin at x, y."""
+        places = self.level.picture(seen.u, seen.v)
+        own = np.stack([planes.sample(plane, *places) for plane in self._picture])
+        alpha = np.clip(seen.from_top / _SOFT_PX + 0.5, 0, 1) * np.clip(seen.from_bottom / _SOFT_PX + 0.5, 0, 1)
+        alpha *= np.clip((seen.from_top + seen.from_bottom) / 3 - 0.2, 0, 1)
+        out.blend(self._cavity.colours(seen, tongue, own), alpha, x, y)
+
+    def _entry(self, u: Field) -> NDArray[np.int32]:
+        """The entry of the tables at u."""
+        at = np.rint(u * np.float32(_PER_PX)).astype(np.int32)
+        return np.clip(at, -self._zero, self._zero) + self._zero
 
     def _within(self, grid: Grid) -> Field:
         """1 on the face and the neck under it, fading outside the face's outline, so that the background stays."""

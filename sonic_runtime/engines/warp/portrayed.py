@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +15,8 @@ from sonic_runtime.engines.warp.grid import Field, Grid
 from sonic_runtime.engines.warp.head import Head, Pose
 from sonic_runtime.engines.warp.mouth import Mouth, Shape
 
-_COARSE, _FINE = 8, 4  # pixels between nodes: of the head, of the mouth
-_NO_MAP: Any = None  # the first map has both coordinates
+Plane = NDArray[np.uint8]
+_STEP_PX = 8  # between the nodes of the head's grid
 
 
 class Portrayed:
@@ -25,37 +24,22 @@ class Portrayed:
 
     def __init__(self, framed: Framed) -> None:
         picture = planes.from_rgb(framed.rgb)
-        self._still = planes.Planes(picture)
-        self._still_chroma = self._still.chroma()
-        self._out = planes.Planes(picture)
+        self._still, self._out = planes.Planes(picture), planes.Planes(picture)
         self._eyes = [Eye(framed.landmarks, lids, picture) for lids in (LEFT_EYE, RIGHT_EYE)]
         self._blink = 0.0
-        self._head = Head(framed.landmarks, picture.shape[:2])
+        head = Head(framed.landmarks, framed.rgb.shape[:2])
         self._mouth = Mouth(framed.landmarks, picture)
-        self._grids = Grid(self._head.box, _COARSE), Grid(self._mouth.box, _FINE)
-        self._head_fields = [self._head.fields(grid) for grid in self._grids]
-        self._mouth_fields = [self._mouth.fields(grid) for grid in self._grids]
+        self._grid = Grid(head.box, _STEP_PX)
+        self._head_fields, self._mouth_fields = head.fields(self._grid), self._mouth.fields(self._grid)
+        self._head_fields_at_mouth = head.fields(self._mouth.grid)
+        self._canvases = {scale: [self._grid.canvas(scale) for _ in range(2)] for scale in (1, 2)}
 
     def frame(self, pose: Pose, shape: Shape, blink: float) -> NDArray[np.uint8]:
         """Planar yuv420p, uint8 [height * 3 // 2, width]; the same memory every time."""
         self._close_eyes(blink)
-        grid = self._grids[0]
-        displaced, x, y = self._displaced(0, pose, shape)
-        places = np.stack(self._mouth.skin_map(displaced, x, y), axis=-1)
-        luma = self._sampled(self._still.luma, grid.drawn(places))
-        chroma = self._sampled(self._still_chroma, grid.drawn((places - np.float32(0.5)) / np.float32(2), scale=2))
-        self._out.write_planes(luma, chroma, grid.x0, grid.y0)
-        grid = self._grids[1]
-        displaced, x, y = self._displaced(1, pose, shape)
-        sources = grid.drawn(np.stack(self._mouth.sources(displaced, x, y), axis=-1))
-        self._out.write(self._mouth.render(sources, shape), grid.x0, grid.y0)
+        self._write_head(pose, shape)
+        self._mouth.write(self._out, shape, *heads.moved(self._head_fields_at_mouth, self._mouth.grid, pose))
         return self._out.data
-
-    def _displaced(self, number: int, pose: Pose, shape: Shape) -> tuple[Field, Field, Field]:
-        """The mouth's displacements on a grid, and where in the still picture its nodes come from."""
-        grid = self._grids[number]
-        x, y = heads.moved(self._head_fields[number], grid, pose)
-        return grid.sample(self._mouth.summed(self._mouth_fields[number], shape), x, y), x, y
 
     def _close_eyes(self, blink: float) -> None:
         if blink == self._blink:
@@ -63,8 +47,18 @@ class Portrayed:
         self._blink = blink
         for eye in self._eyes:
             self._still.write(eye.render(blink), eye.x0, eye.y0)
-        self._still_chroma = self._still.chroma()
 
-    @staticmethod
-    def _sampled(plane: NDArray[np.uint8], places: Field) -> NDArray[np.uint8]:
-        return np.asarray(cv2.remap(plane, places, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    def _write_head(self, pose: Pose, shape: Shape) -> None:
+        x, y = heads.moved(self._head_fields, self._grid, pose)
+        x, y = self._mouth.skin(self._mouth.displaced(self._grid, self._mouth_fields, shape, x, y), x, y)
+        self._write_planes([(self._still.luma, self._out.luma)], x, y, 1)
+        chroma = zip(self._still.chroma, self._out.chroma, strict=True)
+        self._write_planes(chroma, (x - np.float32(0.5)) / 2, (y - np.float32(0.5)) / 2, 2)
+
+    def _write_planes(self, pairs: Iterable[tuple[Plane, Plane]], x: Field, y: Field, scale: int) -> None:
+        """Fill the box in the second of each pair from the first, at x, y of the nodes."""
+        grid = self._grid
+        x, y = (grid.drawn(at, scale, into) for at, into in zip((x, y), self._canvases[scale], strict=True))
+        box = np.s_[grid.y0 // scale : grid.y1 // scale, grid.x0 // scale : grid.x1 // scale]
+        for still, out in pairs:
+            planes.sample(still, x, y, out[box])
