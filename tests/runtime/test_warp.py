@@ -91,7 +91,7 @@ def test_eyes_close(closed: framing.Framed) -> None:
 
 def test_a_still_portrait_is_the_picture_and_the_background_stays(closed: framing.Framed) -> None:
     portrayed = Portrayed(closed)
-    luma = planes.from_rgb(closed.rgb)[..., 0].astype(int)
+    luma = planes.from_rgb(closed.rgb)[0].astype(int)
     still = portrayed.frame(STILL, SHUT, 0)[:SIDE].copy()
     assert np.abs(still - luma).mean() < 0.05
     posed = portrayed.frame(Pose(0.02, 0.02, 0.04, 0.06, 0.06, 1), opened(1.0), 1.0)[:SIDE]

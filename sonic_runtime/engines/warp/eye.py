@@ -42,7 +42,10 @@ class Eye:
         return np.asarray(np.interp(self._u, lid[order, 0], lid[order, 1]), np.float32)
 
     def render(self, blink: float) -> NDArray[np.uint8]:
-        """The part of the picture at x0, y0 with the eye in it, [3, height, width]; `blink` 0 is as in the portrait, 1 closed."""
+        """The part of the picture at x0, y0 with the eye in it, uint8 [3, height, width].
+
+        `blink` 0 is as in the portrait, 1 closed.
+        """
         drop = np.maximum(self._bottom - self._top, 0) * np.float32(_MEET * blink)
         edge = self._top + drop
         reach = np.float32(1.5 * self._gap)

@@ -13,8 +13,9 @@ Field = NDArray[np.float32]
 
 def combined(fields: Field, amounts: Iterable[float]) -> Field:
     """The sum of fields [n, rows, columns, ...], each times its amount; without the threads of a matrix product."""
-    total = np.zeros_like(fields[0])
-    for field, amount in zip(fields, amounts, strict=True):
+    first, *others = amounts
+    total: Field = fields[0] * np.float32(first)
+    for field, amount in zip(fields[1:], others, strict=True):
         if amount:
             cv2.scaleAdd(field, float(amount), total, dst=total)
     return total

@@ -6,8 +6,7 @@ whole. Turning and nodding move what is near more than what is far, by the depth
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,7 @@ _WHOLE, _REACH = 1.0, 1.65  # all of the motion within, none beyond; 1 is the ri
 _BROWS = ((70, 63, 105, 66, 107), (300, 293, 334, 296, 336))
 
 
-@dataclass(frozen=True)
-class Pose:
+class Pose(NamedTuple):
     """One frame's motion. Shifts are shares of the face's height, angles are in radians, `brow` is 0 to 1."""
 
     shift_x: float
@@ -91,8 +89,7 @@ class Head:
 
 def moved(fields: tuple[Field, Field], grid: Grid, pose: Pose) -> tuple[Field, Field]:
     """Where in the still picture the nodes of a grid come from."""
-    amounts = dataclasses.astuple(pose)
-    return grid.x - combined(fields[0], amounts), grid.y - combined(fields[1], amounts)
+    return grid.x - combined(fields[0], pose), grid.y - combined(fields[1], pose)
 
 
 def eased(values: NDArray[np.floating]) -> Field:

@@ -39,7 +39,7 @@ class Motion:
     brow: Curve
 
     def pose(self, frame: int) -> Pose:
-        return Pose(*(float(getattr(self, name)[frame]) for name in Pose.__dataclass_fields__))
+        return Pose(*(float(getattr(self, name)[frame]) for name in Pose._fields))
 
     def mouth(self, frame: int) -> Shape:
         return Shape(*(float(getattr(self, name)[frame]) for name in Shape.__dataclass_fields__))

@@ -181,7 +181,9 @@ class Mouth:
     def _write_skin(self, out: planes.Planes, x: Field, y: Field) -> None:
         grid = self.grid
         planes.sample(self._picture[0], x, y, out.luma[grid.y0 : grid.y1, grid.x0 : grid.x1])
-        half_x, half_y = x[::2, ::2] / 2, y[::2, ::2] / 2  # half a pixel to its middle and half a pixel back
+        half_x, half_y = (
+            axis[::2, ::2] * np.float32(0.5) for axis in (x, y)
+        )  # half a pixel to its middle and half a pixel back
         for still, plane in zip(self._chroma, out.chroma, strict=True):
             part = plane[grid.y0 // 2 : grid.y1 // 2, grid.x0 // 2 : grid.x1 // 2]
             planes.sample(still, half_x, half_y, part)
@@ -197,7 +199,7 @@ class Mouth:
     def _entry(self, u: Field) -> NDArray[np.int32]:
         """The entry of the tables at u."""
         at = np.rint(u * np.float32(_PER_PX)).astype(np.int32)
-        return np.clip(at, -self._zero, self._zero) + self._zero
+        return np.asarray(np.clip(at, -self._zero, self._zero) + self._zero)
 
     def _within(self, grid: Grid) -> Field:
         """1 on the face and the neck under it, fading outside the face's outline, so that the background stays."""

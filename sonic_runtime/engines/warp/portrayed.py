@@ -53,7 +53,8 @@ class Portrayed:
         x, y = self._mouth.skin(self._mouth.displaced(self._grid, self._mouth_fields, shape, x, y), x, y)
         self._write_planes([(self._still.luma, self._out.luma)], x, y, 1)
         chroma = zip(self._still.chroma, self._out.chroma, strict=True)
-        self._write_planes(chroma, (x - np.float32(0.5)) / 2, (y - np.float32(0.5)) / 2, 2)
+        half = np.float32(0.5)
+        self._write_planes(chroma, (x - half) * half, (y - half) * half, 2)
 
     def _write_planes(self, pairs: Iterable[tuple[Plane, Plane]], x: Field, y: Field, scale: int) -> None:
         """Fill the box in the second of each pair from the first, at x, y of the nodes."""
