@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from sonic.parameters import RenderParameters
 from sonic_runtime.engines.base import CURVE_RATE_HZ, MouthCurves
 from sonic_runtime.engines.warp import sync
-from sonic_runtime.engines.warp.head import Pose
+from sonic_runtime.engines.warp.head import Pose, eased
 from sonic_runtime.engines.warp.mouth import Shape
 
 Curve = NDArray[np.float32]
 _BLINK_S = (0.08, 0.05, 0.16)  # closing, closed, opening
 _BLINK_EVERY_S = (2.0, 5.5)
 _SMOOTHING_S = 0.06
+_DOUBT, _BELIEF = 0.25, 0.35  # a closure less sure is none; with so much more it is whole: lips do not half meet
 _LOOKED_AT = 0.2  # of its time on the screen, when a frame shows what is heard
 _PACES_HZ = {"shift_x": 0.16, "shift_y": 0.2, "roll": 0.13, "yaw": 0.17, "pitch": 0.22, "brow": 0.12}
 
@@ -52,7 +53,7 @@ def plan(curves: MouthCurves, frames: int, parameters: RenderParameters) -> Moti
     """The motion of a whole take. The same seed gives the same motion."""
     chance = np.random.default_rng(parameters.seed)
     times_s = (np.arange(frames) + _LOOKED_AT) / parameters.fps
-    aperture, closure = curves.aperture, curves.closure
+    aperture, closure = curves.aperture, np.maximum(curves.closure, eased((curves.closure - _DOUBT) / _BELIEF))
     if parameters.smooth_motion:
         aperture = _smoothed(aperture) * (1 - closure)  # what presses the lips together stays pressed
     aperture = aperture * (1 - curves.silence)
