@@ -9,12 +9,14 @@ import av
 import numpy as np
 
 
-def record(path: Path, seconds: float, rate: int = 44_100, layout: str = "stereo", codec: str = "pcm_s16le") -> Path:
+def record(
+    path: Path, seconds: float, rate: int = 44_100, layout: str = "stereo", codec: str = "pcm_s16le", gain: float = 1.0
+) -> Path:
     """A tone that comes and goes, in whatever container the file's name asks for."""
     channels = av.AudioLayout(layout).nb_channels
     count = round(seconds * rate)
     times = np.arange(count) / rate
-    wave = 0.5 * np.sin(2 * np.pi * 220 * times) * (0.5 + 0.5 * np.sin(2 * np.pi * 2 * times))
+    wave = gain * 0.5 * np.sin(2 * np.pi * 220 * times) * (0.5 + 0.5 * np.sin(2 * np.pi * 2 * times))
     samples = np.repeat(wave.astype(np.float32)[None], channels, axis=0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)

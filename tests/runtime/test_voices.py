@@ -35,7 +35,14 @@ def test_every_usual_recording_is_heard(tmp_path: Path, name: str, rate: int, la
     assert abs(voice.duration_s - 1.0) < 0.06
     assert abs(len(voice.samples) / 16_000 - voice.duration_s) < 0.01
     assert voice.samples.dtype == np.float32
-    assert 0.2 < np.abs(voice.samples).max() <= 1.0
+    assert 0.2 < np.abs(voice.samples).max() < 2  # channels that say the same add up
+
+
+def test_a_floating_point_recording_that_is_too_loud_is_heard_whole(tmp_path: Path) -> None:
+    usual, loud = (record(tmp_path / f"{gain}.wav", 1.0, codec="pcm_f32le", gain=gain) for gain in (1, 10))
+    heard, shouted = (np.concatenate(list(voices.speech(path))) for path in (usual, loud))
+    assert np.abs(shouted).max() > 4
+    assert np.allclose(shouted, 10 * heard, atol=1e-3)
 
 
 def test_length_is_bounded_and_said(tmp_path: Path) -> None:
