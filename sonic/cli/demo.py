@@ -18,6 +18,7 @@ from sonic.cli.submit import connect, follow
 
 if TYPE_CHECKING:
     from sonic.cli.local_fleet import Fleet
+    from sonic.cli.local_prometheus import Answer, Prometheus, Value
     from sonic.v1 import jobs_pb2
 
 _AGENTS = ["demo-1", "demo-2"]
@@ -51,9 +52,10 @@ def demo(
     _check(out, portrait, audio)
     portrait, audio = _material(portrait, audio)
     watch.lap("models and material")
-    job = running.run(_demo(portrait, audio, out, watch), "stopped, and everything that was started with it")
+    job, metrics = running.run(_demo(portrait, audio, out, watch), "stopped, and everything that was started with it")
     if json:
-        output.print_json({"output": str(out), "seconds": watch.seconds, "job": output.plain(job)})
+        told = {"output": str(out), "seconds": watch.seconds, "job": output.plain(job), "metrics": metrics}
+        output.print_json(told)
         return
     for name, seconds in watch.seconds.items():
         output.note(f"{name:<22} {seconds:7.2f} s")
@@ -91,14 +93,17 @@ def _material(portrait: Path | None, audio: Path | None) -> tuple[Path, Path]:
     return portrait or found.portrait, audio or found.voice
 
 
-async def _demo(portrait: Path, audio: Path, out: Path, watch: Stopwatch) -> jobs_pb2.Job:
+async def _demo(portrait: Path, audio: Path, out: Path, watch: Stopwatch) -> tuple[jobs_pb2.Job, list[Answer]]:
     from sonic.cli.local_fleet import Fleet
     from sonic.client import AsyncSonicClient
 
     with tempfile.TemporaryDirectory(prefix="sonic-demo-") as folder:
         async with Fleet(Path(folder)) as fleet:
             _stop_on_signals(fleet)
-            address = await fleet.start_hub()
+            prometheus = await fleet.start_prometheus()
+            if prometheus:
+                watch.lap("start of Prometheus")
+            address = await fleet.start_hub(prometheus)
             watch.lap("start of the hub")
             async with AsyncSonicClient(address, "demo") as client:
                 await fleet.start_agents(address, _AGENTS)
@@ -111,9 +116,31 @@ async def _demo(portrait: Path, audio: Path, out: Path, watch: Stopwatch) -> job
                 watch.lap("render")
                 await client.download(job, out)
                 watch.lap("download")
+                metrics = await _metrics(prometheus)
+                if metrics:
+                    watch.lap("metrics")
                 output.note(f"rendered by {job.attempts[-1].node_id}; stopping the hub and the agents …")
     watch.lap("stop")
-    return job
+    return job, metrics
+
+
+async def _metrics(prometheus: Prometheus | None) -> list[Answer]:
+    """What has become of the metrics, asked and told."""
+    if not prometheus:
+        output.note("install Prometheus (apt-get install prometheus) and the demo shows its metrics in it")
+        return []
+    answers = await prometheus.answers()
+    output.note("metrics, as Prometheus has them:")
+    for answer in answers:
+        output.note(f"  {answer['query']}")
+        for told in map(_told, answer["series"]) if answer["series"] else ["no series"]:
+            output.note(f"    {told}")
+    return answers
+
+
+def _told(series: Value) -> str:
+    labels = ", ".join(f'{name}="{value}"' for name, value in series["labels"].items())
+    return f"{{{labels}}} {series['value']:g}"
 
 
 async def _rendered(settings: config.ClientConfig, job_id: str) -> jobs_pb2.Job:

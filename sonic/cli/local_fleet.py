@@ -6,29 +6,33 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from sonic import config, exceptions
+from sonic.cli.local_prometheus import Prometheus
 from sonic.client import AsyncSonicClient
 from sonic.v1 import nodes_pb2
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 _LOOK_AGAIN_S = 0.1
-# The `sonic` command, except that it ends when the process that started it does, however that came (PR_SET_PDEATHSIG),
-# and if that has come already.
-_PROGRAM = """
+# A program that ends when the process that started it does, however that came (PR_SET_PDEATHSIG), and if that has come
+# already.
+_TIED = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if os.getppid() != int(sys.argv.pop(1)):
     sys.exit()
-from sonic.cli import main
-main()
 """
+_SONIC = f"{_TIED}\nfrom sonic.cli import main\nmain()"
+_OTHER = f"{_TIED}\nos.execv(sys.argv[1], sys.argv[1:])"
+_FORWARD_INTERVAL_S = 1.0
 
 
 @dataclass
@@ -81,6 +85,7 @@ class Fleet:
         self._folder = folder
         self._hub: Program | None = None
         self._agents: list[Program] = []
+        self._prometheus: Program | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,17 +93,39 @@ class Fleet:
     async def __aexit__(self, *_: object) -> None:
         self.stopping = True
         await asyncio.gather(*(agent.stop() for agent in self._agents))
-        if self._hub:
-            await self._hub.stop()
+        for program in (self._hub, self._prometheus):
+            if program:
+                await program.stop()
 
     def kill(self) -> None:
         """End everything at once; whoever waits for its end need not wait any more."""
-        for program in (*self._agents, *([self._hub] if self._hub else [])):
-            program.kill()
+        for program in (*self._agents, self._hub, self._prometheus):
+            if program:
+                program.kill()
 
-    async def start_hub(self) -> str:
+    async def start_prometheus(self) -> Prometheus | None:
+        """One that takes remote writes, when it is installed. Raises SonicError."""
+        if not (binary := shutil.which("prometheus")):
+            return None
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        settings = self._folder / "prometheus.yml"
+        settings.write_text("global: {}\n")
+        arguments = ["--web.enable-remote-write-receiver", f"--web.listen-address={address}"]
+        arguments += [f"--config.file={settings}", f"--storage.tsdb.path={self._folder / 'prometheus'}"]
+        self._prometheus = await self._spawn("prometheus", _OTHER, binary, *arguments)
+        found = Prometheus(f"http://{address}")
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not await found.ready():
+                self._prometheus.check()
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        return found
+
+    async def start_hub(self, metrics: Prometheus | None) -> str:
         """The answer is its gRPC address. Raises SonicError."""
-        self._hub = await self._start("hub", "hub", "--listen", "127.0.0.1:0")
+        forward = ["--forward-url", f"{metrics.url}/api/v1/write"] if metrics else []
+        forward += ["--forward-interval-s", str(_FORWARD_INTERVAL_S)]
+        self._hub = await self._start("hub", "hub", "--listen", "127.0.0.1:0", *forward)
         async with asyncio.timeout(START_TIMEOUT_S):
             while not (serving := self._hub.said("serving")):
                 self._hub.check()
@@ -128,14 +155,17 @@ class Fleet:
             raise exceptions.SonicError(message) from None
 
     async def _start(self, name: str, kind: str, *arguments: str) -> Program:
-        log = self._folder / f"{name}.log"
         settings = self._folder / "config.toml"
         settings.touch()
         own = ["--http-listen", "127.0.0.1:0", "--data-dir", str(self._folder / name)]
+        own += ["--log-format", "json", "--config", str(settings)]
+        return await self._spawn(name, _SONIC, kind, *arguments, *own)
+
+    async def _spawn(self, name: str, code: str, *arguments: str) -> Program:
+        log = self._folder / f"{name}.log"
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _PROGRAM, str(os.getpid()), kind, *arguments, *own),
-                *("--log-format", "json", "--config", str(settings)),
+                *(sys.executable, "-c", code, str(os.getpid()), *arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

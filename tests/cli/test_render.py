@@ -13,6 +13,8 @@ from pathlib import Path
 import av
 import pytest
 
+from tests.servers import binary
+
 SMALL = ("--min-resolution", "256")
 
 
@@ -89,14 +91,29 @@ async def test_a_model_that_is_missing_is_said_with_the_way_to_get_it(sonic, own
 @pytest.mark.integration
 async def test_the_demo_leaves_a_video_and_nothing_else(sonic, own, samples, finder, tmp_path) -> None:
     given = ("--portrait", samples.smile, "--audio", samples.voice, "--out", "out/demo.mp4")
-    ended = await sonic("demo", *given, "--json", **own)
+    with_prometheus = own | {"PATH": f"{binary('prometheus').parent}:{own['PATH']}"}
+    ended = await sonic("demo", *given, "--json", **with_prometheus)
     assert ended.code == 0, ended.err
     assert ended.data["job"]["state"] == "JOB_STATE_SUCCEEDED"
     assert ended.data["seconds"].keys() >= {"start of the hub", "start of the agents", "render", "download"}
+    renders, pace, jobs = (answer["series"] for answer in ended.data["metrics"])
+    node = {"region": "demo", "node_id": ended.data["job"]["attempts"][-1]["node_id"], "model_version": "warp-2"}
+    assert renders == [{"labels": node, "value": 1}]
+    assert [one["labels"] for one in pace] == [node | {"tenant": "demo"}]
+    assert jobs == [{"labels": {"tenant": "demo", "state": "succeeded"}, "value": 1}]
     with av.open(tmp_path / "out" / "demo.mp4") as video:
         assert [stream.type for stream in video.streams] == ["video", "audio"]
     assert left_behind(tmp_path / "tmp") == []
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.integration
+async def test_a_demo_without_prometheus_says_how_to_have_one(sonic, own, samples, finder, tmp_path) -> None:
+    (tmp_path / "no-programs").mkdir()
+    ended = await sonic("demo", **own | {"PATH": str(tmp_path / "no-programs")})
+    assert ended.code == 0, ended.err
+    assert "apt-get install prometheus" in ended.err
+    assert (tmp_path / "out" / "demo.mp4").exists()
 
 
 @contextlib.asynccontextmanager
