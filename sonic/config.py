@@ -74,6 +74,8 @@ _TABLES = {
     "agent": "agent.config:AgentConfig",
 }
 
+PREFIXED = ("forward", "log")  # tables whose options begin with their name
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -205,6 +207,16 @@ def load(
     _check_names(where, content)
     _warn_of_variables(environ)
     return Settings(where, content, environ, flags or {})
+
+
+def of_options(given: Mapping[str, Any], table: str = "client") -> Settings:
+    """The file that `--config` names, the environment, and the options of one table and of those with a prefix."""
+    flags = {
+        other: {name.removeprefix(f"{other}_"): value for name, value in given.items() if name.startswith(f"{other}_")}
+        for other in PREFIXED
+    }
+    named = given.get("config")
+    return load(Path(named) if named else None, flags={table: given} | flags)
 
 
 def variable_of(table: str, name: str) -> str:

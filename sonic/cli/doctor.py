@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from sonic import config
 from sonic.cli import options, output
 from sonic.cli.exit_codes import ExitCode
 
@@ -19,7 +20,7 @@ def doctor(json: options.Json = False, **given: Any) -> None:
 
     logging.getLogger("sonic.retries").setLevel(logging.ERROR)  # what it would tell is a finding
     found = []
-    for finding in examine(options.settings_of(given)):
+    for finding in examine(config.of_options(given)):
         found.append(finding)
         if not json:
             output.line(f"{finding.state.upper():<8} {finding.name}: {finding.found}")

@@ -15,7 +15,6 @@ from sonic.parameters import SPECS, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Group = tuple[inspect.Parameter, ...]
-_PREFIXED = ("forward", "log")  # tables whose options begin with their name
 
 
 def _video_name(path: Path | None) -> Path | None:
@@ -47,18 +46,9 @@ def of(*groups: Group) -> Callable[[F], F]:
     return decorate
 
 
-def settings_of(given: dict[str, Any], table: str = "client") -> config.Settings:
-    """The file that `--config` names, the environment, and the options of one table and of those with a prefix."""
-    flags = {
-        other: {name.removeprefix(f"{other}_"): value for name, value in given.items() if name.startswith(f"{other}_")}
-        for other in _PREFIXED
-    }
-    return config.load(given.get("config"), flags={table: given} | flags)
-
-
 def client_of(given: dict[str, Any]) -> config.ClientConfig:
     """Which hub, and as whom."""
-    return settings_of(given).build(config.ClientConfig)
+    return config.of_options(given).build(config.ClientConfig)
 
 
 def parameters_of(given: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +72,7 @@ def _table(table: str) -> Group:
 
 
 def _setting(table: str, field: config.Field) -> inspect.Parameter:
-    name = f"{table}_{field.name}" if table in _PREFIXED else field.name
+    name = f"{table}_{field.name}" if table in config.PREFIXED else field.name
     flag = config.flag_of(name)
     return _parameter(
         name,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import ModuleType
 from typing import Any, TypeVar
-
-from typer.core import TyperGroup
 
 from sonic import exceptions
 from sonic.cli import exit_codes, output
@@ -19,16 +19,23 @@ from sonic.cli.exit_codes import ExitCode
 T = TypeVar("T")
 
 
-class Commands(TyperGroup):
-    """The top of the command tree. No traceback gets past it, unless SONIC_DEBUG=1 asks for it."""
+def prepare() -> None:
+    """Before anything else: whatever asks the process to end is like Ctrl-C, so that it clears away."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup a hangup means nothing
+            signal.signal(number, signal.default_int_handler)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would print is said in our own words
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
-    def main(self, *args: Any, **more: Any) -> Any:
-        try:
-            return super().main(*args, **more)
-        except KeyboardInterrupt:
-            sys.exit(report(exceptions.Interrupted()))
-        except Exception as error:
-            sys.exit(report(error))
+
+def guarded(work: Callable[[], T]) -> T:
+    """What `work` returns. No traceback gets past this, unless SONIC_DEBUG=1 asks for it."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        sys.exit(report(exceptions.Interrupted()))
+    except Exception as error:
+        sys.exit(report(error))
 
 
 def report(error: Exception) -> ExitCode:

@@ -16,7 +16,7 @@ app = typer.Typer(help="See which settings hold and where they come from.", no_a
 @options.of(options.CHECKS)
 def show(json: options.Json = False, **given: Any) -> None:
     """Show every setting with its value and where it came from; secrets are masked."""
-    settings = options.settings_of(given)
+    settings = config.of_options(given)
     found = [setting for table in config.tables() for setting in settings.resolve(table).values()]
     if json:
         output.print_json(
@@ -44,5 +44,5 @@ def _check(settings: config.Settings) -> None:
 @options.of(options.CONFIG)
 def path(json: options.Json = False, **given: Any) -> None:
     """Print where the configuration file is, or would be."""
-    where = options.settings_of(given).path
+    where = config.of_options(given).path
     output.print_json({"path": str(where), "exists": where.exists()}) if json else output.line(str(where))

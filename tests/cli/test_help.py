@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sonic import cli, config, logs
+from sonic import config, logs
+from sonic.cli.app import app
 from sonic.cli.exit_codes import ExitCode
 from sonic.parameters import SPECS
 
@@ -43,7 +44,7 @@ def test_every_setting_is_an_option_with_its_variable(table) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_generated(shell) -> None:
-    found = CliRunner().invoke(cli.app, ["--show-completion", shell], prog_name="sonic")
+    found = CliRunner().invoke(app, ["--show-completion", shell], prog_name="sonic")
     words = subprocess.run(
         [sys.executable, "-m", "sonic"],
         env=WIDE | {"_SONIC_COMPLETE": "complete_bash", "COMP_WORDS": "sonic jobs ", "COMP_CWORD": "2"},
@@ -56,12 +57,19 @@ def test_completion_scripts_are_generated(shell) -> None:
 
 
 def test_help_loads_neither_grpc_nor_numpy() -> None:
-    code = "import sys, sonic.cli; print({'grpc', 'numpy', 'aiohttp', 'onnxruntime'} & sys.modules.keys())"
+    code = "import sys, sonic.cli.app; print({'grpc', 'numpy', 'aiohttp', 'onnxruntime'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_a_service_does_not_keep_what_reads_options_in_memory() -> None:
+    code = (
+        "import sys, agent.service, sonic.cli.serving; print({'typer', 'rich', 'pydantic', 'hub'} & sys.modules.keys())"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    found = CliRunner().invoke(cli.app, ["--version"])
+    found = CliRunner().invoke(app, ["--version"])
     assert found.exit_code == 0
     assert found.output.count(".") == 2
 
@@ -74,19 +82,18 @@ def test_every_exit_code_is_documented() -> None:
 
 def test_a_fault_of_the_program_is_a_sentence_and_exit_code_70(monkeypatch) -> None:
     monkeypatch.setattr(config, "load", lambda *_, **__: 1 / 0)
-    found = CliRunner().invoke(cli.app, ["config", "show"])
+    found = CliRunner().invoke(app, ["config", "show"])
     assert found.exit_code == ExitCode.INTERNAL
     assert "SONIC_DEBUG=1" in found.stderr
     assert "Traceback" not in found.stderr
     monkeypatch.setenv("SONIC_DEBUG", "1")
-    assert "ZeroDivisionError" in CliRunner().invoke(cli.app, ["config", "show"]).stderr
+    assert "ZeroDivisionError" in CliRunner().invoke(app, ["config", "show"]).stderr
 
 
-def test_a_missing_extra_is_said_with_the_way_to_get_it(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "aiohttp", None)
-    monkeypatch.delitem(sys.modules, "hub.service", raising=False)
-    found = CliRunner().invoke(cli.app, ["hub", "--listen", "127.0.0.1:0"])
-    assert found.exit_code == ExitCode.NOT_INSTALLED
+def test_a_missing_extra_is_said_with_the_way_to_get_it() -> None:
+    code = "import sys; sys.modules['aiohttp'] = None; from sonic.cli import serving; serving.main()"
+    found = subprocess.run([sys.executable, "-c", code, "hub", "{}"], capture_output=True, text=True, check=False)
+    assert found.returncode == ExitCode.NOT_INSTALLED
     assert "pip install 'sonic-fleet[hub]'" in found.stderr
 
 
@@ -118,4 +125,4 @@ def test_every_command_that_prints_data_takes_json() -> None:
     groups |= {"models": ["list", "fetch", "verify", "path"], "config": ["show", "path"]}
     commands = [(group, name) for group, names in groups.items() for name in names]
     for command in (*commands, ("submit",), ("batch",), ("render",), ("demo",), ("doctor",)):
-        assert "--json" in CliRunner().invoke(cli.app, [*command, "--help"], env=WIDE).output, command
+        assert "--json" in CliRunner().invoke(app, [*command, "--help"], env=WIDE).output, command

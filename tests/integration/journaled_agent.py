@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from agent import spool
-from sonic.cli import main
+from sonic.cli import main, serving
 
 _append = spool.Spool.append
 
@@ -21,4 +21,5 @@ def append(self: spool.Spool, values: Any, at_unix_ms: int) -> dict[str, int]:
 
 
 spool.Spool.append = append  # type: ignore[method-assign]
+serving.become = serving.serve  # type: ignore[assignment] # another process would have the spool as it is
 main()

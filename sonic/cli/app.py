@@ -1,0 +1,56 @@
+"""The tree of commands. Heavy imports wait until a command needs them, so that help comes at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sonic.cli import batch, demo, doctor, jobs, models, nodes, render, running, services, settings, submit
+
+
+class Commands(TyperGroup):
+    """The top of the command tree. No traceback gets past it, unless SONIC_DEBUG=1 asks for it."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        return running.guarded(lambda: super(Commands, self).main(*args, **more))
+
+
+app = typer.Typer(
+    name="sonic",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        typer.echo(metadata.version("sonic-fleet"))
+        raise typer.Exit
+
+
+@app.callback()
+def sonic(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A portrait and a voice recording in, a talking video out, on a fleet of GPUs."""
+
+
+app.command()(submit.submit)
+app.command()(batch.batch)
+app.command()(render.render)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(nodes.app, name="nodes")
+app.add_typer(models.app, name="models")
+app.add_typer(settings.app, name="config")
+app.command(rich_help_panel="Services")(services.hub)
+app.command(rich_help_panel="Services")(services.agent)
