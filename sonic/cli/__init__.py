@@ -49,7 +49,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(models.app, name="models")
 app.add_typer(settings.app, name="config")
-app.command(rich_help_panel="Services")(services.hub)
+app.add_typer(services.hub_app, name="hub", rich_help_panel="Services")
 app.command(rich_help_panel="Services")(services.agent)
 
 

@@ -1,18 +1,27 @@
-"""`sonic hub` and `sonic agent`: the two long-running programs."""
+"""`sonic hub` and `sonic agent`: the two long-running programs, and what else is done for a hub."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
+import typer
+
 from sonic import config, exceptions, logs
-from sonic.cli import options, running
+from sonic.cli import options, rules, running
+
+hub_app = typer.Typer(invoke_without_command=True)
+hub_app.add_typer(rules.app, name="rules")
 
 
+@hub_app.callback()
 @options.of(options.service("hub", "forward"))
-def hub(**given: Any) -> None:
+def hub(context: typer.Context, **given: Any) -> None:
     """Run a hub until it is told to stop (SIGTERM or Ctrl-C)."""
-    _serve("hub", given, "forward")
+    if context.invoked_subcommand is None:
+        _serve("hub", given, "forward")
+    elif any(given.values()):
+        raise exceptions.BadSettings(f"put the options behind the command: sonic hub {context.invoked_subcommand} … ")
 
 
 @options.of(options.service("agent"))
