@@ -18,7 +18,7 @@ from sonic.exceptions import BadRules
 Group = dict[str, Any]
 Namespaces = dict[str, dict[str, Group]]  # groups by name, by namespace
 
-PREFIX = "sonic-"  # of every namespace of ours; all others are somebody else's
+OURS = ("sonic-operator-", "sonic-tenant-")  # begin the namespaces of ours; all others are somebody else's
 _GROUP_KEYS = (
     "name",
     "interval",
@@ -49,7 +49,9 @@ def read(folder: Path, kind: str) -> Namespaces:
 
     The kind is in the namespace's name, so that one tenant can have the rules of both.
     """
-    return {f"{PREFIX}{kind}-{path.stem}": _read_file(path) for path in sorted((folder / kind).glob("*.yml"))}
+    if strays := sorted((folder / kind).glob("*.yaml")):
+        raise BadRules(f"{strays[0]} would be passed over; call it {strays[0].stem}.yml")
+    return {f"sonic-{kind}-{path.stem}": _read_file(path) for path in sorted((folder / kind).glob("*.yml"))}
 
 
 def parsed(text: str, where: str) -> Any:

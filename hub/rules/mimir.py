@@ -39,7 +39,7 @@ class Mimir:
             return {
                 namespace: {group["name"]: groups.normalised(group) for group in listed}
                 for namespace, listed in content.items()
-                if namespace.startswith(groups.PREFIX)
+                if namespace.startswith(groups.OURS)
             }
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BadSettings(

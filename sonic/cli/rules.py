@@ -46,7 +46,7 @@ def push(
 ) -> None:
     """Give the operator's tenant, and those named, the rules that they lack, and take away those of ours that are gone.
 
-    Only namespaces that begin with sonic- are touched.
+    Only namespaces that begin with sonic-operator- or sonic-tenant- are touched.
     """
     done = running.run(_changes(tenant, rules, alertmanager, given, carry_out=True, quiet=json), _STOPPED)
     if json:

@@ -111,10 +111,11 @@ async def test_an_operator_who_is_a_tenant_too_has_both(hub_rules: Sonic, mimir:
 
 
 async def test_what_differs_is_pushed_and_nothing_else(hub_rules: Sonic, mimir: Mimir, folder: Path) -> None:
-    mimir.rules["operator"]["theirs"]["theirs"] = FOREIGN
+    mimir.rules["operator"]["theirs"]["theirs"] = mimir.rules["operator"]["sonic-theirs"]["theirs"] = FOREIGN
     mimir.rules["operator"]["sonic-operator-old"]["old"] = FOREIGN | {"name": "old"}
     await hub_rules(*own("push"))
-    assert mimir.groups("operator") == {"sonic-operator-own": ["three/fourths", "two"], "theirs": ["theirs"]}
+    theirs = {"theirs": ["theirs"], "sonic-theirs": ["theirs"]}
+    assert mimir.groups("operator") == {"sonic-operator-own": ["three/fourths", "two"]} | theirs
 
     mimir.requests.clear()
     (folder / "operator" / "own.yml").write_text(TWO.replace("a > 1", "a > 2").replace("three/fourths", "five"))
@@ -243,6 +244,14 @@ async def test_a_folder_without_rules_takes_none_away(hub_rules: Sonic, mimir: M
     ended = await hub_rules("push", "--rules", tmp_path / "home")
     assert ended.code == ExitCode.BAD_INPUT
     assert "neither operator/*.yml nor tenant/*.yml" in ended.err
+    assert not mimir.requests
+
+
+async def test_a_file_with_another_ending_is_not_passed_over(hub_rules: Sonic, mimir: Mimir, folder: Path) -> None:
+    (folder / "operator" / "own.yml").rename(folder / "operator" / "own.yaml")
+    ended = await hub_rules(*own("push"))
+    assert ended.code == ExitCode.BAD_INPUT
+    assert "call it own.yml" in ended.err
     assert not mimir.requests
 
 
