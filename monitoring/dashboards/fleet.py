@@ -29,14 +29,14 @@ def board() -> Dashboard:
 
 
 def _now() -> list[object]:
-    up = f"max by (region, node_id) (sonic_hub_node_up{{{_PLACE}}})"
+    up = f"sonic_node:up:expected{{{_PLACE}}}"
     return [
-        number("Nodes connected", "Of those that were seen within a day and have not left.", parts.COUNT, f"sum({up})"),
+        number("Nodes connected", "Agents with a session.", parts.COUNT, f"sum({up})"),
         number(
             "Nodes away",
-            "Seen within a day, not connected now, and not taken out of the fleet.",
+            "That were here within the last hour and were not taken out of the fleet.",
             parts.COUNT,
-            f"count({up}) - sum({up})",
+            f"count({up} == 0) or vector(0)",
             parts.ANY_IS_BAD,
         ),
         number(

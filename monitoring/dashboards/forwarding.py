@@ -9,9 +9,8 @@ from monitoring.dashboards.parts import graph, number, states, variable
 
 _HUB = 'hub=~"$hub",tenant=~"$tenant"'
 _NODES = 'region=~"$region"'
-_FIRING = (
-    'alertstate="firing",alertname=~"Forwarding.*|SpoolNearBound|Node(DroppingSamples|SpoolNearBound)|ClockSkew|Hub.*"'
-)
+_ALERTS = "Forwarding.*|SpoolNearBound|NodeSpoolNearBound|NodeDroppingSamples|ClockSkew|HubDown|StoreFailing"
+_FIRING = f'alertstate="firing",alertname=~"{_ALERTS}"'
 
 
 def board() -> Dashboard:

@@ -8,7 +8,7 @@ from monitoring.dashboards import parts
 from monitoring.dashboards.parts import graph, number, states, variable, wide
 
 _WHERE = 'region=~"$region",model_version=~"$model_version"'
-_FIRING = f'alertstate="firing",alertname=~"RegionLatencyAnomaly|SlowRelease|HighInferenceLatency",{_WHERE}'
+_FIRING = f'alertstate="firing",alertname=~"RegionLatencyAnomaly|SlowRelease",{_WHERE}'
 _EACH = "{{region}} {{model_version}}"
 
 

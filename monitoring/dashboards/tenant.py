@@ -8,6 +8,7 @@ from monitoring.dashboards import parts
 from monitoring.dashboards.parts import graph, number, variable
 
 _WHERE = 'tenant=~"$tenant",region=~"$region",model_version=~"$model_version"'
+_FIRING = 'alertstate="firing",tenant=~"$tenant|",region=~"$region|"'
 
 
 def board() -> Dashboard:
@@ -20,8 +21,8 @@ def board() -> Dashboard:
             variable("region", "Region", 'sonic_request_total{tenant=~"$tenant"}'),
             variable("model_version", "Model version", 'sonic_request_total{tenant=~"$tenant"}'),
         ],
-        "",
-        {"Now": _now(), "Over time": _course(), "Where": _places()},
+        _FIRING,
+        {"Now": _now(), "Over time": _course(), "Where": _places(), "Alerts": [parts.alerts(_FIRING)]},
     )
 
 
