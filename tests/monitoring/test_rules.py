@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from agent.metrics import COMMON
 from agent.metrics import METRICS as OF_NODES
 from hub.server.metrics import METRICS as OF_HUBS
 from tests.monitoring import promtool
@@ -568,13 +570,15 @@ def _minutes(text: str) -> int:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.name}")
 def test_an_alert_fires_when_it_should_and_not_when_it_is_tempted(case: Case) -> None:
-    file = next(file for file, rule in _rules("alert") if rule["alert"] == case.alert)
+    file, rule = next((file, rule) for file, rule in _rules("alert") if rule["alert"] == case.alert)
+    told = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
     got = [_fired(file, case.every).get((case.name, at), []) for at in case.at]
     if case.fires:
         last = got[-1]
         assert len(last) == len(case.fires), last
         for labels, wanted in zip(last, case.fires, strict=True):
             assert wanted.items() <= labels.items()
+            assert told <= labels.keys(), "the annotations name labels that it does not have"
     else:
         assert not any(got), {at: labels for at, labels in zip(case.at, got, strict=True) if labels}
 
@@ -627,6 +631,49 @@ def test_rules_name_only_what_there_is() -> None:
             if file.startswith(folder):
                 named = set(re.findall(r"\bsonic_[\w:]+", rule["expr"]))
                 assert named <= known | records, f"{file}: {named - known - records}"
+
+
+def test_rules_use_only_labels_that_there_are() -> None:
+    known = {label for metric in (*OF_NODES, *OF_HUBS) for label in metric.labels}
+    known |= {*COMMON, "hub", "le"} | {label for _, rule in _rules("record") for label in rule.get("labels", ())}
+    for file, rule in [*_rules("record"), *_rules("alert")]:
+        matched = set(re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"', rule["expr"]))
+        grouped = re.findall(r"\b(?:by|on|without|ignoring) \(([^)]*)\)", rule["expr"])
+        named = matched | {label.strip() for labels in grouped for label in labels.split(",")}
+        assert named <= known, f"{file}: {named - known}"
+
+
+def test_runbooks_ask_only_what_can_be_answered(tmp_path: Path) -> None:
+    """Their queries are PromQL, of series that there are."""
+    records = {rule["record"] for _, rule in _rules("record")}
+    metrics = {metric.name for metric in (*OF_NODES, *OF_HUBS)}
+    queries = []
+    for page in [*(ROOT / "docs/runbooks").glob("*.md"), ROOT / "docs/mimir-was-down.md"]:
+        text = page.read_text()
+        blocks = re.findall(r"```promql\n(.*?)```", text, re.S)
+        inline = re.findall(r"`([^`\n]*\bsonic_[^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+        found = [*blocks, *(query for query in inline if not re.search("…|curl", query))]
+        for name in re.findall(r"\bsonic_[\w:]+", " ".join(found)):
+            assert {name, re.sub("_(bucket|sum|count)$", "", name)} & (metrics | records), f"{page.name}: {name}"
+        queries += found
+    assert len(queries) > 30
+    rules = [{"record": "asked", "expr": one} for query in queries for one in _each(query)]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "runbooks", "rules": rules}]}))
+    done = subprocess.run([binary("promtool"), "check", "rules", file], capture_output=True, text=True)
+    assert "parse error" not in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+def _each(block: str) -> list[str]:
+    """The queries of a block: a new one begins where all brackets are closed and a line is not indented."""
+    queries, depth = [""], 0
+    for line in textwrap.dedent(block).splitlines():
+        code = line.partition("#")[0]
+        if depth == 0 and code and not code[0].isspace() and queries[-1]:
+            queries.append("")
+        queries[-1] += code + "\n"
+        depth += sum(map(code.count, "([{")) - sum(map(code.count, ")]}"))
+    return queries
 
 
 def test_series_of_jobs_and_of_nodes_are_asked_for_where_they_are() -> None:
