@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
 
 def growing(per_step: float, steps: int, begin: float = 0) -> str:
-    return f"{begin}+{per_step}x{steps}"
+    return f"{begin}{per_step:+}x{steps}"
 
 
 def nodes_up(**by_node: str) -> dict[str, str]:
@@ -88,7 +88,7 @@ CASES = (
         "two of the four attempts of a quiet night fail",
         "ErrorBudgetBurnFast",
         errors("0x30 1x2 2x2 3x2 4x100", {"DEVICE_FAILED": "_x31 1x2 2x100"}),
-        (35, 40, 60),
+        range(30, 60),
     ),
     Case(
         "an agent that has failed a lot comes back from a cut, and another is restarted",
@@ -135,7 +135,7 @@ CASES = (
         "one of three is away, and the hub is restarted",
         "RegionDown",
         nodes_up(a="1x30 0x30", b="1x30 _x1 0 1x30", c="1x30 _x1 0 1x30"),
-        (31, 33, 34, 40),
+        range(30, 50),
     ),
     Case(
         "a region was given up, and the hub is restarted a week later",
@@ -168,7 +168,7 @@ CASES = (
         "a slow handshake, and a clock that is put right",
         "ClockSkew",
         {f"sonic_clock_offset_seconds{{{A}}}": "1.5x60", f"sonic_clock_offset_seconds{{{B}}}": "-30x10 0.1x60"},
-        (12, 30),
+        range(30),
     ),
     Case(
         "a spool was full while a node was cut off",
@@ -203,7 +203,7 @@ CASES = (
             f"sonic_metric_spool_bytes{{{A}}}": f"{growing(-1, 40, 99)} 0x20",
             f"sonic_metric_spool_limit_bytes{{{A}}}": "100x60",
         },
-        (5, 12, 19, 30),
+        range(40),
     ),
     Case(
         "a node is left behind by a release",
@@ -213,7 +213,7 @@ CASES = (
             **{
                 f'sonic_slots{{region="eu",node_id="{node}",model_version="{version}",state="ready"}}': values
                 for node in "bcd"
-                for version, values in (("1", "1x100 stale"), ("2", "_x100 1x600"))
+                for version, values in (("1", "1x100 stale"), ("2", "_x101 1x600"))
             },
         },
         (100 * 5 + DAY + 30,),
@@ -221,7 +221,7 @@ CASES = (
         every=5,
     ),
     Case(
-        "a canary takes its time, and a release rolls on for hours",
+        "a canary takes its time, a release rolls on for hours, and a region has no version in common",
         "OldModelVersion",
         {
             'sonic_slots{region="eu",node_id="a",model_version="3",state="ready"}': "1x700",
@@ -230,10 +230,16 @@ CASES = (
             **{
                 f'sonic_slots{{region="us",node_id="{node}",model_version="{version}",state="ready"}}': values
                 for node in "fgh"
-                for version, values in (("1", "1x400 stale"), ("2", "_x400 1x300"))
+                for version, values in (("1", "1x400 stale"), ("2", "_x401 1x300"))
+            },
+            'sonic_slots{region="ap",node_id="i",model_version="1",state="ready"}': "1x700",
+            **{
+                f'sonic_slots{{region="ap",node_id="{node}",model_version="{version}",state="ready"}}': values
+                for node, later in (("j", "2"), ("k", "3"))
+                for version, values in (("1", "1x100 stale"), (later, "_x101 1x600"))
             },
         },
-        (DAY, 2 * DAY, 400 * 5 + 6 * HOUR),
+        (DAY, 400 * 5 + HOUR, 400 * 5 + 6 * HOUR, 2 * DAY),
         every=5,
     ),
     Case(
@@ -402,7 +408,7 @@ CASES = (
             'sonic_hub_store_failures_total{hub="h1"}': "0x20",
             'sonic_hub_store_failures_total{hub="h2"}': "3x40 _x3 0x40",
         },
-        (30, 44, 60),
+        range(20, 60),
     ),
     Case(
         "the store's disk is full",
@@ -431,7 +437,7 @@ CASES = (
         "a gateway refuses for a minute",
         "ForwardingHeld",
         {f'sonic_hub_forward_held{{{TENANT},code="403"}}': "_x10 1 stale _x30"},
-        (11, 12, 14, 20),
+        range(9, 20),
     ),
     Case(
         "a tenant over its limits",
