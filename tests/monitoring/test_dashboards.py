@@ -73,6 +73,7 @@ def test_a_board_explains_itself_and_leads_to_the_others(board) -> None:
     used = set(re.findall(r"\$\{?([a-z]\w*)\b(?![.:])", json.dumps([panels, board["links"], board["annotations"]])))
     assert used <= known, f"{used - known} are no variables of this board"
     assert known - used <= {"region"}, f"{known - used} change nothing"
+    assert f"`{board['uid']}`" in (FOLDER.parents[2] / "docs" / "dashboards.md").read_text()
     linked = re.findall(r"/d/([\w-]+)", json.dumps(board))
     assert set(linked) <= {other["uid"] for other in BOARDS}
 
