@@ -13,7 +13,7 @@ Query = tuple[str, str]  # PromQL, and what its series are called
 Steps = Sequence[tuple[float, str]]  # a colour from a value on; green below the first
 
 SOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-RUNBOOK = "${runbooks}/${__data.fields.alertname}.md"
+RUNBOOK = "(.+?)(Fast|Slow)?"  # the alert's name; two speeds of one alert share a page
 ATTEMPTS_PER_MINUTE = "opm"
 RATIO, PERCENT, SECONDS, COUNT, BYTES, BYTES_PER_SECOND = "percentunit", "percent", "s", "short", "bytes", "Bps"
 WORK_PER_VIDEO = "suffix: s/s"
@@ -100,13 +100,13 @@ def listing(
 
 def alerts(selector: str) -> Any:
     """The alerts that fire now, each with the way to its runbook."""
-    expr = f"sum by (alertname, severity, region, node_id, model_version, tenant) (ALERTS{{{selector}}})"
+    firing = f"sum by (alertname, severity, region, node_id, model_version, tenant) (ALERTS{{{selector}}})"
     return listing(
         "Alerts firing",
         "Follow the name to the runbook. Nothing here: nothing fires.",
-        {"firing": (expr, "")},
-        by=("alertname", "severity", "region", "node_id", "model_version", "tenant"),
-        link=RUNBOOK,
+        {"firing": (f'label_replace({firing}, "runbook", "$1", "alertname", "{RUNBOOK}")', "")},
+        by=("alertname", "severity", "region", "node_id", "model_version", "tenant", "runbook"),
+        link="${runbooks:raw}/${__data.fields.runbook}.md",
     )
 
 

@@ -25,6 +25,7 @@ from hub.forward.layouts import Layout
 from hub.forward.spool import Batch
 from hub.server.metrics import METRICS as METRICS_OF_A_HUB
 from monitoring.dashboards.__main__ import FOLDER, files
+from monitoring.dashboards.parts import RUNBOOK
 from sonic import metrics
 from sonic.metrics import Series
 from sonic.v1 import jobs_pb2, nodes_pb2
@@ -76,6 +77,14 @@ def test_a_board_explains_itself_and_leads_to_the_others(board) -> None:
     assert f"`{board['uid']}`" in (FOLDER.parents[2] / "docs" / "dashboards.md").read_text()
     linked = re.findall(r"/d/([\w-]+)", json.dumps(board))
     assert set(linked) <= {other["uid"] for other in BOARDS}
+
+
+def test_every_alert_leads_to_its_runbook() -> None:
+    groups = [group for path in RULES.rglob("*.yml") for group in yaml.safe_load(path.read_text())["groups"]]
+    for rule in (rule for group in groups for rule in group["rules"] if "alert" in rule):
+        name = re.fullmatch(RUNBOOK, rule["alert"])
+        assert name
+        assert rule["annotations"]["runbook_url"] == f"docs/runbooks/{name[1]}.md"
 
 
 def asked() -> Iterator[Asked]:
