@@ -55,8 +55,9 @@ format: $(VENV)/.installed-dev ## Rewrite the code in the agreed format.
 proto: $(VENV)/.installed-dev ## Generate sonic/v1 from proto/.
 	$(BIN)/python scripts/generate_stubs.py
 
-docs: $(VENV)/.installed-dev ## Generate the pages that follow from the code.
+docs: $(VENV)/.installed-dev ## Generate the pages and the dashboards that follow from the code.
 	$(BIN)/python scripts/generate_docs.py
+	$(BIN)/python -m monitoring.dashboards
 
 bench: $(VENV)/.installed-dev $(VENV)/.models ## Run every benchmark; each prints one JSON object last.
 	@for f in bench/[a-z]*.py; do $(BIN)/python -m bench.$$(basename $$f .py) || exit 1; done

@@ -6,6 +6,9 @@ SonicError
 ├── BadManifest             a manifest that cannot be read as a whole
 ├── ExtraMissing            a part of the program is not installed
 ├── Interrupted             the user stopped the command
+├── BadRules                a file of rules, or for Alertmanager, that cannot be read or that Mimir refuses
+├── MimirUnreachable        no answer from Mimir, or one that it cannot serve now
+├── MimirRefused            Mimir does not allow it
 ├── HubError
 │   ├── InvalidRequest      INVALID_ARGUMENT     .problems, a field and a description each
 │   ├── NotFound            NOT_FOUND
@@ -58,6 +61,18 @@ class ExtraMissing(SonicError):
 
 class Interrupted(SonicError):
     """Stopped."""
+
+
+class BadRules(SonicError):
+    """The rules cannot be used."""
+
+
+class MimirUnreachable(SonicError):
+    """Mimir cannot be reached."""
+
+
+class MimirRefused(SonicError):
+    """Mimir does not allow it."""
 
 
 class HubError(SonicError):

@@ -36,7 +36,7 @@ class Sink:
     def __init__(self, config: ForwardConfig, http: aiohttp.ClientSession) -> None:
         self._config = config
         self._http = http
-        self._tokens = _Tokens(config, http)
+        self._tokens = Tokens(config, http)
 
     async def post(self, tenant: str, body: bytes, remote_write_version: int, attempt: int) -> Answer:
         """One request for a tenant; `attempt` is 0 for the first. No answer is an Answer too.
@@ -70,7 +70,14 @@ class Sink:
 
 @asynccontextmanager
 async def open_sink(config: ForwardConfig) -> AsyncIterator[Sink]:
-    """A sink with connections of its own. Raises InvalidConfig when a certificate cannot be used."""
+    """A sink with connections of its own. Raises InvalidConfig."""
+    async with open_http(config) as http:
+        yield Sink(config, http)
+
+
+@asynccontextmanager
+async def open_http(config: ForwardConfig) -> AsyncIterator[aiohttp.ClientSession]:
+    """Connections to the receiver. Raises InvalidConfig when a certificate cannot be used."""
     try:
         context = ssl.create_default_context(cafile=config.ca_file)
         if config.cert_file:
@@ -82,10 +89,10 @@ async def open_sink(config: ForwardConfig) -> AsyncIterator[Sink]:
         timeout=aiohttp.ClientTimeout(total=config.timeout_s),
         headers={"User-Agent": f"sonic-fleet/{version('sonic-fleet')}"},
     ) as http:
-        yield Sink(config, http)
+        yield http
 
 
-class _Tokens:
+class Tokens:
     """The Authorization header. OAuth 2.0 client credentials: RFC 6749, section 4.4."""
 
     def __init__(self, config: ForwardConfig, http: aiohttp.ClientSession) -> None:

@@ -13,14 +13,12 @@ class ExitCode(IntEnum):
     """Stable, for scripts."""
 
     OK = 0
-    NOT_DONE = (
-        1  # a job or render failed, was cancelled or has not ended, a batch has rows without a video, a check failed
-    )
+    NOT_DONE = 1  # a job or render is without a video, a batch has such rows, rules differ, a check failed
     USAGE = 2  # the command line or a setting cannot be used
     BAD_INPUT = 3  # a file or a parameter cannot be used
-    UNREACHABLE = 4  # the hub did not answer
+    UNREACHABLE = 4  # the hub, or Mimir, did not answer
     NOT_FOUND = 5  # there is no such job, node or artifact
-    REFUSED = 6  # the hub does not allow it, or a limit is reached
+    REFUSED = 6  # the hub, or Mimir, does not allow it, or a limit is reached
     NOT_INSTALLED = 7  # an extra or a model is missing
     INTERNAL = 70  # a fault of the program or of the hub
     INTERRUPTED = 130  # Ctrl-C, SIGTERM, SIGHUP
@@ -30,6 +28,9 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (exceptions.BadSettings, ExitCode.USAGE),
     (exceptions.FileTrouble, ExitCode.BAD_INPUT),
     (exceptions.BadManifest, ExitCode.BAD_INPUT),
+    (exceptions.BadRules, ExitCode.BAD_INPUT),
+    (exceptions.MimirUnreachable, ExitCode.UNREACHABLE),
+    (exceptions.MimirRefused, ExitCode.REFUSED),
     (exceptions.ExtraMissing, ExitCode.NOT_INSTALLED),
     (exceptions.Interrupted, ExitCode.INTERRUPTED),
     (exceptions.InvalidRequest, ExitCode.BAD_INPUT),

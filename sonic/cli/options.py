@@ -15,6 +15,11 @@ from sonic.parameters import SPECS, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Group = tuple[inspect.Parameter, ...]
+_RECEIVER = (  # settings of [forward] that say where Mimir is, and as whom to speak to it
+    *("url", "tenant_header", "operator_tenant", "timeout_s", "username", "password_file", "bearer_token_file"),
+    *("oauth2_token_url", "oauth2_client_id", "oauth2_client_secret_file", "oauth2_scopes"),
+    *("ca_file", "cert_file", "key_file"),
+)
 
 
 def _video_name(path: Path | None) -> Path | None:
@@ -136,6 +141,7 @@ CONFIG: Group = (_parameter("config", Path, ["--config"], help="Configuration fi
 CLIENT: Group = (*(p for p in _table("client") if p.name in ("hub", "tenant")), *CONFIG)
 OPERATOR: Group = (*(p for p in _table("client") if p.name == "hub"), *CONFIG)
 CHECKS: Group = (*_table("client"), *CONFIG)
+RECEIVER: Group = (*(p for p in _table("forward") if p.name.removeprefix("forward_") in _RECEIVER), *CONFIG)
 PARAMETERS: Group = tuple(_render_parameter(spec) for spec in SPECS)
 JOB: Group = (
     _parameter("engine", str, ["--engine"], help="Which engine renders; warp when not given."),

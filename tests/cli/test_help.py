@@ -124,5 +124,6 @@ def test_every_command_that_prints_data_takes_json() -> None:
     groups = {"jobs": ["list", "show", "cancel", "watch", "fetch"], "nodes": ["list", "show", "drain", "resume"]}
     groups |= {"models": ["list", "fetch", "verify", "path"], "config": ["show", "path"]}
     commands = [(group, name) for group, names in groups.items() for name in names]
+    commands += [("hub", "rules", "push"), ("hub", "rules", "diff")]
     for command in (*commands, ("submit",), ("batch",), ("render",), ("demo",), ("doctor",)):
         assert "--json" in CliRunner().invoke(app, [*command, "--help"], env=WIDE).output, command

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from tests.servers import binary
 
 RULES = Path(__file__).resolve().parent.parent.parent / "monitoring" / "rules"
-_GOT = re.compile(r"alertname: (\S+), time: (\S+),")
+_GOT = re.compile(r"alertname: (\S+), time: (\S+),|^ +Labels:\{(.*)\}$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 class Check(NamedTuple):
@@ -24,9 +25,12 @@ class Check(NamedTuple):
 
 
 def series(name: str, labels: Mapping[str, str], values: Iterable[float]) -> dict[str, str]:
-    """An input series, one value for each interval."""
+    """An input series, one value for each interval; none where it is NaN."""
     inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
-    return {"series": f"{name}{{{inside}}}", "values": " ".join(f"{value:.6g}" for value in values)}
+    return {
+        "series": f"{name}{{{inside}}}",
+        "values": " ".join("_" if value != value else f"{value:.9g}" for value in values),
+    }
 
 
 def firing(
@@ -41,16 +45,33 @@ def firing_all(
     rules: Iterable[str], inputs: list[dict[str, str]], alerts: Iterable[str], minutes: Iterable[float], interval: str
 ) -> dict[tuple[str, float], bool]:
     asked = [(alert, minute) for alert in alerts for minute in minutes]
+    found = fired(rules, inputs, asked, interval)
+    return {one: bool(found[one]) for one in asked}
+
+
+def fired(
+    rules: Iterable[str],
+    inputs: list[dict[str, str]],
+    asked: Iterable[tuple[str, float]],
+    interval: str,
+    evaluation_interval: str | None = None,
+) -> dict[tuple[str, float], list[dict[str, str]]]:
+    """The labels of all that fires of an alert at a minute, for each that is asked for."""
+    found: dict[tuple[str, float], list[dict[str, str]]] = {one: [] for one in asked}
     test = {
         "interval": interval,
         "input_series": inputs,
         "alert_rule_test": [
-            {"alertname": alert, "eval_time": f"{round(minute * 60)}s", "exp_alerts": []} for alert, minute in asked
+            {"alertname": alert, "eval_time": f"{round(minute * 60)}s", "exp_alerts": []} for alert, minute in found
         ],
     }
-    output = run(rules, [test], interval)
-    fired = {(alert, _minutes(at)) for alert, at in _GOT.findall(output)}
-    return {one: one in fired for one in asked}
+    output = run(rules, [test], evaluation_interval or interval)
+    for alert, at, labels in _GOT.findall(output):
+        if alert:
+            current = found[alert, _minutes(at)]
+        else:
+            current.append(dict(_LABEL.findall(labels)))
+    return found
 
 
 def run(rules: Iterable[str], tests: list[dict[str, Any]], interval: str) -> str:

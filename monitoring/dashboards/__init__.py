@@ -1,0 +1,1 @@
+"""Grafana dashboards as code. `make docs` writes monitoring/dashboards/json."""
