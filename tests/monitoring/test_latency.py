@@ -93,6 +93,8 @@ def hours() -> Fired:
     cases.add("hardly used", step(3), per_minute=0.3)
     cases.add("noisy", noisy)
     cases.add("one bad node", own={2: step(5)})
+    cases.add("slow boxes now and then", nodes=range(2), per_minute=4)
+    cases.add("slow boxes now and then", step(1.5, 0, 480), nodes=range(2, 6), per_minute=0.2, noise=0.2)
     cases.add(
         "holiday",
         lambda minute: np.where(minute < BEGIN, 1.0, 1.1),
@@ -133,7 +135,17 @@ def test_a_slow_ramp_is_seen_while_it_rises_and_stays_seen(hours: Fired) -> None
 
 
 @pytest.mark.parametrize(
-    "region", ["new", "hardly used", "noisy", "one bad node", "holiday", "released", "unseen and well"]
+    "region",
+    [
+        "new",
+        "hardly used",
+        "noisy",
+        "one bad node",
+        "slow boxes now and then",
+        "holiday",
+        "released",
+        "unseen and well",
+    ],
 )
 def test_what_is_no_incident_never_pages(hours: Fired, region: str) -> None:
     assert not hours(PAGE, region)
