@@ -219,7 +219,7 @@ def test_busy_hours_do_not_page_from_their_second_day_on(days: Fired) -> None:
 
 def test_twice_as_slow_pages_after_busy_hours_as_well(days: Fired) -> None:
     fired = days(PAGE, "busy by day")
-    assert fired >= set(range(34 * 60 + 5, DAYS, 5))
+    assert fired >= set(range(34 * 60 + 10, DAYS, 5))
 
 
 @pytest.mark.parametrize("region", ["slow release", "good release", "canary"])
