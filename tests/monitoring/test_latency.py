@@ -90,7 +90,7 @@ def hours() -> Fired:
     cases.add("twice as slow", step(2))
     cases.add("slower and slower", ramp)
     cases.add("new", lambda minute: np.where((minute > 30) & (minute < 60), 3.0, 1.0))
-    cases.add("hardly used", step(3), per_minute=0.3)
+    cases.add("hardly used", step(3), per_minute=0.5)
     cases.add("noisy", noisy)
     cases.add("one bad node", own={2: step(5)})
     cases.add("slow boxes now and then", nodes=range(2), per_minute=4)
