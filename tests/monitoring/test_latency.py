@@ -90,9 +90,11 @@ def hours() -> Fired:
     cases.add("twice as slow", step(2))
     cases.add("slower and slower", ramp)
     cases.add("new", lambda minute: np.where((minute > 30) & (minute < 60), 3.0, 1.0))
-    cases.add("hardly used", step(3), per_minute=0.3)
+    cases.add("hardly used", step(3), per_minute=0.5)
     cases.add("noisy", noisy)
     cases.add("one bad node", own={2: step(5)})
+    cases.add("slow boxes now and then", nodes=range(2), per_minute=4)
+    cases.add("slow boxes now and then", step(1.5, 0, 480), nodes=range(2, 6), per_minute=0.2, noise=0.2)
     cases.add(
         "holiday",
         lambda minute: np.where(minute < BEGIN, 1.0, 1.1),
@@ -133,7 +135,17 @@ def test_a_slow_ramp_is_seen_while_it_rises_and_stays_seen(hours: Fired) -> None
 
 
 @pytest.mark.parametrize(
-    "region", ["new", "hardly used", "noisy", "one bad node", "holiday", "released", "unseen and well"]
+    "region",
+    [
+        "new",
+        "hardly used",
+        "noisy",
+        "one bad node",
+        "slow boxes now and then",
+        "holiday",
+        "released",
+        "unseen and well",
+    ],
 )
 def test_what_is_no_incident_never_pages(hours: Fired, region: str) -> None:
     assert not hours(PAGE, region)
@@ -207,7 +219,7 @@ def test_busy_hours_do_not_page_from_their_second_day_on(days: Fired) -> None:
 
 def test_twice_as_slow_pages_after_busy_hours_as_well(days: Fired) -> None:
     fired = days(PAGE, "busy by day")
-    assert fired >= set(range(34 * 60 + 5, DAYS, 5))
+    assert fired >= set(range(34 * 60 + 10, DAYS, 5))
 
 
 @pytest.mark.parametrize("region", ["slow release", "good release", "canary"])
