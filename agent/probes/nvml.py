@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
-
-import pynvml
 
 from sonic.v1 import nodes_pb2
 
@@ -21,13 +20,13 @@ _MOST_EVENTS = 100  # read at a time
 
 
 class NvmlProbe:
-    """The GPUs that NVIDIA's driver knows. Raises NVMLError where there is no driver."""
+    """The GPUs that NVIDIA's driver knows. Raises OSError or NVMLError where there is no driver."""
 
     name = "nvml"
 
     def __init__(self, library: Any = None) -> None:
         """`library` stands in for pynvml in tests."""
-        self._nvml = library or pynvml
+        self._nvml = library or _pynvml()
         self._nvml.nvmlInit()
         self._driver = _text(self._nvml.nvmlSystemGetDriverVersion())
         cuda = self._offered(self._nvml.nvmlSystemGetCudaDriverVersion_v2)
@@ -116,3 +115,11 @@ class NvmlProbe:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _pynvml() -> Any:
+    """The bindings; a box without the driver's library does not carry them in memory."""
+    ctypes.CDLL("libnvidia-ml.so.1")
+    import pynvml
+
+    return pynvml
