@@ -97,13 +97,14 @@ class Encoder:
             order[fresh] = np.arange(count, count + len(fresh), dtype=np.int32)
             used.append(fresh)
             count += len(fresh)
-        head = [self._symbols[number] for number in np.concatenate(used).tolist()] if self.version == 2 else []
-        size = sum(map(len, head)) + sum(len(template.shape.body) for template in templates)
+        symbols = np.concatenate(used).tolist() if self.version == 2 else []
+        head = b"".join([self._symbols[number] for number in symbols])
+        size = len(head) + sum(len(template.shape.body) for template in templates)
         if samples > 1 and (count > MAX_SYMBOLS or size > MAX_BYTES):
             yield from self.requests(batches, samples // 2)
             return
         parts = [_filled(template, batch, order) for template, batch in zip(templates, batches, strict=True)]
-        yield Request(bytes(cramjam.snappy.compress_raw(b"".join([*head, *parts]))), samples, tuple(batches))
+        yield Request(bytes(cramjam.snappy.compress_raw(b"".join([head, *parts]))), samples, tuple(batches))
 
     def _forget(self) -> None:
         self._templates: dict[bytes, Template] = {}

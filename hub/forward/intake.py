@@ -7,6 +7,7 @@ than the bound has its samples moved to the hub's time, so that it cannot raise 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Intake:
         self._terms = terms
         self._spool = spool
         self._is_tenant = is_tenant
+        self._received = functools.cache(metrics.FORWARD_RECEIVED.labels)  # looked up for every batch
         self._current: dict[str, dict[str, Layout]] = {}  # source -> tenant -> what it reports
 
     async def declare(self, source: Source, table: metrics_pb2.SeriesTable) -> None:
@@ -163,7 +165,7 @@ class Intake:
                 return  # another tenant's part of the batch was lost, this one was not
             cursor = Cursor(cursor.sequence, max(cursor.at_unix_ms, last.at_unix_ms + 1))
         spool.put(layout, cursor, values)
-        metrics.FORWARD_RECEIVED.labels(tenant).inc(len(values))
+        self._received(tenant).inc(len(values))
 
 
 def _split(source: str, table: list[tuple[str, bytes]], numbers: list[int]) -> tuple[_Part, ...]:
