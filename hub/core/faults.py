@@ -20,16 +20,30 @@ class Fault(IntEnum):
     NODE_LOST = 8
     DECLINED = 9
     TRANSFER = 10
+    DEADLINE = 11
 
     @property
     def final(self) -> bool:
         """No other node would do better."""
-        return self is Fault.BAD_INPUT
+        return self in (Fault.BAD_INPUT, Fault.DEADLINE)
 
     @property
     def counts(self) -> bool:
         """Uses up one of the job's tries."""
         return self is not Fault.DECLINED
+
+    @property
+    def nodes_own(self) -> bool:
+        """The node's doing, unless its input is to blame: what breakers and fault rates count."""
+        return self in (
+            Fault.CRASH,
+            Fault.OUT_OF_MEMORY,
+            Fault.DEVICE,
+            Fault.TIMEOUT,
+            Fault.BROKEN_OUTPUT,
+            Fault.INTERNAL,
+            Fault.NODE_LOST,
+        )
 
     @property
     def worker_restarts(self) -> bool:

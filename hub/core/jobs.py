@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -22,6 +23,30 @@ class Requirement(NamedTuple):
 
     engine: str
     model_version: str
+
+
+class Work(NamedTuple):
+    """What decides how much work a job is."""
+
+    video_s: float = 0.0  # seconds of video wanted; 0 when not known
+    side_px: int = 512  # short side of the video
+    steps: int = 25  # inference steps, for engines that have them
+
+
+class Input(NamedTuple):
+    """A file that the node needs before it can begin."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class RegionRules:
+    """Where a job may and should run."""
+
+    prefer: frozenset[str] = frozenset()
+    require: frozenset[str] = frozenset()  # nowhere else; any when empty
+    avoid: frozenset[str] = frozenset()  # only if nowhere else could ever run it
 
 
 class State(StrEnum):
@@ -59,6 +84,10 @@ class Job:
     priority: int
     submitted_at_s: float  # wall clock; orders jobs, is never compared with `now`
     sequence: int  # order of storing; breaks ties
+    work: Work = field(default_factory=Work)
+    inputs: tuple[Input, ...] = ()  # the portrait, then the voice
+    regions: RegionRules = field(default_factory=RegionRules)
+    deadline_s: float = math.inf  # by the clock of `now`
     state: State = State.QUEUED
     attempt: int = 0  # the newest try's number; 0 before the first
     tries: int = 0  # tries that counted

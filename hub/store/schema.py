@@ -30,6 +30,7 @@ jobs = sa.Table(
     sa.Column("result", sa.LargeBinary),  # RenderedVideo
     sa.Column("failure", sa.LargeBinary),  # JobFailure
     sa.Column("cautions", sa.LargeBinary),  # RenderReport, for its warnings: those of the submission
+    sa.Column("video_s", sa.Double),  # seconds of video to be expected, as guessed at submission
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("jobs_by_tenant", "tenant", "sequence"),
     sa.Index("jobs_by_state", "state", "sequence"),
@@ -48,6 +49,7 @@ attempts = sa.Table(
     sa.Column("started_at_s", sa.Double),
     sa.Column("ended_at_s", sa.Double),
     sa.Column("failure", sa.LargeBinary),  # JobFailure
+    sa.Column("decision", sa.LargeBinary),  # Decision: why there, and why nowhere else
 )
 
 nodes = sa.Table(
@@ -59,6 +61,30 @@ nodes = sa.Table(
     sa.Column("drain_wanted", sa.Boolean, nullable=False),
     sa.Column("joined_at_s", sa.Double, nullable=False),
     sa.Column("last_heard_at_s", sa.Double, nullable=False),
+    sa.Column("left_at_s", sa.Double),  # when it went of its own will; absent while it is expected back
+    sa.Column("about", sa.LargeBinary),  # Node, as it was last seen: what it can do, for when it is away
+    sa.Column("hub_id", sa.String(128)),  # which hub holds its session
+    sa.Column("session_id", sa.String(32)),
+)
+
+hubs = sa.Table(
+    "hubs",
+    metadata,
+    sa.Column("hub_id", sa.String(128), primary_key=True),
+    sa.Column("life", sa.String(32), nullable=False),  # one start of it
+    sa.Column("beat_at_s", sa.Double, nullable=False),  # by the database's clock
+)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("sequence", _SEQUENCE, primary_key=True, autoincrement=True),
+    sa.Column("at_s", sa.Double, nullable=False),
+    sa.Column("node_id", sa.String(128), nullable=False),
+    sa.Column(
+        "message", sa.LargeBinary, nullable=False
+    ),  # Decision, about a node; those about jobs are with their attempts
+    sa.Index("decisions_by_node", "node_id", "sequence"),
 )
 
 artifacts = sa.Table(
@@ -69,4 +95,5 @@ artifacts = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("media_type", sa.String(64), nullable=False),
     sa.Column("stored_at_s", sa.Double, nullable=False),
+    sa.Column("duration_s", sa.Double),  # of a recording, once a render has told it
 )

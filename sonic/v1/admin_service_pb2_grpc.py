@@ -60,6 +60,16 @@ class AdminServiceStub:
                 request_serializer=sonic_dot_v1_dot_admin__service__pb2.ListAllJobsRequest.SerializeToString,
                 response_deserializer=sonic_dot_v1_dot_admin__service__pb2.ListAllJobsResponse.FromString,
                 _registered_method=True)
+        self.ExplainNode = channel.unary_unary(
+                '/sonic.v1.AdminService/ExplainNode',
+                request_serializer=sonic_dot_v1_dot_admin__service__pb2.ExplainNodeRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_admin__service__pb2.ExplainNodeResponse.FromString,
+                _registered_method=True)
+        self.PlayFault = channel.unary_unary(
+                '/sonic.v1.AdminService/PlayFault',
+                request_serializer=sonic_dot_v1_dot_admin__service__pb2.PlayFaultRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_admin__service__pb2.PlayFaultResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -102,6 +112,22 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainNode(self, request, context):
+        """Answers why a node gets the work that it gets: its health number by number, and what was decided about it, the newest
+        first. A repeat reads again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlayFault(self, request, context):
+        """Lets a node suffer a fault for a while, to see what the fleet makes of it. Called on game days.
+        A node that does not allow it is FAILED_PRECONDITION. A repeat starts the time anew; 0 seconds end the fault.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +155,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListAllJobs,
                     request_deserializer=sonic_dot_v1_dot_admin__service__pb2.ListAllJobsRequest.FromString,
                     response_serializer=sonic_dot_v1_dot_admin__service__pb2.ListAllJobsResponse.SerializeToString,
+            ),
+            'ExplainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainNode,
+                    request_deserializer=sonic_dot_v1_dot_admin__service__pb2.ExplainNodeRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_admin__service__pb2.ExplainNodeResponse.SerializeToString,
+            ),
+            'PlayFault': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlayFault,
+                    request_deserializer=sonic_dot_v1_dot_admin__service__pb2.PlayFaultRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_admin__service__pb2.PlayFaultResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +303,60 @@ class AdminService:
             '/sonic.v1.AdminService/ListAllJobs',
             sonic_dot_v1_dot_admin__service__pb2.ListAllJobsRequest.SerializeToString,
             sonic_dot_v1_dot_admin__service__pb2.ListAllJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.AdminService/ExplainNode',
+            sonic_dot_v1_dot_admin__service__pb2.ExplainNodeRequest.SerializeToString,
+            sonic_dot_v1_dot_admin__service__pb2.ExplainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlayFault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.AdminService/PlayFault',
+            sonic_dot_v1_dot_admin__service__pb2.PlayFaultRequest.SerializeToString,
+            sonic_dot_v1_dot_admin__service__pb2.PlayFaultResponse.FromString,
             options,
             channel_credentials,
             insecure,

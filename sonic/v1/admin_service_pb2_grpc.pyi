@@ -45,6 +45,14 @@ class AdminServiceStub:
     """Takes a drain back. A repeat changes nothing."""
     ListAllJobs: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListAllJobsRequest, _admin_service_pb2.ListAllJobsResponse]
     """Lists jobs of all tenants, the newest first, a page at a time, as JobService.ListJobs does for one."""
+    ExplainNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ExplainNodeRequest, _admin_service_pb2.ExplainNodeResponse]
+    """Answers why a node gets the work that it gets: its health number by number, and what was decided about it, the newest
+    first. A repeat reads again.
+    """
+    PlayFault: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PlayFaultRequest, _admin_service_pb2.PlayFaultResponse]
+    """Lets a node suffer a fault for a while, to see what the fleet makes of it. Called on game days.
+    A node that does not allow it is FAILED_PRECONDITION. A repeat starts the time anew; 0 seconds end the fault.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -63,6 +71,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Takes a drain back. A repeat changes nothing."""
     ListAllJobs: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListAllJobsRequest, _admin_service_pb2.ListAllJobsResponse]  # type: ignore[assignment]
     """Lists jobs of all tenants, the newest first, a page at a time, as JobService.ListJobs does for one."""
+    ExplainNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ExplainNodeRequest, _admin_service_pb2.ExplainNodeResponse]  # type: ignore[assignment]
+    """Answers why a node gets the work that it gets: its health number by number, and what was decided about it, the newest
+    first. A repeat reads again.
+    """
+    PlayFault: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PlayFaultRequest, _admin_service_pb2.PlayFaultResponse]  # type: ignore[assignment]
+    """Lets a node suffer a fault for a while, to see what the fleet makes of it. Called on game days.
+    A node that does not allow it is FAILED_PRECONDITION. A repeat starts the time anew; 0 seconds end the fault.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The fleet and the jobs of all tenants, for operators alone."""
@@ -108,5 +124,25 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListAllJobsResponse, _abc.Awaitable[_admin_service_pb2.ListAllJobsResponse]]:
         """Lists jobs of all tenants, the newest first, a page at a time, as JobService.ListJobs does for one."""
+
+    @_abc_1.abstractmethod
+    def ExplainNode(
+        self,
+        request: _admin_service_pb2.ExplainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ExplainNodeResponse, _abc.Awaitable[_admin_service_pb2.ExplainNodeResponse]]:
+        """Answers why a node gets the work that it gets: its health number by number, and what was decided about it, the newest
+        first. A repeat reads again.
+        """
+
+    @_abc_1.abstractmethod
+    def PlayFault(
+        self,
+        request: _admin_service_pb2.PlayFaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PlayFaultResponse, _abc.Awaitable[_admin_service_pb2.PlayFaultResponse]]:
+        """Lets a node suffer a fault for a while, to see what the fleet makes of it. Called on game days.
+        A node that does not allow it is FAILED_PRECONDITION. A repeat starts the time anew; 0 seconds end the fault.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -68,6 +68,7 @@ class SessionRequest(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     SERIES_TABLE_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    PROBED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -84,6 +85,8 @@ class SessionRequest(_message.Message):
     def series_table(self) -> _metrics_pb2.SeriesTable: ...
     @_builtins.property
     def samples(self) -> _metrics_pb2.Samples: ...
+    @_builtins.property
+    def probed(self) -> Global___ProbeResult: ...
     def __init__(
         self,
         *,
@@ -95,12 +98,13 @@ class SessionRequest(_message.Message):
         draining: Global___Draining | None = ...,
         series_table: _metrics_pb2.SeriesTable | None = ...,
         samples: _metrics_pb2.Samples | None = ...,
+        probed: Global___ProbeResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "started", "progress", "result", "draining", "series_table", "samples"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "started", "progress", "result", "draining", "series_table", "samples", "probed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -119,6 +123,9 @@ class SessionResponse(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     SAMPLES_ACK_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
+    PLAY_FAULT_FIELD_NUMBER: _builtins.int
+    ECHO_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -133,6 +140,12 @@ class SessionResponse(_message.Message):
     def resume(self) -> Global___Resume: ...
     @_builtins.property
     def samples_ack(self) -> _metrics_pb2.SamplesAck: ...
+    @_builtins.property
+    def probe(self) -> Global___Probe: ...
+    @_builtins.property
+    def play_fault(self) -> _nodes_pb2.PlayFault: ...
+    @_builtins.property
+    def echo(self) -> Global___Echo: ...
     def __init__(
         self,
         *,
@@ -143,12 +156,15 @@ class SessionResponse(_message.Message):
         drain: Global___Drain | None = ...,
         resume: Global___Resume | None = ...,
         samples_ack: _metrics_pb2.SamplesAck | None = ...,
+        probe: Global___Probe | None = ...,
+        play_fault: _nodes_pb2.PlayFault | None = ...,
+        echo: Global___Echo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "message", b"message", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "echo", b"echo", "message", b"message", "play_fault", b"play_fault", "probe", b"probe", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "message", b"message", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "echo", b"echo", "message", b"message", "play_fault", b"play_fault", "probe", b"probe", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignment", "cancel", "result_ack", "drain", "resume", "samples_ack"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignment", "cancel", "result_ack", "drain", "resume", "samples_ack", "probe", "play_fault", "echo"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -168,10 +184,14 @@ class Hello(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    PLAYS_FAULTS_FIELD_NUMBER: _builtins.int
+    CACHED_SHA256_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     region: _builtins.str
     agent_version: _builtins.str
     draining: _builtins.bool
+    plays_faults: _builtins.bool
+    """whether game days are allowed here"""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_nodes_pb2.GpuInfo]: ...
     @_builtins.property
@@ -184,6 +204,10 @@ class Hello(_message.Message):
     def finished(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.AttemptRef]:
         """in the outbox: the results follow"""
 
+    @_builtins.property
+    def cached_sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """inputs that need not be fetched, those used last first; at most 256"""
+
     def __init__(
         self,
         *,
@@ -195,10 +219,12 @@ class Hello(_message.Message):
         running: _abc.Iterable[_jobs_pb2.AttemptRef] | None = ...,
         finished: _abc.Iterable[_jobs_pb2.AttemptRef] | None = ...,
         draining: _builtins.bool = ...,
+        plays_faults: _builtins.bool = ...,
+        cached_sha256: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "draining", b"draining", "finished", b"finished", "gpus", b"gpus", "node_id", b"node_id", "region", b"region", "running", b"running", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cached_sha256", b"cached_sha256", "draining", b"draining", "finished", b"finished", "gpus", b"gpus", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "running", b"running", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,6 +283,10 @@ class Heartbeat(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
+    ECHO_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    echo: _builtins.int
+    """answered by Echo with the same number; 0: no answer is wanted"""
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -267,6 +297,10 @@ class Heartbeat(_message.Message):
 
     @_builtins.property
     def health(self) -> _nodes_pb2.NodeHealth: ...
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[_nodes_pb2.PlayFault]:
+        """those that it plays now, with the seconds that are left"""
+
     def __init__(
         self,
         *,
@@ -274,14 +308,123 @@ class Heartbeat(_message.Message):
         slots: _abc.Iterable[_nodes_pb2.Slot] | None = ...,
         attempts: _abc.Iterable[_jobs_pb2.AttemptRef] | None = ...,
         health: _nodes_pb2.NodeHealth | None = ...,
+        echo: _builtins.int = ...,
+        faults: _abc.Iterable[_nodes_pb2.PlayFault] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "sent_at", b"sent_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "health", b"health", "sent_at", b"sent_at", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "echo", b"echo", "faults", b"faults", "health", b"health", "sent_at", b"sent_at", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class Echo(_message.Message):
+    """Answers a heartbeat that asked for it, so that the agent can tell the time of a round trip."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ECHO_FIELD_NUMBER: _builtins.int
+    echo: _builtins.int
+    def __init__(
+        self,
+        *,
+        echo: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["echo", b"echo"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Echo: _TypeAlias = Echo  # noqa: Y015
+
+@_typing.final
+class Probe(_message.Message):
+    """Render the half-second probe clip in a free slot, to prove that it works; answered by ProbeResult.
+    A slot that is not ready, or gets work first, answers with a failure of kind DECLINED.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBE_ID_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    probe_id: _builtins.str
+    slot: _builtins.int
+    def __init__(
+        self,
+        *,
+        probe_id: _builtins.str = ...,
+        slot: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probe_id", b"probe_id", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Probe: _TypeAlias = Probe  # noqa: Y015
+
+@_typing.final
+class ProbeResult(_message.Message):
+    """The probe clip was right, or why it was not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBE_ID_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    CLIP_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    probe_id: _builtins.str
+    slot: _builtins.int
+    @_builtins.property
+    def clip(self) -> Global___ProbeClip: ...
+    @_builtins.property
+    def failure(self) -> _jobs_pb2.JobFailure: ...
+    def __init__(
+        self,
+        *,
+        probe_id: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        clip: Global___ProbeClip | None = ...,
+        failure: _jobs_pb2.JobFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clip", b"clip", "failure", b"failure", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip", b"clip", "failure", b"failure", "outcome", b"outcome", "probe_id", b"probe_id", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["clip", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ProbeResult: _TypeAlias = ProbeResult  # noqa: Y015
+
+@_typing.final
+class ProbeClip(_message.Message):
+    """A probe clip that was right."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REALTIME_FACTOR_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    realtime_factor: _builtins.float
+    """seconds of video per second of work"""
+    digest: _builtins.str
+    """the same on every sound node of one engine and model version; empty when not made"""
+    def __init__(
+        self,
+        *,
+        realtime_factor: _builtins.float = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "realtime_factor", b"realtime_factor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeClip: _TypeAlias = ProbeClip  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
@@ -296,10 +439,15 @@ class Assignment(_message.Message):
     VOICE_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
     QUEUED_SECONDS_FIELD_NUMBER: _builtins.int
+    PORTRAIT_URL_FIELD_NUMBER: _builtins.int
+    VOICE_URL_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     slot: _builtins.int
     queued_seconds: _builtins.float
     """from submission to this assignment"""
+    portrait_url: _builtins.str
+    """where to GET it directly, for as long as a lease; empty: by FetchInput"""
+    voice_url: _builtins.str
     @_builtins.property
     def ref(self) -> _jobs_pb2.AttemptRef: ...
     @_builtins.property
@@ -320,10 +468,12 @@ class Assignment(_message.Message):
         voice: _artifacts_pb2.Artifact | None = ...,
         slot: _builtins.int = ...,
         queued_seconds: _builtins.float = ...,
+        portrait_url: _builtins.str = ...,
+        voice_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["portrait", b"portrait", "ref", b"ref", "spec", b"spec", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["portrait", b"portrait", "queued_seconds", b"queued_seconds", "ref", b"ref", "slot", b"slot", "spec", b"spec", "tenant", b"tenant", "voice", b"voice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["portrait", b"portrait", "portrait_url", b"portrait_url", "queued_seconds", b"queued_seconds", "ref", b"ref", "slot", b"slot", "spec", b"spec", "tenant", b"tenant", "voice", b"voice", "voice_url", b"voice_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -663,6 +813,62 @@ class GetVideoResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetVideoResponse: _TypeAlias = GetVideoResponse  # noqa: Y015
+
+@_typing.final
+class PlaceVideoRequest(_message.Message):
+    """Which video of which attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    sha256: _builtins.str
+    size_bytes: _builtins.int
+    @_builtins.property
+    def ref(self) -> _jobs_pb2.AttemptRef: ...
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        ref: _jobs_pb2.AttemptRef | None = ...,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "ref", b"ref", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceVideoRequest: _TypeAlias = PlaceVideoRequest  # noqa: Y015
+
+@_typing.final
+class PlaceVideoResponse(_message.Message):
+    """Where it goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRES_SECONDS_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """for one PUT of the whole; empty: not here"""
+    expires_seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        expires_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_seconds", b"expires_seconds", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceVideoResponse: _TypeAlias = PlaceVideoResponse  # noqa: Y015
 
 @_typing.final
 class VideoHeader(_message.Message):

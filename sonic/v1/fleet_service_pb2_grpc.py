@@ -50,6 +50,11 @@ class FleetServiceStub:
                 request_serializer=sonic_dot_v1_dot_fleet__service__pb2.GetVideoRequest.SerializeToString,
                 response_deserializer=sonic_dot_v1_dot_fleet__service__pb2.GetVideoResponse.FromString,
                 _registered_method=True)
+        self.PlaceVideo = channel.unary_unary(
+                '/sonic.v1.FleetService/PlaceVideo',
+                request_serializer=sonic_dot_v1_dot_fleet__service__pb2.PlaceVideoRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_fleet__service__pb2.PlaceVideoResponse.FromString,
+                _registered_method=True)
         self.UploadVideo = channel.stream_unary(
                 '/sonic.v1.FleetService/UploadVideo',
                 request_serializer=sonic_dot_v1_dot_fleet__service__pb2.UploadVideoRequest.SerializeToString,
@@ -87,6 +92,15 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlaceVideo(self, request, context):
+        """Answers where the video of an attempt can be PUT directly, if the hub's store of files takes uploads from outside.
+        Called before UploadVideo; an answer without a URL means: use UploadVideo. After the PUT, the result is reported as
+        ever: the hub then checks the bytes against their hash before it commits. A repeat answers a fresh URL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadVideo(self, request_iterator, context):
         """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant.
         Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
@@ -112,6 +126,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetVideo,
                     request_deserializer=sonic_dot_v1_dot_fleet__service__pb2.GetVideoRequest.FromString,
                     response_serializer=sonic_dot_v1_dot_fleet__service__pb2.GetVideoResponse.SerializeToString,
+            ),
+            'PlaceVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlaceVideo,
+                    request_deserializer=sonic_dot_v1_dot_fleet__service__pb2.PlaceVideoRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_fleet__service__pb2.PlaceVideoResponse.SerializeToString,
             ),
             'UploadVideo': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadVideo,
@@ -201,6 +220,33 @@ class FleetService:
             '/sonic.v1.FleetService/GetVideo',
             sonic_dot_v1_dot_fleet__service__pb2.GetVideoRequest.SerializeToString,
             sonic_dot_v1_dot_fleet__service__pb2.GetVideoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlaceVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.FleetService/PlaceVideo',
+            sonic_dot_v1_dot_fleet__service__pb2.PlaceVideoRequest.SerializeToString,
+            sonic_dot_v1_dot_fleet__service__pb2.PlaceVideoResponse.FromString,
             options,
             channel_credentials,
             insecure,

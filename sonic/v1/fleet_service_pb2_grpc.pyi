@@ -46,6 +46,11 @@ class FleetServiceStub:
     """
     GetVideo: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetVideoRequest, _fleet_service_pb2.GetVideoResponse]
     """Says how much of an attempt's video the hub holds. A repeat changes nothing."""
+    PlaceVideo: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.PlaceVideoRequest, _fleet_service_pb2.PlaceVideoResponse]
+    """Answers where the video of an attempt can be PUT directly, if the hub's store of files takes uploads from outside.
+    Called before UploadVideo; an answer without a URL means: use UploadVideo. After the PUT, the result is reported as
+    ever: the hub then checks the bytes against their hash before it commits. A repeat answers a fresh URL.
+    """
     UploadVideo: _grpc.StreamUnaryMultiCallable[_fleet_service_pb2.UploadVideoRequest, _fleet_service_pb2.UploadVideoResponse]
     """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant.
     Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
@@ -69,6 +74,11 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     GetVideo: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetVideoRequest, _fleet_service_pb2.GetVideoResponse]  # type: ignore[assignment]
     """Says how much of an attempt's video the hub holds. A repeat changes nothing."""
+    PlaceVideo: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.PlaceVideoRequest, _fleet_service_pb2.PlaceVideoResponse]  # type: ignore[assignment]
+    """Answers where the video of an attempt can be PUT directly, if the hub's store of files takes uploads from outside.
+    Called before UploadVideo; an answer without a URL means: use UploadVideo. After the PUT, the result is reported as
+    ever: the hub then checks the bytes against their hash before it commits. A repeat answers a fresh URL.
+    """
     UploadVideo: _aio.StreamUnaryMultiCallable[_fleet_service_pb2.UploadVideoRequest, _fleet_service_pb2.UploadVideoResponse]  # type: ignore[assignment]
     """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant.
     Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
@@ -107,6 +117,17 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.GetVideoResponse, _abc.Awaitable[_fleet_service_pb2.GetVideoResponse]]:
         """Says how much of an attempt's video the hub holds. A repeat changes nothing."""
+
+    @_abc_1.abstractmethod
+    def PlaceVideo(
+        self,
+        request: _fleet_service_pb2.PlaceVideoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.PlaceVideoResponse, _abc.Awaitable[_fleet_service_pb2.PlaceVideoResponse]]:
+        """Answers where the video of an attempt can be PUT directly, if the hub's store of files takes uploads from outside.
+        Called before UploadVideo; an answer without a URL means: use UploadVideo. After the PUT, the result is reported as
+        ever: the hub then checks the bytes against their hash before it commits. A repeat answers a fresh URL.
+        """
 
     @_abc_1.abstractmethod
     def UploadVideo(

@@ -24,56 +24,61 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sonic.v1 import artifacts_pb2 as sonic_dot_v1_dot_artifacts__pb2
+from sonic.v1 import decisions_pb2 as sonic_dot_v1_dot_decisions__pb2
 from sonic.v1 import jobs_pb2 as sonic_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asonic/v1/job_service.proto\x12\x08sonic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18sonic/v1/artifacts.proto\x1a\x13sonic/v1/jobs.proto\"$\n\x12GetArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"?\n\x13GetArtifactResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sonic.v1.ArtifactStatus\"Z\n\x15UploadArtifactRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.sonic.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\">\n\x16UploadArtifactResponse\x12$\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x12.sonic.v1.Artifact\"M\n\x17\x44ownloadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\"\n\x05range\x18\x02 \x01(\x0b\x32\x13.sonic.v1.ByteRange\"O\n\x18\x44ownloadArtifactResponse\x12$\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x12.sonic.v1.Artifact\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"L\n\x10SubmitJobRequest\x12\x1f\n\x04spec\x18\x01 \x01(\x0b\x32\x11.sonic.v1.JobSpec\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"/\n\x11SubmitJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job\"?\n\x12SubmitBatchRequest\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.sonic.v1.SubmitJobRequest\"f\n\x0bSubmitError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12(\n\x08problems\x18\x04 \x03(\x0b\x32\x16.sonic.v1.FieldProblem\"\\\n\tBatchItem\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.JobH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.sonic.v1.SubmitErrorH\x00\x42\t\n\x07outcome\"9\n\x13SubmitBatchResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.sonic.v1.BatchItem\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\",\n\x0eGetJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job\"\xc7\x01\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x06states\x18\x03 \x03(\x0e\x32\x12.sonic.v1.JobState\x12\x33\n\x0fsubmitted_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10submitted_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x10ListJobsResponse\x12\x1b\n\x04jobs\x18\x01 \x03(\x0b\x32\r.sonic.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"/\n\x11\x43\x61ncelJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\".\n\x10WatchJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job2\xa9\x05\n\nJobService\x12J\n\x0bGetArtifact\x12\x1c.sonic.v1.GetArtifactRequest\x1a\x1d.sonic.v1.GetArtifactResponse\x12U\n\x0eUploadArtifact\x12\x1f.sonic.v1.UploadArtifactRequest\x1a .sonic.v1.UploadArtifactResponse(\x01\x12[\n\x10\x44ownloadArtifact\x12!.sonic.v1.DownloadArtifactRequest\x1a\".sonic.v1.DownloadArtifactResponse0\x01\x12\x44\n\tSubmitJob\x12\x1a.sonic.v1.SubmitJobRequest\x1a\x1b.sonic.v1.SubmitJobResponse\x12J\n\x0bSubmitBatch\x12\x1c.sonic.v1.SubmitBatchRequest\x1a\x1d.sonic.v1.SubmitBatchResponse\x12;\n\x06GetJob\x12\x17.sonic.v1.GetJobRequest\x1a\x18.sonic.v1.GetJobResponse\x12\x41\n\x08ListJobs\x12\x19.sonic.v1.ListJobsRequest\x1a\x1a.sonic.v1.ListJobsResponse\x12\x44\n\tCancelJob\x12\x1a.sonic.v1.CancelJobRequest\x1a\x1b.sonic.v1.CancelJobResponse\x12\x43\n\x08WatchJob\x12\x19.sonic.v1.WatchJobRequest\x1a\x1a.sonic.v1.WatchJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asonic/v1/job_service.proto\x12\x08sonic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18sonic/v1/artifacts.proto\x1a\x18sonic/v1/decisions.proto\x1a\x13sonic/v1/jobs.proto\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"W\n\x12\x45xplainJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job\x12%\n\tdecisions\x18\x02 \x03(\x0b\x32\x12.sonic.v1.Decision\"$\n\x12GetArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"?\n\x13GetArtifactResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.sonic.v1.ArtifactStatus\"Z\n\x15UploadArtifactRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.sonic.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\">\n\x16UploadArtifactResponse\x12$\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x12.sonic.v1.Artifact\"M\n\x17\x44ownloadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\"\n\x05range\x18\x02 \x01(\x0b\x32\x13.sonic.v1.ByteRange\"O\n\x18\x44ownloadArtifactResponse\x12$\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x12.sonic.v1.Artifact\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"L\n\x10SubmitJobRequest\x12\x1f\n\x04spec\x18\x01 \x01(\x0b\x32\x11.sonic.v1.JobSpec\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"/\n\x11SubmitJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job\"?\n\x12SubmitBatchRequest\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.sonic.v1.SubmitJobRequest\"f\n\x0bSubmitError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12(\n\x08problems\x18\x04 \x03(\x0b\x32\x16.sonic.v1.FieldProblem\"\\\n\tBatchItem\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.JobH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.sonic.v1.SubmitErrorH\x00\x42\t\n\x07outcome\"9\n\x13SubmitBatchResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.sonic.v1.BatchItem\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\",\n\x0eGetJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job\"\xc7\x01\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x06states\x18\x03 \x03(\x0e\x32\x12.sonic.v1.JobState\x12\x33\n\x0fsubmitted_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10submitted_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x10ListJobsResponse\x12\x1b\n\x04jobs\x18\x01 \x03(\x0b\x32\r.sonic.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"/\n\x11\x43\x61ncelJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\".\n\x10WatchJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.sonic.v1.Job2\xf2\x05\n\nJobService\x12J\n\x0bGetArtifact\x12\x1c.sonic.v1.GetArtifactRequest\x1a\x1d.sonic.v1.GetArtifactResponse\x12U\n\x0eUploadArtifact\x12\x1f.sonic.v1.UploadArtifactRequest\x1a .sonic.v1.UploadArtifactResponse(\x01\x12[\n\x10\x44ownloadArtifact\x12!.sonic.v1.DownloadArtifactRequest\x1a\".sonic.v1.DownloadArtifactResponse0\x01\x12\x44\n\tSubmitJob\x12\x1a.sonic.v1.SubmitJobRequest\x1a\x1b.sonic.v1.SubmitJobResponse\x12J\n\x0bSubmitBatch\x12\x1c.sonic.v1.SubmitBatchRequest\x1a\x1d.sonic.v1.SubmitBatchResponse\x12;\n\x06GetJob\x12\x17.sonic.v1.GetJobRequest\x1a\x18.sonic.v1.GetJobResponse\x12\x41\n\x08ListJobs\x12\x19.sonic.v1.ListJobsRequest\x1a\x1a.sonic.v1.ListJobsResponse\x12G\n\nExplainJob\x12\x1b.sonic.v1.ExplainJobRequest\x1a\x1c.sonic.v1.ExplainJobResponse\x12\x44\n\tCancelJob\x12\x1a.sonic.v1.CancelJobRequest\x1a\x1b.sonic.v1.CancelJobResponse\x12\x43\n\x08WatchJob\x12\x19.sonic.v1.WatchJobRequest\x1a\x1a.sonic.v1.WatchJobResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sonic.v1.job_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETARTIFACTREQUEST']._serialized_start=120
-  _globals['_GETARTIFACTREQUEST']._serialized_end=156
-  _globals['_GETARTIFACTRESPONSE']._serialized_start=158
-  _globals['_GETARTIFACTRESPONSE']._serialized_end=221
-  _globals['_UPLOADARTIFACTREQUEST']._serialized_start=223
-  _globals['_UPLOADARTIFACTREQUEST']._serialized_end=313
-  _globals['_UPLOADARTIFACTRESPONSE']._serialized_start=315
-  _globals['_UPLOADARTIFACTRESPONSE']._serialized_end=377
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=379
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=456
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=458
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=537
-  _globals['_SUBMITJOBREQUEST']._serialized_start=539
-  _globals['_SUBMITJOBREQUEST']._serialized_end=615
-  _globals['_SUBMITJOBRESPONSE']._serialized_start=617
-  _globals['_SUBMITJOBRESPONSE']._serialized_end=664
-  _globals['_SUBMITBATCHREQUEST']._serialized_start=666
-  _globals['_SUBMITBATCHREQUEST']._serialized_end=729
-  _globals['_SUBMITERROR']._serialized_start=731
-  _globals['_SUBMITERROR']._serialized_end=833
-  _globals['_BATCHITEM']._serialized_start=835
-  _globals['_BATCHITEM']._serialized_end=927
-  _globals['_SUBMITBATCHRESPONSE']._serialized_start=929
-  _globals['_SUBMITBATCHRESPONSE']._serialized_end=986
-  _globals['_GETJOBREQUEST']._serialized_start=988
-  _globals['_GETJOBREQUEST']._serialized_end=1019
-  _globals['_GETJOBRESPONSE']._serialized_start=1021
-  _globals['_GETJOBRESPONSE']._serialized_end=1065
-  _globals['_LISTJOBSREQUEST']._serialized_start=1068
-  _globals['_LISTJOBSREQUEST']._serialized_end=1267
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1269
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1341
-  _globals['_CANCELJOBREQUEST']._serialized_start=1343
-  _globals['_CANCELJOBREQUEST']._serialized_end=1377
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1379
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1426
-  _globals['_WATCHJOBREQUEST']._serialized_start=1428
-  _globals['_WATCHJOBREQUEST']._serialized_end=1485
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1487
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1533
-  _globals['_JOBSERVICE']._serialized_start=1536
-  _globals['_JOBSERVICE']._serialized_end=2217
+  _globals['_EXPLAINJOBREQUEST']._serialized_start=146
+  _globals['_EXPLAINJOBREQUEST']._serialized_end=181
+  _globals['_EXPLAINJOBRESPONSE']._serialized_start=183
+  _globals['_EXPLAINJOBRESPONSE']._serialized_end=270
+  _globals['_GETARTIFACTREQUEST']._serialized_start=272
+  _globals['_GETARTIFACTREQUEST']._serialized_end=308
+  _globals['_GETARTIFACTRESPONSE']._serialized_start=310
+  _globals['_GETARTIFACTRESPONSE']._serialized_end=373
+  _globals['_UPLOADARTIFACTREQUEST']._serialized_start=375
+  _globals['_UPLOADARTIFACTREQUEST']._serialized_end=465
+  _globals['_UPLOADARTIFACTRESPONSE']._serialized_start=467
+  _globals['_UPLOADARTIFACTRESPONSE']._serialized_end=529
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=531
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=608
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=610
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=689
+  _globals['_SUBMITJOBREQUEST']._serialized_start=691
+  _globals['_SUBMITJOBREQUEST']._serialized_end=767
+  _globals['_SUBMITJOBRESPONSE']._serialized_start=769
+  _globals['_SUBMITJOBRESPONSE']._serialized_end=816
+  _globals['_SUBMITBATCHREQUEST']._serialized_start=818
+  _globals['_SUBMITBATCHREQUEST']._serialized_end=881
+  _globals['_SUBMITERROR']._serialized_start=883
+  _globals['_SUBMITERROR']._serialized_end=985
+  _globals['_BATCHITEM']._serialized_start=987
+  _globals['_BATCHITEM']._serialized_end=1079
+  _globals['_SUBMITBATCHRESPONSE']._serialized_start=1081
+  _globals['_SUBMITBATCHRESPONSE']._serialized_end=1138
+  _globals['_GETJOBREQUEST']._serialized_start=1140
+  _globals['_GETJOBREQUEST']._serialized_end=1171
+  _globals['_GETJOBRESPONSE']._serialized_start=1173
+  _globals['_GETJOBRESPONSE']._serialized_end=1217
+  _globals['_LISTJOBSREQUEST']._serialized_start=1220
+  _globals['_LISTJOBSREQUEST']._serialized_end=1419
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1421
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1493
+  _globals['_CANCELJOBREQUEST']._serialized_start=1495
+  _globals['_CANCELJOBREQUEST']._serialized_end=1529
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1531
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1578
+  _globals['_WATCHJOBREQUEST']._serialized_start=1580
+  _globals['_WATCHJOBREQUEST']._serialized_end=1637
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1639
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1685
+  _globals['_JOBSERVICE']._serialized_start=1688
+  _globals['_JOBSERVICE']._serialized_end=2442
 # @@protoc_insertion_point(module_scope)

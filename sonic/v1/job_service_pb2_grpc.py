@@ -74,6 +74,11 @@ class JobServiceStub:
                 request_serializer=sonic_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=sonic_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/sonic.v1.JobService/ExplainJob',
+                request_serializer=sonic_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/sonic.v1.JobService/CancelJob',
                 request_serializer=sonic_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
@@ -153,6 +158,15 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainJob(self, request, context):
+        """Answers what was decided about a job, the oldest first: why each of its attempts went where it went and not to any
+        other node, why it was queued again, how it ended; and, while it waits, what stands in its way now.
+        A repeat reads again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
         """Cancels a job that has not ended; its GPU is freed.
         A repeat, or a call for a job that has already ended, answers the job as it is and changes nothing.
@@ -207,6 +221,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=sonic_dot_v1_dot_job__service__pb2.ListJobsRequest.FromString,
                     response_serializer=sonic_dot_v1_dot_job__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=sonic_dot_v1_dot_job__service__pb2.ExplainJobRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_job__service__pb2.ExplainJobResponse.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -413,6 +432,33 @@ class JobService:
             '/sonic.v1.JobService/ListJobs',
             sonic_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
             sonic_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.JobService/ExplainJob',
+            sonic_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
+            sonic_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,11 @@ class JobServiceStub:
     """Lists the tenant's jobs, the newest first, a page at a time.
     A page token stays valid while jobs come and go: no job is shown twice, none that existed at the first page is skipped.
     """
+    ExplainJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]
+    """Answers what was decided about a job, the oldest first: why each of its attempts went where it went and not to any
+    other node, why it was queued again, how it ended; and, while it waits, what stands in its way now.
+    A repeat reads again.
+    """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
     """Cancels a job that has not ended; its GPU is freed.
     A repeat, or a call for a job that has already ended, answers the job as it is and changes nothing.
@@ -117,6 +122,11 @@ class JobServiceAsyncStub(JobServiceStub):
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists the tenant's jobs, the newest first, a page at a time.
     A page token stays valid while jobs come and go: no job is shown twice, none that existed at the first page is skipped.
+    """
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]  # type: ignore[assignment]
+    """Answers what was decided about a job, the oldest first: why each of its attempts went where it went and not to any
+    other node, why it was queued again, how it ended; and, while it waits, what stands in its way now.
+    A repeat reads again.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Cancels a job that has not ended; its GPU is freed.
@@ -206,6 +216,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.ListJobsResponse, _abc.Awaitable[_job_service_pb2.ListJobsResponse]]:
         """Lists the tenant's jobs, the newest first, a page at a time.
         A page token stays valid while jobs come and go: no job is shown twice, none that existed at the first page is skipped.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _job_service_pb2.ExplainJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ExplainJobResponse, _abc.Awaitable[_job_service_pb2.ExplainJobResponse]]:
+        """Answers what was decided about a job, the oldest first: why each of its attempts went where it went and not to any
+        other node, why it was queued again, how it ended; and, while it waits, what stands in its way now.
+        A repeat reads again.
         """
 
     @_abc_1.abstractmethod

@@ -78,6 +78,8 @@ class _FaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FaultKind.V
     """the node had no room, or was stopping: does not count as a try"""
     FAULT_KIND_TRANSFER: _FaultKind.ValueType  # 10
     """inputs or video could not be moved between hub and node"""
+    FAULT_KIND_DEADLINE: _FaultKind.ValueType  # 11
+    """said by the hub: the job's deadline cannot be met any more"""
 
 class FaultKind(_FaultKind, metaclass=_FaultKindEnumTypeWrapper):
     """Whose fault a failed attempt is, and so whether another node should try."""
@@ -102,6 +104,8 @@ FAULT_KIND_DECLINED: FaultKind.ValueType  # 9
 """the node had no room, or was stopping: does not count as a try"""
 FAULT_KIND_TRANSFER: FaultKind.ValueType  # 10
 """inputs or video could not be moved between hub and node"""
+FAULT_KIND_DEADLINE: FaultKind.ValueType  # 11
+"""said by the hub: the job's deadline cannot be met any more"""
 Global___FaultKind: _TypeAlias = FaultKind  # noqa: Y015
 
 @_typing.final
@@ -262,6 +266,8 @@ class RenderReport(_message.Message):
     AUDIO_SECONDS_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PORTRAIT_WAS_PREPARED_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     model_version: _builtins.str
     width: _builtins.int
@@ -272,6 +278,10 @@ class RenderReport(_message.Message):
     fps: _builtins.int
     video_seconds: _builtins.float
     audio_seconds: _builtins.float
+    peak_memory_bytes: _builtins.int
+    """of the device that rendered; 0 when not known"""
+    portrait_was_prepared: _builtins.bool
+    """by an earlier render of this worker: preparing cost next to nothing"""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTime]: ...
     @_builtins.property
@@ -289,14 +299,52 @@ class RenderReport(_message.Message):
         audio_seconds: _builtins.float = ...,
         stages: _abc.Iterable[Global___StageTime] | None = ...,
         warnings: _abc.Iterable[Global___RenderWarning] | None = ...,
+        peak_memory_bytes: _builtins.int = ...,
+        portrait_was_prepared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_seconds", b"audio_seconds", "engine", b"engine", "fps", b"fps", "frames", b"frames", "height", b"height", "model_version", b"model_version", "stages", b"stages", "video_seconds", b"video_seconds", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_seconds", b"audio_seconds", "engine", b"engine", "fps", b"fps", "frames", b"frames", "height", b"height", "model_version", b"model_version", "peak_memory_bytes", b"peak_memory_bytes", "portrait_was_prepared", b"portrait_was_prepared", "stages", b"stages", "video_seconds", b"video_seconds", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenderReport: _TypeAlias = RenderReport  # noqa: Y015
+
+@_typing.final
+class RegionRules(_message.Message):
+    """Where a job may and should run. A region in several lists is INVALID_ARGUMENT."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFER_FIELD_NUMBER: _builtins.int
+    REQUIRE_FIELD_NUMBER: _builtins.int
+    AVOID_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prefer(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """rather here, if that costs less than a fifth of the time"""
+
+    @_builtins.property
+    def require(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """nowhere else; any when empty"""
+
+    @_builtins.property
+    def avoid(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """only if nowhere else could ever run it"""
+
+    def __init__(
+        self,
+        *,
+        prefer: _abc.Iterable[_builtins.str] | None = ...,
+        require: _abc.Iterable[_builtins.str] | None = ...,
+        avoid: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoid", b"avoid", "prefer", b"prefer", "require", b"require"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionRules: _TypeAlias = RegionRules  # noqa: Y015
 
 @_typing.final
 class JobSpec(_message.Message):
@@ -310,6 +358,8 @@ class JobSpec(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
     portrait_sha256: _builtins.str
     voice_sha256: _builtins.str
     engine: _builtins.str
@@ -320,6 +370,14 @@ class JobSpec(_message.Message):
     """-10 to 10; each step is worth one minute of waiting within the tenant"""
     @_builtins.property
     def parameters(self) -> _parameters_pb2.RenderParameters: ...
+    @_builtins.property
+    def regions(self) -> Global___RegionRules:
+        """anywhere when absent"""
+
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """a job that cannot end by then fails, without using a GPU; none when absent"""
+
     def __init__(
         self,
         *,
@@ -329,10 +387,12 @@ class JobSpec(_message.Message):
         model_version: _builtins.str = ...,
         parameters: _parameters_pb2.RenderParameters | None = ...,
         priority: _builtins.int = ...,
+        regions: Global___RegionRules | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "parameters", b"parameters", "regions", b"regions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "model_version", b"model_version", "parameters", b"parameters", "portrait_sha256", b"portrait_sha256", "priority", b"priority", "voice_sha256", b"voice_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "engine", b"engine", "model_version", b"model_version", "parameters", b"parameters", "portrait_sha256", b"portrait_sha256", "priority", b"priority", "regions", b"regions", "voice_sha256", b"voice_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,6 +473,64 @@ class Attempt(_message.Message):
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
+class SecondsRange(_message.Message):
+    """A time from now on, as it is expected, and the range in which nine of ten such jobs fall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    expected: _builtins.float
+    """seconds"""
+    low: _builtins.float
+    """seconds"""
+    high: _builtins.float
+    """seconds"""
+    def __init__(
+        self,
+        *,
+        expected: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondsRange: _TypeAlias = SecondsRange  # noqa: Y015
+
+@_typing.final
+class JobForecast(_message.Message):
+    """When a job that has not ended will start and finish, as far as can be told now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___SecondsRange:
+        """absent once it runs"""
+
+    @_builtins.property
+    def finish(self) -> Global___SecondsRange: ...
+    def __init__(
+        self,
+        *,
+        start: Global___SecondsRange | None = ...,
+        finish: Global___SecondsRange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobForecast: _TypeAlias = JobForecast  # noqa: Y015
+
+@_typing.final
 class Job(_message.Message):
     """A job as its tenant sees it."""
 
@@ -435,6 +553,7 @@ class Job(_message.Message):
     ENDED_AT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    FORECAST_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     tenant: _builtins.str
     state: Global___JobState.ValueType
@@ -475,6 +594,10 @@ class Job(_message.Message):
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___RenderWarning]:
         """of the submission and of the render"""
 
+    @_builtins.property
+    def forecast(self) -> Global___JobForecast:
+        """absent when nothing can be told, or the job has ended"""
+
     def __init__(
         self,
         *,
@@ -495,10 +618,11 @@ class Job(_message.Message):
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         idempotency_key: _builtins.str = ...,
         warnings: _abc.Iterable[Global___RenderWarning] | None = ...,
+        forecast: Global___JobForecast | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "failure", b"failure", "progress", b"progress", "report", b"report", "spec", b"spec", "started_at", b"started_at", "submitted_at", b"submitted_at", "video", b"video"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "failure", b"failure", "forecast", b"forecast", "progress", b"progress", "report", b"report", "spec", b"spec", "started_at", b"started_at", "submitted_at", b"submitted_at", "video", b"video"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "ended_at", b"ended_at", "eta_seconds", b"eta_seconds", "failure", b"failure", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "progress", b"progress", "queue_position", b"queue_position", "report", b"report", "revision", b"revision", "spec", b"spec", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "tenant", b"tenant", "video", b"video", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "ended_at", b"ended_at", "eta_seconds", b"eta_seconds", "failure", b"failure", "forecast", b"forecast", "idempotency_key", b"idempotency_key", "job_id", b"job_id", "progress", b"progress", "queue_position", b"queue_position", "report", b"report", "revision", b"revision", "spec", b"spec", "started_at", b"started_at", "state", b"state", "submitted_at", b"submitted_at", "tenant", b"tenant", "video", b"video", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from sonic.v1 import decisions_pb2 as sonic_dot_v1_dot_decisions__pb2
 from sonic.v1 import jobs_pb2 as sonic_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sonic/v1/nodes.proto\x12\x08sonic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13sonic/v1/jobs.proto\"3\n\nEngineInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\x88\x01\n\x07GpuInfo\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x16\n\x0e\x64river_version\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\x05\x12\x0e\n\x06vendor\x18\x06 \x01(\t\x12\x14\n\x0c\x63uda_version\x18\x07 \x01(\t\"\x9c\x04\n\tGpuHealth\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x1b\n\x13utilization_percent\x18\x02 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x03 \x01(\x03\x12\x1b\n\x13temperature_celsius\x18\x04 \x01(\x01\x12\x18\n\x0bpower_watts\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0b\x63lock_hertz\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10throttle_reasons\x18\x07 \x03(\t\x12!\n\x14\x65\x63\x63_corrected_errors\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12#\n\x16\x65\x63\x63_uncorrected_errors\x18\t \x01(\x03H\x03\x88\x01\x01\x12\x1c\n\x0fpcie_generation\x18\n \x01(\x05H\x04\x88\x01\x01\x12\x17\n\npcie_width\x18\x0b \x01(\x05H\x05\x88\x01\x01\x12\x36\n\nxid_events\x18\x0c \x03(\x0b\x32\".sonic.v1.GpuHealth.XidEventsEntry\x1a\x30\n\x0eXidEventsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0e\n\x0c_power_wattsB\x0e\n\x0c_clock_hertzB\x17\n\x15_ecc_corrected_errorsB\x19\n\x17_ecc_uncorrected_errorsB\x12\n\x10_pcie_generationB\r\n\x0b_pcie_width\"\xb6\x01\n\x04Slot\x12\r\n\x05index\x18\x01 \x01(\x05\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.sonic.v1.SlotState\x12%\n\x07\x61ttempt\x18\x03 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x1d\n\x15probe_realtime_factor\x18\x04 \x01(\x01\x12%\n\x07\x65ngines\x18\x05 \x03(\x0b\x32\x14.sonic.v1.EngineInfo\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"}\n\nNodeHealth\x12\x13\n\x0b\x63pu_percent\x18\x01 \x01(\x01\x12\x1e\n\x16memory_available_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\x03 \x01(\x03\x12!\n\x04gpus\x18\x04 \x03(\x0b\x32\x13.sonic.v1.GpuHealth\"\xc0\x02\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\"\n\x05state\x18\x03 \x01(\x0e\x32\x13.sonic.v1.NodeState\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x1f\n\x04gpus\x18\x05 \x03(\x0b\x32\x11.sonic.v1.GpuInfo\x12\x1d\n\x05slots\x18\x06 \x03(\x0b\x32\x0e.sonic.v1.Slot\x12$\n\x06health\x18\x07 \x01(\x0b\x32\x14.sonic.v1.NodeHealth\x12\x31\n\rlast_heard_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tjoined_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstate_reason\x18\n \x01(\t*\xb7\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x14\n\x10NODE_STATE_READY\x10\x02\x12\x17\n\x13NODE_STATE_DEGRADED\x10\x03\x12\x16\n\x12NODE_STATE_EJECTED\x10\x04\x12\x17\n\x13NODE_STATE_DRAINING\x10\x05\x12\x16\n\x12NODE_STATE_OFFLINE\x10\x06*\x83\x01\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SLOT_STATE_STARTING\x10\x01\x12\x14\n\x10SLOT_STATE_READY\x10\x02\x12\x13\n\x0fSLOT_STATE_BUSY\x10\x03\x12\x16\n\x12SLOT_STATE_BACKOFF\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sonic/v1/nodes.proto\x12\x08sonic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18sonic/v1/decisions.proto\x1a\x13sonic/v1/jobs.proto\"3\n\nEngineInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\x88\x01\n\x07GpuInfo\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x16\n\x0e\x64river_version\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\x05\x12\x0e\n\x06vendor\x18\x06 \x01(\t\x12\x14\n\x0c\x63uda_version\x18\x07 \x01(\t\"\x9c\x04\n\tGpuHealth\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x1b\n\x13utilization_percent\x18\x02 \x01(\x01\x12\x19\n\x11memory_used_bytes\x18\x03 \x01(\x03\x12\x1b\n\x13temperature_celsius\x18\x04 \x01(\x01\x12\x18\n\x0bpower_watts\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0b\x63lock_hertz\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10throttle_reasons\x18\x07 \x03(\t\x12!\n\x14\x65\x63\x63_corrected_errors\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12#\n\x16\x65\x63\x63_uncorrected_errors\x18\t \x01(\x03H\x03\x88\x01\x01\x12\x1c\n\x0fpcie_generation\x18\n \x01(\x05H\x04\x88\x01\x01\x12\x17\n\npcie_width\x18\x0b \x01(\x05H\x05\x88\x01\x01\x12\x36\n\nxid_events\x18\x0c \x03(\x0b\x32\".sonic.v1.GpuHealth.XidEventsEntry\x1a\x30\n\x0eXidEventsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0e\n\x0c_power_wattsB\x0e\n\x0c_clock_hertzB\x17\n\x15_ecc_corrected_errorsB\x19\n\x17_ecc_uncorrected_errorsB\x12\n\x10_pcie_generationB\r\n\x0b_pcie_width\"\xc8\x01\n\x04Slot\x12\r\n\x05index\x18\x01 \x01(\x05\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.sonic.v1.SlotState\x12%\n\x07\x61ttempt\x18\x03 \x01(\x0b\x32\x14.sonic.v1.AttemptRef\x12\x1d\n\x15probe_realtime_factor\x18\x04 \x01(\x01\x12%\n\x07\x65ngines\x18\x05 \x03(\x0b\x32\x14.sonic.v1.EngineInfo\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x10\n\x08gpu_uuid\x18\x07 \x01(\t\"\x99\x01\n\nNodeHealth\x12\x13\n\x0b\x63pu_percent\x18\x01 \x01(\x01\x12\x1e\n\x16memory_available_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\x03 \x01(\x03\x12!\n\x04gpus\x18\x04 \x03(\x0b\x32\x13.sonic.v1.GpuHealth\x12\x1a\n\x12round_trip_seconds\x18\x05 \x01(\x01\"C\n\tPlayFault\x12%\n\x05\x66\x61ult\x18\x01 \x01(\x0e\x32\x16.sonic.v1.GameDayFault\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\xb4\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\"\n\x05state\x18\x03 \x01(\x0e\x32\x13.sonic.v1.NodeState\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x1f\n\x04gpus\x18\x05 \x03(\x0b\x32\x11.sonic.v1.GpuInfo\x12\x1d\n\x05slots\x18\x06 \x03(\x0b\x32\x0e.sonic.v1.Slot\x12$\n\x06health\x18\x07 \x01(\x0b\x32\x14.sonic.v1.NodeHealth\x12\x31\n\rlast_heard_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tjoined_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstate_reason\x18\n \x01(\t\x12\'\n\x08standing\x18\x0b \x01(\x0b\x32\x15.sonic.v1.HealthScore\x12\x0e\n\x06hub_id\x18\x0c \x01(\t\x12\x14\n\x0cplays_faults\x18\r \x01(\x08\x12#\n\x06\x66\x61ults\x18\x0e \x03(\x0b\x32\x13.sonic.v1.PlayFault*\xb7\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_JOINING\x10\x01\x12\x14\n\x10NODE_STATE_READY\x10\x02\x12\x17\n\x13NODE_STATE_DEGRADED\x10\x03\x12\x16\n\x12NODE_STATE_EJECTED\x10\x04\x12\x17\n\x13NODE_STATE_DRAINING\x10\x05\x12\x16\n\x12NODE_STATE_OFFLINE\x10\x06*\x83\x01\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SLOT_STATE_STARTING\x10\x01\x12\x14\n\x10SLOT_STATE_READY\x10\x02\x12\x13\n\x0fSLOT_STATE_BUSY\x10\x03\x12\x16\n\x12SLOT_STATE_BACKOFF\x10\x04*\xc2\x01\n\x0cGameDayFault\x12\x1e\n\x1aGAME_DAY_FAULT_UNSPECIFIED\x10\x00\x12\x17\n\x13GAME_DAY_FAULT_HEAT\x10\x01\x12\x16\n\x12GAME_DAY_FAULT_XID\x10\x02\x12\x17\n\x13GAME_DAY_FAULT_LEAK\x10\x03\x12\x17\n\x13GAME_DAY_FAULT_SLOW\x10\x04\x12\x16\n\x12GAME_DAY_FAULT_CUT\x10\x05\x12\x17\n\x13GAME_DAY_FAULT_SKEW\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,22 +36,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GPUHEALTH_XIDEVENTSENTRY']._loaded_options = None
   _globals['_GPUHEALTH_XIDEVENTSENTRY']._serialized_options = b'8\001'
-  _globals['_NODESTATE']._serialized_start=1459
-  _globals['_NODESTATE']._serialized_end=1642
-  _globals['_SLOTSTATE']._serialized_start=1645
-  _globals['_SLOTSTATE']._serialized_end=1776
-  _globals['_ENGINEINFO']._serialized_start=88
-  _globals['_ENGINEINFO']._serialized_end=139
-  _globals['_GPUINFO']._serialized_start=142
-  _globals['_GPUINFO']._serialized_end=278
-  _globals['_GPUHEALTH']._serialized_start=281
-  _globals['_GPUHEALTH']._serialized_end=821
-  _globals['_GPUHEALTH_XIDEVENTSENTRY']._serialized_start=654
-  _globals['_GPUHEALTH_XIDEVENTSENTRY']._serialized_end=702
-  _globals['_SLOT']._serialized_start=824
-  _globals['_SLOT']._serialized_end=1006
-  _globals['_NODEHEALTH']._serialized_start=1008
-  _globals['_NODEHEALTH']._serialized_end=1133
-  _globals['_NODE']._serialized_start=1136
-  _globals['_NODE']._serialized_end=1456
+  _globals['_NODESTATE']._serialized_start=1717
+  _globals['_NODESTATE']._serialized_end=1900
+  _globals['_SLOTSTATE']._serialized_start=1903
+  _globals['_SLOTSTATE']._serialized_end=2034
+  _globals['_GAMEDAYFAULT']._serialized_start=2037
+  _globals['_GAMEDAYFAULT']._serialized_end=2231
+  _globals['_ENGINEINFO']._serialized_start=114
+  _globals['_ENGINEINFO']._serialized_end=165
+  _globals['_GPUINFO']._serialized_start=168
+  _globals['_GPUINFO']._serialized_end=304
+  _globals['_GPUHEALTH']._serialized_start=307
+  _globals['_GPUHEALTH']._serialized_end=847
+  _globals['_GPUHEALTH_XIDEVENTSENTRY']._serialized_start=680
+  _globals['_GPUHEALTH_XIDEVENTSENTRY']._serialized_end=728
+  _globals['_SLOT']._serialized_start=850
+  _globals['_SLOT']._serialized_end=1050
+  _globals['_NODEHEALTH']._serialized_start=1053
+  _globals['_NODEHEALTH']._serialized_end=1206
+  _globals['_PLAYFAULT']._serialized_start=1208
+  _globals['_PLAYFAULT']._serialized_end=1275
+  _globals['_NODE']._serialized_start=1278
+  _globals['_NODE']._serialized_end=1714
 # @@protoc_insertion_point(module_scope)

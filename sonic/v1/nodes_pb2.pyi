@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sonic.v1 import decisions_pb2 as _decisions_pb2
 from sonic.v1 import jobs_pb2 as _jobs_pb2
 import builtins as _builtins
 import sys
@@ -80,6 +81,44 @@ SLOT_STATE_BUSY: SlotState.ValueType  # 3
 SLOT_STATE_BACKOFF: SlotState.ValueType  # 4
 """its worker failed and waits before the next start"""
 Global___SlotState: _TypeAlias = SlotState  # noqa: Y015
+
+class _GameDayFault:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GameDayFaultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GameDayFault.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GAME_DAY_FAULT_UNSPECIFIED: _GameDayFault.ValueType  # 0
+    GAME_DAY_FAULT_HEAT: _GameDayFault.ValueType  # 1
+    """its GPUs say that they are hot and throttled"""
+    GAME_DAY_FAULT_XID: _GameDayFault.ValueType  # 2
+    """its GPUs say that they have had a fatal error"""
+    GAME_DAY_FAULT_LEAK: _GameDayFault.ValueType  # 3
+    """its GPUs say that each render leaves memory behind"""
+    GAME_DAY_FAULT_SLOW: _GameDayFault.ValueType  # 4
+    """its renders take several times as long"""
+    GAME_DAY_FAULT_CUT: _GameDayFault.ValueType  # 5
+    """its line to the hub is dead"""
+    GAME_DAY_FAULT_SKEW: _GameDayFault.ValueType  # 6
+    """its clock is wrong"""
+
+class GameDayFault(_GameDayFault, metaclass=_GameDayFaultEnumTypeWrapper):
+    """A fault that can be played on a node that allows it."""
+
+GAME_DAY_FAULT_UNSPECIFIED: GameDayFault.ValueType  # 0
+GAME_DAY_FAULT_HEAT: GameDayFault.ValueType  # 1
+"""its GPUs say that they are hot and throttled"""
+GAME_DAY_FAULT_XID: GameDayFault.ValueType  # 2
+"""its GPUs say that they have had a fatal error"""
+GAME_DAY_FAULT_LEAK: GameDayFault.ValueType  # 3
+"""its GPUs say that each render leaves memory behind"""
+GAME_DAY_FAULT_SLOW: GameDayFault.ValueType  # 4
+"""its renders take several times as long"""
+GAME_DAY_FAULT_CUT: GameDayFault.ValueType  # 5
+"""its line to the hub is dead"""
+GAME_DAY_FAULT_SKEW: GameDayFault.ValueType  # 6
+"""its clock is wrong"""
+Global___GameDayFault: _TypeAlias = GameDayFault  # noqa: Y015
 
 @_typing.final
 class EngineInfo(_message.Message):
@@ -266,12 +305,15 @@ class Slot(_message.Message):
     PROBE_REALTIME_FACTOR_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    GPU_UUID_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     state: Global___SlotState.ValueType
     probe_realtime_factor: _builtins.float
     """seconds of video per second of work, from the last probe clip; 0 before it"""
     detail: _builtins.str
     """why it is not ready, in words"""
+    gpu_uuid: _builtins.str
+    """of the GPU that it renders on; empty on the CPU"""
     @_builtins.property
     def attempt(self) -> _jobs_pb2.AttemptRef:
         """set when busy"""
@@ -287,10 +329,11 @@ class Slot(_message.Message):
         probe_realtime_factor: _builtins.float = ...,
         engines: _abc.Iterable[Global___EngineInfo] | None = ...,
         detail: _builtins.str = ...,
+        gpu_uuid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "engines", b"engines", "index", b"index", "probe_realtime_factor", b"probe_realtime_factor", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "detail", b"detail", "engines", b"engines", "gpu_uuid", b"gpu_uuid", "index", b"index", "probe_realtime_factor", b"probe_realtime_factor", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,9 +349,12 @@ class NodeHealth(_message.Message):
     MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_SECONDS_FIELD_NUMBER: _builtins.int
     cpu_percent: _builtins.float
     memory_available_bytes: _builtins.int
     disk_free_bytes: _builtins.int
+    round_trip_seconds: _builtins.float
+    """of the newest echo between agent and hub; 0 before it"""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuHealth]: ...
     def __init__(
@@ -318,14 +364,40 @@ class NodeHealth(_message.Message):
         memory_available_bytes: _builtins.int = ...,
         disk_free_bytes: _builtins.int = ...,
         gpus: _abc.Iterable[Global___GpuHealth] | None = ...,
+        round_trip_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_percent", b"cpu_percent", "disk_free_bytes", b"disk_free_bytes", "gpus", b"gpus", "memory_available_bytes", b"memory_available_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_percent", b"cpu_percent", "disk_free_bytes", b"disk_free_bytes", "gpus", b"gpus", "memory_available_bytes", b"memory_available_bytes", "round_trip_seconds", b"round_trip_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeHealth: _TypeAlias = NodeHealth  # noqa: Y015
+
+@_typing.final
+class PlayFault(_message.Message):
+    """What a node is to suffer, and for how long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULT_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    fault: Global___GameDayFault.ValueType
+    seconds: _builtins.float
+    """0 ends it"""
+    def __init__(
+        self,
+        *,
+        fault: Global___GameDayFault.ValueType = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlayFault: _TypeAlias = PlayFault  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):
@@ -343,11 +415,19 @@ class Node(_message.Message):
     LAST_HEARD_AT_FIELD_NUMBER: _builtins.int
     JOINED_AT_FIELD_NUMBER: _builtins.int
     STATE_REASON_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    HUB_ID_FIELD_NUMBER: _builtins.int
+    PLAYS_FAULTS_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     region: _builtins.str
     state: Global___NodeState.ValueType
     agent_version: _builtins.str
     state_reason: _builtins.str
+    hub_id: _builtins.str
+    """the hub that holds its session; empty while offline"""
+    plays_faults: _builtins.bool
+    """whether it allows game days"""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuInfo]: ...
     @_builtins.property
@@ -358,6 +438,14 @@ class Node(_message.Message):
     def last_heard_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def joined_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def standing(self) -> _decisions_pb2.HealthScore:
+        """of a node that is connected"""
+
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlayFault]:
+        """those that it plays now"""
+
     def __init__(
         self,
         *,
@@ -371,10 +459,14 @@ class Node(_message.Message):
         last_heard_at: _timestamp_pb2.Timestamp | None = ...,
         joined_at: _timestamp_pb2.Timestamp | None = ...,
         state_reason: _builtins.str = ...,
+        standing: _decisions_pb2.HealthScore | None = ...,
+        hub_id: _builtins.str = ...,
+        plays_faults: _builtins.bool = ...,
+        faults: _abc.Iterable[Global___PlayFault] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "joined_at", b"joined_at", "last_heard_at", b"last_heard_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "joined_at", b"joined_at", "last_heard_at", b"last_heard_at", "standing", b"standing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "gpus", b"gpus", "health", b"health", "joined_at", b"joined_at", "last_heard_at", b"last_heard_at", "node_id", b"node_id", "region", b"region", "slots", b"slots", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "faults", b"faults", "gpus", b"gpus", "health", b"health", "hub_id", b"hub_id", "joined_at", b"joined_at", "last_heard_at", b"last_heard_at", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "slots", b"slots", "standing", b"standing", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

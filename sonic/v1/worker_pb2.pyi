@@ -308,18 +308,22 @@ class WorkerProbed(_message.Message):
 
     RENDER_ID_FIELD_NUMBER: _builtins.int
     REALTIME_FACTOR_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     render_id: _builtins.str
     realtime_factor: _builtins.float
     """seconds of video per second of work"""
+    digest: _builtins.str
+    """of the frames, the same on every sound box"""
     def __init__(
         self,
         *,
         render_id: _builtins.str = ...,
         realtime_factor: _builtins.float = ...,
+        digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["realtime_factor", b"realtime_factor", "render_id", b"render_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "realtime_factor", b"realtime_factor", "render_id", b"render_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
