@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 from hub.core.jobs import Requirement
@@ -76,11 +78,15 @@ class Board:
         self._by_requirement: dict[Requirement, list[Pool]] = {}
         self._filed: dict[str, dict[int, _Filed]] = {}
         self._having: dict[str, set[str]] = {}  # input -> the nodes that have it
+        self._unusable: dict[str, NodeState] = {}  # nodes that get no work
         self.free_slots = 0
+        self.unusable: Counter[NodeState] = Counter()
 
     def file(self, node: Node, now: float) -> None:
         """Put a node's slots where they belong now. To be called whenever anything of the node has changed."""
-        usable = node.state[0] in (NodeState.READY, NodeState.DEGRADED)
+        state = node.state[0]
+        usable = state in (NodeState.READY, NodeState.DEGRADED)
+        self._count(node.node_id, None if usable else state)
         before = self._filed.get(node.node_id, {})
         after: dict[int, _Filed] = {}
         for slot in node.slots.values() if usable else ():
@@ -111,6 +117,10 @@ class Board:
         """A node's usable slots: their pool, and until when they are busy."""
         return {i: (filed.pool, filed.busy_until_s) for i, filed in self._filed.get(node_id, {}).items()}
 
+    def overdue(self, now: float) -> list[Key]:
+        """The busy slots that should be free by now."""
+        return [key for pool in self._pools.values() for _, key in takewhile(lambda entry: entry[0] <= now, pool.busy)]
+
     def having(self, sha256: str) -> set[str]:
         """The nodes that have an input."""
         return self._having.get(sha256, set())
@@ -123,6 +133,14 @@ class Board:
                 self._having.pop(sha256, None)
         for sha256 in hashes:
             self._having.setdefault(sha256, set()).add(node.node_id)
+
+    def _count(self, node_id: str, state: NodeState | None) -> None:
+        before = self._unusable.pop(node_id, None)
+        if before:
+            self.unusable[before] -= 1
+        if state:
+            self._unusable[node_id] = state
+            self.unusable[state] += 1
 
     def _traits(self, node: Node, slot: Slot, now: float) -> Traits:
         gpu = node.gpu_of(slot)

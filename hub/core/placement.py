@@ -29,7 +29,7 @@ from hub.core.nodes import Node, NodeState
 NAMED_NODES = 16  # of larger fleets, decisions name kinds of nodes
 ELSEWHERE_COSTS = 1.2  # outside of the regions that a job prefers
 _WARM_LOOKED_AT = 16
-_OVERDUE_SHARE = 0.2  # of its forecast: what a render that should have ended is still given
+_SOON_S = 0.2  # when a busy slot that should be free by now is expected to be
 _NOTHING = Estimate(0.0, 0.0, 0.0)
 GIB = 1 << 30
 
@@ -108,7 +108,9 @@ class Round:
         self.forecasts = forecasts
         self.now = now
         self._next_busy: dict[int, int] = {}  # pool -> how many of its busy slots are promised
-        self._promised: dict[int, list[tuple[float, Key]]] = {}  # pool -> heap of when its promised slots are free again
+        self._promised: dict[
+            int, list[tuple[float, Key]]
+        ] = {}  # pool -> heap of when its promised slots are free again
 
     def promise(self, option: Option) -> None:
         """The slot will do this job when it is free: those behind wait for both."""
@@ -162,9 +164,8 @@ def forecast(job: Job, pool: Pool, node_id: str, board: Board, forecasts: Foreca
     missing = sum(item.size_bytes for item in job.inputs if node_id not in board.having(item.sha256))
     warm = bool(job.inputs) and node_id in board.having(job.inputs[0].sha256)
     fetch = forecasts.transfer(node_id, missing) if missing else _NOTHING
-    render = forecasts.render(kind, job.work, warm)
-    pace = pool.traits.pace
-    return fetch, Estimate(*(seconds * pace for seconds in render)), warm
+    render = forecasts.render(kind, "", job.work, warm)
+    return fetch, render.scaled(pool.traits.pace), warm
 
 
 def explain(job: Job, chosen: Option | None, nodes: Iterable[Node], at: Round) -> tuple[PassedOver, ...]:
@@ -203,7 +204,7 @@ def _option(job: Job, pool: Pool, key: Key, free: bool, wait_s: float, at: Round
 
 
 def _wait_s(free_at_s: float, now: float) -> float:
-    return max(free_at_s - now, _OVERDUE_SHARE)
+    return max(free_at_s - now, _SOON_S)
 
 
 def _has_others(pool: Pool, node_id: str) -> bool:
