@@ -108,7 +108,7 @@ class AsyncSonicClient:
         return (await self._hub.call(self._hub.jobs.GetJob, job_service_pb2.GetJobRequest(job_id=job_id))).job
 
     async def explain(self, job_id: str) -> list[decisions_pb2.Decision]:
-    XX
+        """What was decided about a job, the oldest first; while it waits, what stands in its way. Raises SonicError."""
         request = job_service_pb2.ExplainJobRequest(job_id=job_id)
         return list((await self._hub.call(self._hub.jobs.ExplainJob, request)).decisions)
 

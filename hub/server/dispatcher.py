@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from hub import exceptions, wire
 from hub.core import events, instructions
 from hub.core.decisions import Decision
+from hub.core.decisions import Kind as DecisionKind
 from hub.core.dispatch import Dispatch, Outlook, Rules
 from hub.core.health import Health
 from hub.core.jobs import State
@@ -100,11 +101,6 @@ class Dispatcher:
     def health(self, node_id: str) -> Health | None:
         """The health of a node that is connected here."""
         return self._dispatch.standing.health(node_id, time.monotonic())
-
-    @property
-    def frozen(self) -> bool:
-        """Whether nothing is requeued, since many sessions have vanished at once."""
-        return self._dispatch.standing.frozen(time.monotonic())
 
     def queued(self, tenant: str) -> int:
         return self._dispatch.queue.waiting(tenant)
@@ -273,6 +269,8 @@ class Dispatcher:
         kind = decision.kind.name.lower()
         node = self.nodes.get(decision.node_id)
         metrics.DECISIONS.labels(node.region if node else "", kind).inc()
+        if decision.kind is DecisionKind.FROZEN:
+            metrics.FREEZES.inc()
         _log.warning(kind, extra={"node_id": decision.node_id, "reason": decision.reason})
 
     def _as_stored(self, job_id: str) -> events.Diverged:

@@ -48,11 +48,11 @@ METRICS = (
     ),
     Metric("sonic_hub_node_health", "gauge", "ratio", ("region", "node_id"), "How far a connected node is trusted."),
     Metric(
-        "sonic_hub_requeues_frozen",
-        "gauge",
-        "0 or 1",
+        "sonic_hub_requeue_freezes_total",
+        "counter",
+        "freezes",
         (),
-        "Whether nothing is requeued, since many sessions have vanished at once.",
+        "How often nothing was requeued for a while, since many sessions had vanished at once.",
     ),
     Metric(
         "sonic_hub_store_failures_total", "counter", "transactions", (), "Transactions that failed and were repeated."
@@ -124,7 +124,7 @@ NODES = _made("nodes")
 NODE_UP = _made("node_up")
 DECISIONS = _made("node_decisions_total")
 NODE_HEALTH = _made("node_health")
-REQUEUES_FROZEN = _made("requeues_frozen")
+FREEZES = _made("requeue_freezes_total")
 STORE_FAILURES = _made("store_failures_total")
 COMMIT_SECONDS = _made("commit_seconds")
 FORWARD_RECEIVED = _made("forward_received_samples_total")

@@ -36,7 +36,6 @@ class Observer:
     def _observe_nodes(self) -> None:
         for gauge in (metrics.SESSIONS, metrics.NODES, metrics.NODE_UP, metrics.NODE_HEALTH):
             gauge.clear()
-        metrics.REQUEUES_FROZEN.set(self._dispatcher.frozen)
         nodes = self._dispatcher.nodes.values()
         for region, count in Counter(session.hello.region for session in self._sessions.all()).items():
             metrics.SESSIONS.labels(region).set(count)

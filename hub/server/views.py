@@ -101,7 +101,7 @@ def decisions(record: JobRecord) -> list[decisions_pb2.Decision]:
             reason = f"{why.message} ({why.reason})"
             value = Decision(kind, reason, row.job_id, row.attempt, row.node_id)
             found.append(wire.decision_message(value, row.ended_at_s, ""))
-    if record.state.ended and not (found and found[-1].kind == Kind.ENDED):
+    if record.state.ended and not (found and found[-1].kind == decisions_pb2.DECISION_KIND_ENDED):
         found.append(wire.decision_message(_end(record), record.row.ended_at_s, ""))
     return found
 
