@@ -10,6 +10,7 @@ from hub.core.instructions import (
     CommitFailure,
     CommitSuccess,
     MarkRunning,
+    Record,
     Requeue,
     Verdict,
     Write,
@@ -68,6 +69,8 @@ class MemoryStore:
                 row = row if row and not row.job.state.ended else None
                 if row:
                     row.job.state = State.CANCELLED
+            case Record():
+                return Outcome(True)
         return Outcome(row is not None)
 
     def _at(self, ref: Ref, *states: State) -> StoredJob | None:

@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from hub.core.jobs import Job, Requirement
+from hub.core.jobs import Job, Needs
 
 Entry = tuple[tuple[float, int], str]  # queue key, job_id
 
@@ -20,12 +20,12 @@ Entry = tuple[tuple[float, int], str]  # queue key, job_id
 class _Tenant:
     weight: float
     virtual_time: float = 0.0
-    waiting: dict[Requirement, list[Entry]] = field(default_factory=dict)
+    waiting: dict[Needs, list[Entry]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.waiting.values()))
 
-    def first(self, skip: Collection[Requirement]) -> Entry | None:
+    def first(self, skip: Collection[Needs]) -> Entry | None:
         heads = [entries[0] for wanted, entries in self.waiting.items() if entries and wanted not in skip]
         return min(heads, default=None)
 
@@ -54,7 +54,7 @@ class FairQueue:
         tenant = self._tenants.setdefault(job.tenant, _Tenant(self._weights.get(job.tenant, 1.0)))
         if not len(tenant):
             tenant.virtual_time = max(tenant.virtual_time, self._now)
-        insort(tenant.waiting.setdefault(job.requirement, []), (job.queue_key, job.job_id))
+        insort(tenant.waiting.setdefault(job.needs, []), (job.queue_key, job.job_id))
 
     def remove(self, job: Job) -> None:
         """Take a job out, if it waits; its tenant is charged nothing."""
@@ -62,7 +62,7 @@ class FairQueue:
             entries = self._entries(job)
             del entries[bisect_left(entries, (job.queue_key, job.job_id))]
 
-    def next(self, skip: Collection[Requirement] = (), passed: Collection[str] = ()) -> str | None:
+    def next(self, skip: Collection[Needs] = (), passed: Collection[str] = ()) -> str | None:
         """The job_id that goes next, left in the queue; requirements in `skip` and jobs in `passed` are looked past."""
         candidates = []
         for name, tenant in self._tenants.items():
@@ -93,7 +93,7 @@ class FairQueue:
         return ahead + 1
 
     @staticmethod
-    def _first_not(tenant: _Tenant, skip: Collection[Requirement], passed: Collection[str]) -> Entry | None:
+    def _first_not(tenant: _Tenant, skip: Collection[Needs], passed: Collection[str]) -> Entry | None:
         firsts = [
             next((entry for entry in entries if entry[1] not in passed), None)
             for wanted, entries in tenant.waiting.items()
@@ -103,4 +103,4 @@ class FairQueue:
 
     def _entries(self, job: Job) -> list[Entry]:
         tenant = self._tenants.get(job.tenant)
-        return tenant.waiting.get(job.requirement, []) if tenant else []
+        return tenant.waiting.get(job.needs, []) if tenant else []

@@ -49,6 +49,14 @@ class RegionRules:
     avoid: frozenset[str] = frozenset()  # only if nowhere else could ever run it
 
 
+class Needs(NamedTuple):
+    """Jobs with the same needs can go to the same slots: when one of them finds none, none does."""
+
+    requirement: Requirement
+    regions: RegionRules
+    side_px: int
+
+
 class State(StrEnum):
     """Where a job is in its life, as it is stored."""
 
@@ -100,6 +108,10 @@ class Job:
     @property
     def ref(self) -> Ref:
         return Ref(self.job_id, self.attempt)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(self.requirement, self.regions, self.work.side_px)
 
     @property
     def held(self) -> bool:

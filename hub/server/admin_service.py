@@ -18,14 +18,20 @@ from hub.store import records
 from hub.store.records import Page
 from sonic.parameters import Problem
 from sonic.v1 import admin_service_pb2 as pb
-from sonic.v1 import admin_service_pb2_grpc, nodes_pb2
+from sonic.v1 import admin_service_pb2_grpc, decisions_pb2, nodes_pb2
+
+MAX_DECISIONS = 100
 
 
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     """Not bound to a tenant."""
 
     def __init__(
-        self, database: sa.Engine, dispatcher: Dispatcher, sessions: Sessions, jobs: job_service.JobService
+        self,
+        database: sa.Engine,
+        dispatcher: Dispatcher,
+        sessions: Sessions,
+        jobs: job_service.JobService,
     ) -> None:
         self._database = database
         self._dispatcher = dispatcher
@@ -60,10 +66,23 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         found, token = await job_service.list_page(self._database, request.tenant or None, wanted)
         return pb.ListAllJobsResponse(jobs=[self._jobs.show(record) for record in found], next_page_token=token)
 
+    async def ExplainNode(self, request: pb.ExplainNodeRequest, context: Context) -> pb.ExplainNodeResponse:
+        node = await self._node(request.node_id)
+        stored = await reading(
+            self._database, lambda connection: records.decisions_about(connection, request.node_id, MAX_DECISIONS)
+        )
+        found = [decisions_pb2.Decision.FromString(message) for message in stored]
+        return pb.ExplainNodeResponse(node=node, decisions=found)
+
     async def _nodes(self) -> list[nodes_pb2.Node]:
         rows = await reading(self._database, records.node_rows)
         known = self._dispatcher.nodes
-        return [views.node(row, known.get(row.node_id), self._sessions.get(row.node_id)) for row in rows]
+        return [
+            views.node(
+                row, known.get(row.node_id), self._sessions.get(row.node_id), self._dispatcher.health(row.node_id)
+            )
+            for row in rows
+        ]
 
     async def _node(self, node_id: str) -> nodes_pb2.Node:
         found = [node for node in await self._nodes() if node.node_id == node_id]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from hub import exceptions
+from hub import exceptions, wire
 from hub.core import events
 from hub.core.jobs import State
 from hub.server import submissions, transfers, views
@@ -94,6 +95,13 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         )
         found, token = await list_page(self._database, tenant, wanted)
         return pb.ListJobsResponse(jobs=[self.show(record) for record in found], next_page_token=token)
+
+    async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
+        record = await self._record(tenant_of(context), request.job_id)
+        found = views.decisions(record)
+        if waits := self._dispatcher.explain(request.job_id):
+            found.append(wire.decision_message(waits, time.time(), ""))
+        return pb.ExplainJobResponse(job=self.show(record), decisions=found)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         tenant = tenant_of(context)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from hub.core.jobs import Job, Requirement, State
 from hub.core.nodes import Node
 from hub.store.database import insert_ignoring
-from hub.store.schema import artifacts, attempts, jobs, nodes
+from hub.store.schema import artifacts, attempts, decisions, jobs, nodes
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,12 @@ def note_node(connection: sa.Connection, node_id: str, region: str, agent_versio
 def node_heard(connection: sa.Connection, node_id: str, now_s: float) -> None:
     """When a node was last heard of; kept when its session ends."""
     connection.execute(sa.update(nodes).where(nodes.c.node_id == node_id).values(last_heard_at_s=now_s))
+
+
+def decisions_about(connection: sa.Connection, node_id: str, at_most: int) -> list[bytes]:
+    """What was decided about a node, or about all of them, the newest first."""
+    query = sa.select(decisions.c.message).where(decisions.c.node_id.in_((node_id, "")))
+    return list(connection.execute(query.order_by(decisions.c.sequence.desc()).limit(at_most)).scalars())
 
 
 def set_drain(connection: sa.Connection, node_id: str, drain: bool) -> bool:

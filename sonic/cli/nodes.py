@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic.cli import options, output, running
+from sonic.cli import decisions, options, output, running
 from sonic.cli.submit import FIRST_ANSWER_S, connect
 
 if TYPE_CHECKING:
-    from sonic.v1 import nodes_pb2
+    from sonic.v1 import admin_service_pb2, nodes_pb2
 
 app = typer.Typer(help="Look at nodes, stop giving them work, give it again.", no_args_is_help=True)
 NodeId = Annotated[str, typer.Argument(metavar="NODE", help="The id of a node.")]
@@ -43,6 +43,30 @@ def list_nodes(
 def show(node: NodeId, json: options.Json = False, **given: Any) -> None:
     """Show one node: its slots, GPUs and health."""
     _call("node", node, json, given)
+
+
+@app.command()
+@options.of(options.OPERATOR)
+def explain(node: NodeId, json: options.Json = False, **given: Any) -> None:
+    """Tell why a node gets the work that it gets: its health number by number, and what was decided about it."""
+    settings = options.client_of(given)
+
+    async def ask() -> admin_service_pb2.ExplainNodeResponse:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            return await client.explain_node(node)
+
+    found = running.run(ask())
+    if json:
+        output.print_json(output.plain(found))
+        return
+    output.fields([("node", found.node.node_id), ("region", found.node.region), ("state", _state(found.node))])
+    if found.node.HasField("standing"):
+        standing = found.node.standing
+        output.line(f"trusted with {standing.score:.0%} of its speed")
+        for factor in standing.factors:
+            output.line(f"  {factor.name} {factor.value:.4g} {factor.unit}: {factor.reason} (x {factor.share:.2f})")
+    for decision in found.decisions:
+        output.line(decisions.told(decision))
 
 
 @app.command()

@@ -248,4 +248,6 @@ def test_progress_never_goes_back_and_tells_the_eta() -> None:
     talk.progress("n1", A1, 0.5)
     talk.progress("n1", A1, 0.4)
     outlook = talk.hub.outlook("a", talk.now)
-    assert (outlook.progress.fraction, outlook.eta_s) == (0.5, 10.0)
+    assert outlook.finish
+    assert (outlook.progress.fraction, outlook.finish.expected_s) == (0.5, 10.0)
+    assert outlook.finish.low_s < 10.0 < outlook.finish.high_s

@@ -1,0 +1,401 @@
+"""What is to be expected of work that has not been done yet: learned from what has been, bounded in memory.
+
+A render takes preparing + fixed + rate x seconds of video x (pixels / 256²)^power x (steps / 25)^steps_power seconds.
+The five numbers of a class of slots are kept as logarithms, with their covariance: an extended Kalman filter over the
+logarithm of what renders took (Simon, Optimal State Estimation, 2006, chapter 13), whose surprises are clipped so that
+no single render counts for much (Huber, Robust Statistics, 1981). Each node has a ratio of its own against its class.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from hub.core.jobs import Work
+
+CALIBRATION = Work(video_s=0.5, side_px=256)
+"""The probe clip; its portrait is never prepared."""
+PRIOR_BYTES_PER_S = 5e6
+MAX_KINDS = 512
+MAX_NODES = 65_536
+
+_Z = 1.645  # nine of ten of a normal distribution
+_CLIP = 2.5  # standard deviations: what is further out counts as if it were there
+_WINDOW = 50  # renders: knowledge is never held for surer than so many make it, so that it can change
+_NODE_WINDOW = 20
+_NOISE_SHARE = 0.05
+_LEAST_NOISE = 0.05**2
+_FIRST_NOISE = 0.3**2
+_CALIBRATION_NOISE = 0.25**2  # half a second of another kind of video says only so much
+_UNKNOWN_LENGTH = 0.8**2
+_TYPICAL_VIDEO_S = 15.0
+_MAX_CACHED = 4096
+_FIXED, _RATE, _POWER, _STEPS, _PREPARING = range(5)
+_MEAN = (math.log(0.3), math.log(0.6), 0.8, 0.5, math.log(0.5))
+_OWN_VARIANCE = (0.8**2, 0.5**2, 0.25**2, 0.5**2, 0.8**2)
+_SCALES = (_FIXED, _RATE, _PREPARING)  # a faster device is faster in all of them
+_SCALE_VARIANCE = 2.0**2
+_OTHER_CLASS_VARIANCE = 1.0
+_OTHER_VERSION_VARIANCE = 0.3**2
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+class Estimate(NamedTuple):
+    """Seconds: as expected, and the range in which nine of ten fall. Sums take their errors for independent."""
+
+    expected_s: float
+    low_s: float
+    high_s: float
+
+    def __add__(self, other: Estimate) -> Estimate:  # type: ignore[override]
+        expected_s = self.expected_s + other.expected_s
+        below_s = math.hypot(self.expected_s - self.low_s, other.expected_s - other.low_s)
+        above_s = math.hypot(self.high_s - self.expected_s, other.high_s - other.expected_s)
+        return Estimate(expected_s, expected_s - below_s, expected_s + above_s)
+
+    def scaled(self, factor: float) -> Estimate:
+        return Estimate(self.expected_s * factor, self.low_s * factor, self.high_s * factor)
+
+
+NOTHING = Estimate(0.0, 0.0, 0.0)
+
+
+class Kind(NamedTuple):
+    """Slots that should be alike."""
+
+    engine: str
+    model_version: str
+    gpu_class: str  # "cpu" for those without
+
+
+class Forecasts:
+    """What the hub has learned of its fleet's speed and memory."""
+
+    def __init__(self) -> None:
+        self._classes: dict[Kind, _Class] = {}
+        self._nodes: dict[tuple[Kind, str], _Node] = {}
+        self._lines: dict[str, _Line] = {}
+        self._memory: dict[tuple[str, str], _Memory] = {}
+        self._cache: dict[Kind, dict[tuple[str, Work, bool], Estimate]] = {}
+        self._typical = math.log(_TYPICAL_VIDEO_S)
+
+    # Render work.
+
+    def calibrated(self, kind: Kind, node_id: str, realtime_factor: float) -> None:
+        """A slot has rendered its probe clip. The same factor again changes nothing."""
+        node, cls = self._node(kind, node_id), self._class(kind)
+        took = math.log(CALIBRATION.video_s / realtime_factor)
+        if node.calibration == took:
+            return
+        cls.calibrate(node.calibration, took)
+        node.calibration = took
+        self._cache.pop(kind, None)
+
+    def rendered(
+        self, kind: Kind, node_id: str, work: Work, took_s: float, warm: bool, preparing_s: float | None = None
+    ) -> None:
+        """A render took so long without transfers; `preparing_s` is what its report says of preparing."""
+        if took_s <= 0 or work.video_s <= 0:
+            return
+        self._typical += (math.log(work.video_s) - self._typical) / _WINDOW
+        node, cls = self._node(kind, node_id), self._class(kind)
+        ratio, unsure = node.ratio(cls)
+        surprise = cls.observe(work, warm, math.log(took_s) - ratio, unsure)
+        node.observe(surprise + ratio, math.sqrt(cls.noise + unsure), ratio)
+        if preparing_s is not None:
+            cls.observe_preparing(preparing_s / math.exp(ratio), warm, unsure)
+        self._cache.pop(kind, None)
+
+    def render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
+        """Seconds of work on that node; `warm` when its worker has the portrait prepared."""
+        cache = self._cache.setdefault(kind, {})
+        key = (node_id, work, warm)
+        found = cache.get(key)
+        if found is None:
+            if len(cache) >= _MAX_CACHED:
+                cache.clear()
+            found = cache[key] = self._render(kind, node_id, work, warm)
+        return found
+
+    def baseline(self, kind: Kind, work: Work, warm: bool = False) -> float:
+        """Seconds of work on a usual node of its class."""
+        return self.render(kind, "", work, warm).expected_s
+
+    def ratio(self, kind: Kind, node_id: str) -> float:
+        """Seconds of work on the node against a usual one of its class: 2 is half as fast."""
+        node = self._nodes.get((kind, node_id))
+        return math.exp(node.ratio(self._class(kind))[0]) if node else 1.0
+
+    def knows(self, kind: Kind) -> bool:
+        """Whether anything at all was measured for the kind."""
+        return kind in self._classes and self._classes[kind].count > 0
+
+    def preparing(self, kind: Kind, node_id: str) -> float:
+        """Seconds that a prepared portrait saves on the node."""
+        return math.exp(self._class(kind).mean[_PREPARING]) * self.ratio(kind, node_id)
+
+    # Transfers.
+
+    def transferred(self, node_id: str, size_bytes: int, took_s: float) -> None:
+        """Inputs have come to the node."""
+        if size_bytes > 0 and took_s > 0:
+            _kept(self._lines, node_id, MAX_NODES, _Line).observe(size_bytes / took_s)
+
+    def transfer(self, node_id: str, size_bytes: int) -> Estimate:
+        """Seconds until so many bytes are on the node."""
+        if not size_bytes:
+            return NOTHING
+        line = self._lines.get(node_id) or _Line()
+        return _range(math.log(size_bytes) - line.mean, line.variance)
+
+    # Memory of the device.
+
+    def used_memory(self, engine: str, version: str, work: Work, peak_bytes: int) -> None:
+        """A render has finished, and this was the most that it took."""
+        if peak_bytes > 0:
+            _kept(self._memory, (engine, version), MAX_KINDS, _Memory).observe(work.side_px, peak_bytes)
+
+    def ran_out(self, kind: Kind, work: Work, had_bytes: int) -> None:
+        """A render did not fit into a device of so many bytes."""
+        if had_bytes > 0:
+            memory = _kept(self._memory, (kind.engine, kind.model_version), MAX_KINDS, _Memory)
+            memory.raise_to(work.side_px, had_bytes)
+
+    def memory(self, engine: str, version: str, work: Work) -> int:
+        """Bytes of a device's memory that the work will take, with a margin; 0 when nothing is known.
+
+        Sizes that were not seen are guessed from those that were: between them in proportion, beyond them by pixels.
+        """
+        memory = self._memory.get((engine, version))
+        return memory.expected(work.side_px) if memory else 0
+
+    def memory_at_least(self, engine: str, version: str, work: Work) -> int:
+        """Bytes that videos of this size or smaller were seen to take: no guess. 0 when nothing is known."""
+        memory = self._memory.get((engine, version))
+        return memory.seen(work.side_px) if memory else 0
+
+    def _render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
+        cls, node = self._class(kind), self._nodes.get((kind, node_id))
+        ratio, unsure = node.ratio(cls) if node else (0.0, cls.spread**2 if node_id else 0.0)
+        variance = cls.noise + unsure
+        if not work.video_s:
+            work = work._replace(video_s=math.exp(self._typical))
+            variance += _UNKNOWN_LENGTH
+        mean, own = cls.predict(work, warm)
+        return _range(mean + ratio, variance + own)
+
+    def _class(self, kind: Kind) -> _Class:
+        if kind not in self._classes:
+            made = self._like(kind)
+            return _kept(self._classes, kind, MAX_KINDS, lambda: made)
+        return self._classes[kind]
+
+    def _like(self, kind: Kind) -> _Class:
+        """A class that has seen nothing begins as what comes next to it."""
+        versions = [k for k in self._classes if (k.engine, k.gpu_class) == (kind.engine, kind.gpu_class)]
+        others = versions or [k for k in self._classes if k.engine == kind.engine]
+        if not others:
+            return _Class()
+        nearest = max(others, key=lambda k: self._classes[k].count)
+        return self._classes[nearest].heir(_OTHER_VERSION_VARIANCE if versions else _OTHER_CLASS_VARIANCE)
+
+    def _node(self, kind: Kind, node_id: str) -> _Node:
+        return _kept(self._nodes, (kind, node_id), MAX_NODES, _Node)
+
+
+@dataclass
+class _Class:
+    """What is known of slots of one kind."""
+
+    mean: list[float] = field(default_factory=lambda: list(_MEAN))
+    covariance: list[list[float]] = field(default_factory=lambda: _prior(_SCALE_VARIANCE))
+    noise: float = _FIRST_NOISE  # variance of one render about what is expected of it
+    count: int = 0
+    warm_preparing_s: float = 0.0  # what preparing takes beside the portrait
+    calibrations: list[float] = field(default_factory=list)  # of its nodes, sorted
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of its nodes' speeds, from the middle half of them."""
+        count = len(self.calibrations)
+        if count < 4:
+            return 0.5
+        middle = self.calibrations[3 * count // 4] - self.calibrations[count // 4]
+        return min(max(middle / 1.349, 0.1), 1.5)
+
+    @property
+    def median(self) -> float:
+        return self.calibrations[len(self.calibrations) // 2] if self.calibrations else 0.0
+
+    def heir(self, scale_variance: float) -> _Class:
+        """A class that is like this one, but for its speed."""
+        more = _prior(scale_variance, share=0.25)
+        covariance = [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(self.covariance, more, strict=True)]
+        return _Class(list(self.mean), covariance)
+
+    def calibrate(self, before: float | None, took: float) -> None:
+        """A node's calibration took exp(`took`) seconds, and exp(`before`) the last time."""
+        if before is not None and (at := bisect_left(self.calibrations, before)) < len(self.calibrations):
+            del self.calibrations[at]
+        insort(self.calibrations, took)
+        if len(self.calibrations) > MAX_NODES:
+            del self.calibrations[0 :: len(self.calibrations) - 1]
+        self.observe(CALIBRATION, False, took, self.spread**2 + _CALIBRATION_NOISE, learns_noise=False)
+
+    def predict(self, work: Work, warm: bool) -> tuple[float, float]:
+        """Mean and variance of the logarithm of what the work takes."""
+        mean, slope = self._expected(work, warm)
+        return mean, _along(self.covariance, slope)[1]
+
+    def observe(self, work: Work, warm: bool, took: float, unsure: float, learns_noise: bool = True) -> float:
+        """A usual node took exp(`took`) seconds, give or take `unsure`. Returns how far off that was, clipped."""
+        self.count += 1
+        mean, slope = self._expected(work, warm)
+        surprise, own = self._correct(slope, took - mean, unsure + self.noise)
+        if learns_noise:
+            self.noise = max(self.noise + _NOISE_SHARE * (surprise**2 - own - unsure - self.noise), _LEAST_NOISE)
+        return surprise
+
+    def observe_preparing(self, took_s: float, warm: bool, unsure: float) -> None:
+        """A usual node prepared for `took_s` seconds."""
+        if warm:
+            share = _NOISE_SHARE if self.warm_preparing_s else 1.0
+            self.warm_preparing_s += share * (took_s - self.warm_preparing_s)
+            return
+        slope = [0.0, 0.0, 0.0, 0.0, 1.0]
+        portrait_s = max(took_s - self.warm_preparing_s, 0.05 * took_s, 1e-3)
+        self._correct(slope, math.log(portrait_s) - self.mean[_PREPARING], unsure + _FIRST_NOISE)
+
+    def _expected(self, work: Work, warm: bool) -> tuple[float, list[float]]:
+        """The logarithm of what the work takes, and its slope along each of the five numbers."""
+        fixed, rate, power, steps_power, preparing = self.mean
+        size = 2 * math.log(max(work.side_px, 1) / 256)
+        steps = math.log(max(work.steps, 1) / 25)
+        parts = (
+            math.exp(fixed),
+            math.exp(rate + power * size + steps_power * steps) * work.video_s,
+            0.0 if warm else math.exp(preparing),
+        )
+        total = sum(parts)
+        moving = parts[1] / total
+        return math.log(total), [parts[0] / total, moving, moving * size, moving * steps, parts[2] / total]
+
+    def _correct(self, slope: list[float], surprise: float, noise: float) -> tuple[float, float]:
+        """Kalman's correction; returns the surprise, clipped, and how much of its variance was our own."""
+        gains, own = _along(self.covariance, slope)
+        variance = own + noise
+        limit = _CLIP * math.sqrt(variance)
+        surprise = min(max(surprise, -limit), limit)
+        self.mean = [old + gain * surprise / variance for old, gain in zip(self.mean, gains, strict=True)]
+        if own > noise / _WINDOW:
+            for row, gain in zip(self.covariance, gains, strict=True):
+                for at, other in enumerate(gains):
+                    row[at] -= gain * other / variance
+        return surprise, own
+
+
+@dataclass
+class _Node:
+    """How one node differs from its class."""
+
+    calibration: float | None = None  # logarithm of what the probe clip took
+    count: int = 0
+    mean: float = 0.0  # of the logarithms of its renders against its class
+
+    def ratio(self, cls: _Class) -> tuple[float, float]:
+        """Mean and variance of the logarithm of the ratio, drawn towards 1 the more, the less is known."""
+        precision, weighted = 1 / cls.spread**2, 0.0
+        if self.calibration is not None:
+            precision += 1 / _CALIBRATION_NOISE
+            weighted += (self.calibration - cls.median) / _CALIBRATION_NOISE
+        precision += self.count / cls.noise
+        weighted += self.mean * self.count / cls.noise
+        return weighted / precision, 1 / precision
+
+    def observe(self, off: float, deviation: float, expected: float) -> None:
+        """A render took exp(`off`) times as long as on a usual node."""
+        off = min(max(off, expected - _CLIP * deviation), expected + _CLIP * deviation)
+        self.count = min(self.count + 1, _NODE_WINDOW)
+        self.mean += (off - self.mean) / self.count
+
+
+@dataclass
+class _Line:
+    """How fast inputs come to a node, as a logarithm."""
+
+    mean: float = math.log(PRIOR_BYTES_PER_S)
+    variance: float = 1.0
+
+    def observe(self, bytes_per_s: float) -> None:
+        off = math.log(bytes_per_s) - self.mean
+        self.mean += 0.3 * off
+        self.variance += 0.1 * (min(off**2, 4.0) - self.variance)
+
+
+@dataclass
+class _Memory:
+    """Bytes by the short side of the video: an upper quantile of what was seen."""
+
+    by_side: dict[int, float] = field(default_factory=dict)
+
+    def observe(self, side_px: int, peak_bytes: int) -> None:
+        known = self.by_side.get(side_px, 0.0)
+        self.by_side[side_px] = peak_bytes if peak_bytes > known else known + (peak_bytes - known) * 0.02
+
+    def raise_to(self, side_px: int, had_bytes: int) -> None:
+        self.by_side[side_px] = max(self.by_side.get(side_px, 0.0), had_bytes * 1.05)
+
+    def seen(self, side_px: int) -> int:
+        return int(max((size for side, size in self.by_side.items() if side <= side_px), default=0.0))
+
+    def expected(self, side_px: int) -> int:
+        """With a margin of a twentieth; never less for more pixels."""
+        known = sorted(self.by_side.items())
+        if not known:
+            return 0
+        pixels = side_px**2
+        below = [(side**2, size) for side, size in known if side <= side_px]
+        above = [(side**2, size) for side, size in known if side >= side_px]
+        if not below:
+            guess = above[0][1] * pixels / above[0][0]
+        elif not above:
+            guess = below[-1][1] * pixels / below[-1][0]
+        else:
+            (few, little), (many, much) = below[-1], above[0]
+            guess = little + (much - little) * (pixels - few) / max(many - few, 1)
+        return int(1.05 * max(guess, self.seen(side_px)))
+
+
+def _prior(scale_variance: float, share: float = 1.0) -> list[list[float]]:
+    covariance = [[0.0] * 5 for _ in range(5)]
+    for at, own in enumerate(_OWN_VARIANCE):
+        covariance[at][at] = own * share
+    for a in _SCALES:
+        for b in _SCALES:
+            covariance[a][b] += scale_variance
+    return covariance
+
+
+def _along(covariance: list[list[float]], slope: list[float]) -> tuple[list[float], float]:
+    gains = [sum(a * b for a, b in zip(row, slope, strict=True)) for row in covariance]
+    return gains, sum(a * b for a, b in zip(gains, slope, strict=True))
+
+
+def _range(mean: float, variance: float) -> Estimate:
+    """Of a logarithm that is normally distributed."""
+    spread = math.exp(_Z * math.sqrt(variance))
+    expected_s = math.exp(mean)
+    return Estimate(expected_s, expected_s / spread, expected_s * spread)
+
+
+def _kept(table: dict[K, T], key: K, at_most: int, make: Callable[[], T]) -> T:
+    """The entry of a table, made if need be; the oldest one makes room."""
+    if key not in table:
+        if len(table) >= at_most:
+            del table[next(iter(table))]
+        table[key] = make()
+    return table[key]
