@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -15,9 +14,9 @@ from sonic.simulated_profile import NodeProfile
 class SimulatedFleet:
     """The nodes, by their place in the profiles."""
 
-    def __init__(self, nodes: Sequence[SimulatedNode], group: asyncio.TaskGroup) -> None:
+    def __init__(self, nodes: Sequence[SimulatedNode]) -> None:
         self.nodes = nodes
-        self._lives = [group.create_task(node.run(), name=f"simulated {node.node_id}") for node in nodes]
+        self._lives = [asyncio.create_task(node.run(), name=f"simulated {node.node_id}") for node in nodes]
 
     def __getitem__(self, node_id: str) -> SimulatedNode:
         return next(node for node in self.nodes if node.node_id == node_id)
@@ -34,25 +33,25 @@ class SimulatedFleet:
         _, pending = await asyncio.wait(self._lives, timeout=timeout_s)
         return not pending
 
-    def crash(self) -> None:
-        """End every node as a kill would."""
+    async def crash(self) -> None:
+        """End every node as a kill would. Raises what a node has failed with."""
         for life in self._lives:
             life.cancel()
+        for outcome in await asyncio.gather(*self._lives, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
 
 
 @asynccontextmanager
 async def running(target: str, profiles: Sequence[NodeProfile]) -> AsyncIterator[SimulatedFleet]:
     """A fleet that calls the hub at `target` (host:port); leaving the context ends it as a kill would."""
     lines = [Line(target) for _ in range(0, len(profiles), NODES_PER_LINE)]
+    fleet = SimulatedFleet([SimulatedNode(profile, lines[at // NODES_PER_LINE]) for at, profile in enumerate(profiles)])
     try:
-        async with asyncio.TaskGroup() as group:
-            nodes = [SimulatedNode(profile, lines[at // NODES_PER_LINE]) for at, profile in enumerate(profiles)]
-            fleet = SimulatedFleet(nodes, group)
-            try:
-                yield fleet
-            finally:
-                fleet.crash()
+        yield fleet
     finally:
-        for line in lines:
-            with contextlib.suppress(asyncio.CancelledError):
+        try:
+            await fleet.crash()
+        finally:
+            for line in lines:
                 await line.close()

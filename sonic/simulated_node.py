@@ -187,7 +187,7 @@ class SimulatedNode:
         elif playing:
             _log.warning("fault ended", extra={"node_id": self.node_id, "fault": name})
             self._end_fault(fault)
-        self._changed()
+        self._changed(tell=True)
 
     @property
     def _gone(self) -> bool:

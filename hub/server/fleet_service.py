@@ -179,6 +179,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             case "heartbeat":
                 session.hear(message.heartbeat)
                 self._dispatcher.post(_heard(session, message.heartbeat))
+                if message.heartbeat.echo:
+                    session.outgoing.put_nowait(Outgoing(echo=pb.Echo(echo=message.heartbeat.echo)))
             case "started":
                 self._dispatcher.post(events.AttemptStarted(node_id, wire.ref(message.started.ref)))
             case "progress":

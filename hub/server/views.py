@@ -95,6 +95,8 @@ def node(row: sa.Row[Any], known: Node | None, session: AgentSession | None) -> 
         message.gpus.extend(session.hello.gpus)
         message.slots.extend(session.slots)
         message.health.CopyFrom(session.health)
+        message.plays_faults = session.hello.plays_faults
+        message.faults.extend(session.faults)
     return message
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import grpc
 import grpc.aio
 import pytest
 
@@ -124,6 +125,82 @@ async def test_drain_gives_nothing_new_and_leaving_finishes_what_runs(hub: Hub, 
         assert await fleet.leave(timeout_s=10)
         assert (await caller.ended(job.job_id)).state == jobs_pb2.JOB_STATE_SUCCEEDED
         await until(lambda: _offline(caller))
+
+
+async def play(caller: Caller, fault: str, seconds: float = 60) -> None:
+    kind = nodes_pb2.GameDayFault.Value(f"GAME_DAY_FAULT_{fault}")
+    request = admin_pb.PlayFaultRequest(node_id="n1", fault=nodes_pb2.PlayFault(fault=kind, seconds=seconds))
+    await caller.admin.PlayFault(request)
+
+
+async def shown(caller: Caller, fits) -> nodes_pb2.Node:
+    """The node, once it fits."""
+    async with asyncio.timeout(20):
+        while not fits(found := await node(caller)):
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def test_a_fault_is_shown_and_ends_by_itself_or_when_told(hub: Hub, caller: Caller) -> None:
+    async with running_fleet(hub, [QUICK]):
+        assert (await node(caller)).plays_faults
+        await play(caller, "HEAT")
+        hot = await shown(caller, lambda node: node.faults)
+        assert (hot.health.gpus[0].temperature_celsius, hot.health.gpus[0].throttle_reasons) == (96, ["thermal"])
+        assert 50 < hot.faults[0].seconds <= 60
+        await play(caller, "HEAT", 0)
+        cool = await shown(caller, lambda node: not node.faults)
+        assert not cool.health.gpus[0].throttle_reasons
+        await play(caller, "SLOW", 0.5)
+        await shown(caller, lambda node: node.faults)
+        await shown(caller, lambda node: not node.faults)
+
+
+async def test_xid_fails_renders_until_it_is_over(hub: Hub, caller: Caller) -> None:
+    async with running_fleet(hub, [replace(QUICK, slots=1)]) as fleet:
+        await play(caller, "XID")
+        await shown(caller, lambda node: node.faults)
+        job = await caller.submit_new("k1")
+        await until(lambda: _true(fleet["n1"].failed > 0))
+        assert (await shown(caller, lambda node: node.health.gpus[0].xid_events)).health.gpus[0].xid_events[79] >= 1
+        await play(caller, "XID", 0)
+        await until(lambda: _true(bool(fleet["n1"].rendered)))
+        ended = await caller.ended(job.job_id)
+    assert ended.state == jobs_pb2.JOB_STATE_SUCCEEDED
+    assert ended.attempts[0].failure.fault == jobs_pb2.FAULT_KIND_DEVICE
+
+
+async def test_a_leak_fills_the_gpu(hub: Hub, caller: Caller) -> None:
+    async with running_fleet(hub, [replace(QUICK, slots=1)]) as fleet:
+        await play(caller, "LEAK")
+        await shown(caller, lambda node: node.faults)
+        for number in range(30):
+            await caller.submit_new(f"k{number}")
+        await until(lambda: _true(fleet["n1"].failed > 0))
+        assert 3 < fleet["n1"].rendered < 30
+
+
+async def test_a_cut_node_finishes_its_work_and_brings_it_back(hub: Hub, caller: Caller) -> None:
+    async with running_fleet(hub, [replace(QUICK, speedup=5)]) as fleet:
+        job = await caller.submit_new("k1")
+        await until(lambda: _true(bool(fleet["n1"].running)))
+        await play(caller, "CUT", 1.2)
+        await until(lambda: _offline(caller))
+        await until(lambda: _true(bool(fleet["n1"].finished)))
+        ended = await caller.ended(job.job_id)
+    assert (ended.state, len(ended.attempts)) == (jobs_pb2.JOB_STATE_SUCCEEDED, 1)
+
+
+async def test_faults_are_refused_where_they_are_not_allowed(hub: Hub, caller: Caller) -> None:
+    async with running_fleet(hub, [replace(QUICK, plays_faults=False)]):
+        for code, fault, seconds in (
+            (grpc.StatusCode.FAILED_PRECONDITION, "HEAT", 60),
+            (grpc.StatusCode.INVALID_ARGUMENT, "HEAT", -1),
+            (grpc.StatusCode.INVALID_ARGUMENT, "UNSPECIFIED", 60),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await play(caller, fault, seconds)
+            assert caught.value.code() is code
 
 
 async def _offline(caller: Caller) -> bool:
