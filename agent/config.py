@@ -76,6 +76,7 @@ class AgentConfig:
         """What the decisions go by."""
         return Terms(
             slots=self.slots,
+            plays_faults=self.plays_faults,
             load_timeout_s=self.load_timeout_s,
             probe_timeout_s=self.probe_timeout_s,
             silence_timeout_s=self.silence_timeout_s,

@@ -204,6 +204,8 @@ class SimulatedNode:
     def _end_fault(self, fault: nodes_pb2.GameDayFault.ValueType) -> None:
         if fault == nodes_pb2.GAME_DAY_FAULT_LEAK:
             self._leaked_bytes = 0
+        if fault == nodes_pb2.GAME_DAY_FAULT_XID:
+            self._xids = 0
         if fault == nodes_pb2.GAME_DAY_FAULT_CUT:
             self._may_call.set()
 

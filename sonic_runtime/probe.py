@@ -64,7 +64,8 @@ def blocks_of(luma: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The mean luma of blocks of 16 x 16 pixels of frames [n, height, width]: uint8 [n, height / 16, width / 16]."""
     count, height, width = luma.shape
     split = luma.reshape(count, height // _BLOCK_PX, _BLOCK_PX, width // _BLOCK_PX, _BLOCK_PX)
-    return split.mean(axis=(2, 4)).round().astype(np.uint8)
+    blocks: NDArray[np.uint8] = split.mean(axis=(2, 4)).round().astype(np.uint8)
+    return blocks
 
 
 def expected_blocks(model_version: str) -> NDArray[np.uint8] | None:
