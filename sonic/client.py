@@ -1,4 +1,4 @@
-"""The client library: submit jobs, follow them, fetch videos; for operators, look at nodes and drain them.
+"""The client library: submit jobs, follow them, fetch videos; for operators, look at nodes, drain and try them.
 
 `AsyncSonicClient` is for asyncio, `SonicClient` the same for everybody else. Every call is safe to repeat and is
 repeated while the hub cannot be reached, until it has not moved forward for `patience_s`.
@@ -200,6 +200,13 @@ class AsyncSonicClient:
         request = admin_service_pb2.ResumeNodeRequest(node_id=node_id)
         return (await self._hub.call(self._hub.admin.ResumeNode, request)).node
 
+    async def play_fault(self, node_id: str, fault: str, seconds: float) -> None:
+        """Let a node that allows it suffer `fault` (heat, xid, leak, slow, cut or skew); 0 ends it. For operators."""
+        kind = nodes_pb2.GameDayFault.Value(f"GAME_DAY_FAULT_{fault.upper()}")
+        played = nodes_pb2.PlayFault(fault=kind, seconds=seconds)
+        request = admin_service_pb2.PlayFaultRequest(node_id=node_id, fault=played)
+        await self._hub.call(self._hub.admin.PlayFault, request)
+
 
 class SonicClient:
     """`AsyncSonicClient` without asyncio; it may be used from any thread, also where a loop already runs."""
@@ -275,6 +282,9 @@ class SonicClient:
 
     def resume(self, node_id: str) -> nodes_pb2.Node:
         return self._run(self._client.resume(node_id))
+
+    def play_fault(self, node_id: str, fault: str, seconds: float) -> None:
+        self._run(self._client.play_fault(node_id, fault, seconds))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -251,10 +251,10 @@ class Dispatch:
 
     def _retry(self, job: Job, failure: Failure, now: float) -> Iterator[Instruction]:
         """The job's newest try is over: another one, unless its tries are used up, or its input is to blame."""
-        if verdict := self._quarantine.failed(job, failure.fault, job.state is State.RUNNING, now):
+        if verdict := self._quarantine.failed(job, failure.fault, now):
+            yield from self.standing.forgive(verdict, now)
             for node_id in verdict.nodes:
-                if node := self.nodes.get(node_id):
-                    node.breaker.forgive(job.job_id)
+                self.board.file(self.nodes[node_id], now)
             self._forget(job.job_id)
             yield CommitFailure(job.ref, verdict.failure)
             return
@@ -273,8 +273,6 @@ class Dispatch:
             self._wait_for_slot(self.jobs[job_id])
         yield from self._drop_what_comes_too_late(now)
         yield from self.standing.tick(now)
-        for node in self.standing.changed():
-            self.board.file(node, now)
         if self.standing.frozen(now):
             return
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
@@ -282,8 +280,9 @@ class Dispatch:
             if node.online:
                 yield StopAttempt(job.node_id, job.ref, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
-            yield from self.standing.failed(node, job.ref, Fault.NODE_LOST, now)
+            yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
+            self.board.file(node, now)
         self._expect_overdue_ends(now)
 
     def _drop_what_comes_too_late(self, now: float) -> Iterator[Instruction]:
@@ -333,9 +332,9 @@ class Dispatch:
         )
         node.busy.clear()
         node.gpus = event.gpus
-        yield from self.standing.joined(node, now)
         self.board.note_inputs(node, event.inputs[::-1])
         self._note_slots(node, event.slots, now)
+        self.standing.joined(node, now)
         holds = {*event.running, *event.finished}
         for job in [job for job in self.jobs.values() if job.held and job.node_id == node.node_id]:
             if job.ref in holds:
@@ -458,13 +457,13 @@ class Dispatch:
         yield CommitSuccess(event.ref, event.node_id, event.result)
         if job is None:
             return
-        self._quarantine.succeeded(job, event.node_id, now)
+        self._quarantine.succeeded(job)
         if event.rendered:
-            self._learn(job, event.node_id, event.rendered, now)
+            yield from self._learn(job, event.node_id, event.rendered, now)
         if job.held and job.ref != event.ref:
             yield StopAttempt(job.node_id, job.ref, "an earlier try has finished first")
 
-    def _learn(self, job: Job, node_id: str, rendered: events.Rendered, now: float) -> None:
+    def _learn(self, job: Job, node_id: str, rendered: events.Rendered, now: float) -> Iterator[Instruction]:
         node = self.nodes.get(node_id)
         slot = node.slots.get(job.slot) if node else None
         offer = slot.offer(job.requirement) if slot else None
@@ -473,8 +472,9 @@ class Dispatch:
         kind = Kind(offer.engine, offer.model_version, node.gpu_class(slot))
         work = job.work._replace(video_s=rendered.video_s)
         warm, took_s = rendered.portrait_was_prepared, rendered.render_s + rendered.preparing_s
-        self.standing.rendered(node, slot, took_s / self.forecasts.baseline(kind, work, warm), now)
+        usual_s = self.forecasts.baseline(kind, work, warm)
         self.forecasts.rendered(kind, node_id, work, took_s, warm, rendered.preparing_s)
+        yield from self.standing.rendered(node, took_s / usual_s if took_s else 1.0, now)
         self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
         self.board.file(node, now)
 
@@ -485,7 +485,7 @@ class Dispatch:
             yield Acknowledge(node_id, ref, Verdict.SUPERSEDED)
             return
         node = self.nodes[node_id]
-        yield from self.standing.failed(node, ref, failure.fault, now)
+        yield from self.standing.failed(node, job, failure.fault, now)
         if failure.fault is Fault.OUT_OF_MEMORY:
             self._learn_limit(job, node)
         if failure.fault.final:

@@ -175,7 +175,7 @@ def explain(job: Job, chosen: Option | None, nodes: Iterable[Node], at: Round) -
 
 
 def summarise(job: Job, chosen: Option | None, nodes: dict[NodeState, int], at: Round) -> tuple[PassedOver, ...]:
-    """Why not the others, kind by kind, where they are too many to be named. `nodes` counts those that are not usable."""
+    """Why not the others, kind by kind, where they are too many to be named. `nodes` counts those not usable."""
     found = [PassedOver("", f"{state}", count) for state, count in nodes.items() if count]
     pools = set(at.board.pools(job.requirement))
     for pool in at.board.all_pools():

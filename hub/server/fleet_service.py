@@ -266,6 +266,6 @@ def _heard(session: AgentSession, heartbeat: pb.Heartbeat) -> events.NodeHeard:
         session_id=session.session_id,
         slots=tuple(wire.slot(slot) for slot in heartbeat.slots),
         attempts=tuple(wire.ref(ref) for ref in heartbeat.attempts),
-        readings=wire.readings(session.hello, heartbeat.health),
+        readings=wire.readings(session.hello.gpus, heartbeat.health),
         round_trip_s=heartbeat.health.round_trip_seconds,
     )

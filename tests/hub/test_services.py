@@ -60,9 +60,9 @@ async def test_a_job_goes_from_submission_to_a_fetched_video(caller: Caller, age
     done = await caller.ended(job.job_id)
     assert done.state == jobs_pb2.JOB_STATE_SUCCEEDED
     assert (done.video.sha256, done.video.media_type) == (digest(MP4), "video/mp4")
-    assert [(a.node_id, a.placement_reason) for a in done.attempts] == [
-        ("n1", "fastest free slot (2.0 x realtime on its probe clip)")
-    ]
+    (attempt,) = done.attempts
+    assert attempt.node_id == "n1"
+    assert attempt.placement_reason.startswith("expected to finish in ")
 
 
 async def test_bad_requests_name_every_field_at_once_and_store_nothing(caller: Caller) -> None:
