@@ -37,6 +37,7 @@ from hub.server.sessions import Sessions
 from hub.server.transfers import Transfers
 from hub.server.watchers import Watchers
 from hub.store import records
+from hub.store.artifacts import KnownArtifacts
 from hub.store.database import open_database
 from sonic.v1 import (
     admin_service_pb2,
@@ -112,10 +113,11 @@ async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder 
         settle_s=2 * config.heartbeat_interval_s,
         heartbeat_interval_s=config.heartbeat_interval_s,
     )
-    dispatcher = Dispatcher(database, rules, sessions, watchers, config.hub_id)
+    known = KnownArtifacts(database)
+    dispatcher = Dispatcher(database, known, rules, sessions, watchers, config.hub_id)
     await dispatcher.load()
     depot = _depot(config)
-    files = Transfers(database, depot)
+    files = Transfers(database, known, depot)
     jobs = JobService(database, dispatcher, files, watchers, config.max_queued_jobs)
     server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)

@@ -139,7 +139,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self, tenant: str, requests: Sequence[pb.SubmitJobRequest]
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
-        held = await reading(self._database, lambda connection: records.artifacts_of(connection, tenant, hashes))
+        held = await self._files.known.of(tenant, hashes)
         outcomes: list[jobs_pb2.Job | exceptions.Refusal | None] = []
         good: list[NewJob] = []
         for item in requests:

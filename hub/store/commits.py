@@ -1,12 +1,15 @@
 """The decisions' writes, each one conditional update: it applies only while the job is where the decision saw it.
 
-`apply` runs inside the caller's transaction, so that many writes share one commit.
+`apply` runs inside the caller's transaction, so that many writes share one commit. `apply_together` is the same for the
+common case, that every one of many writes applies: a statement for all of a kind, for what a statement costs is mostly
+its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -37,6 +40,10 @@ class Outcome:
     verdict: Verdict = Verdict.SUPERSEDED
 
 
+_APPLIED = Outcome(True, Verdict.COMMITTED)
+W = TypeVar("W", bound=Write)
+
+
 def apply(connection: sa.Connection, write: Write, now_s: float, hub_id: str) -> Outcome:
     """Carry out one write of a hub at the wall-clock time `now_s`. Raises sqlalchemy.exc.SQLAlchemyError."""
     match write:
@@ -60,6 +67,27 @@ def apply(connection: sa.Connection, write: Write, now_s: float, hub_id: str) ->
             return Outcome(applied=True)
 
 
+class Apart(Exception):
+    """Some of many writes do not apply, or depend on each other: undo the transaction, and `apply` them one by one."""
+
+
+def apply_together(connection: sa.Connection, writes: Sequence[Write], now_s: float, hub_id: str) -> list[Outcome]:
+    """As if each was applied in turn. Raises Apart, sqlalchemy.exc.SQLAlchemyError."""
+    assigned, begun, won = _of(writes, Assign), _of(writes, MarkRunning), _of(writes, CommitSuccess)
+    others = [write for write in writes if not isinstance(write, Assign | MarkRunning | CommitSuccess)]
+    ended = {write.ref for write in won}
+    started = {write.ref for write in begun} & ended  # begun and done at once
+    begun = [write for write in begun if write.ref not in started]
+    touched = [_job_id(write) for write in (*assigned, *begun, *won, *others) if not isinstance(write, Record)]
+    if len(set(touched)) < len(touched):
+        raise Apart
+    _assign_together(connection, assigned, now_s, hub_id)
+    _begin_together(connection, [write.ref for write in begun], now_s)
+    _succeed_together(connection, won, started, now_s)
+    answers = {id(write): apply(connection, write, now_s, hub_id) for write in others}
+    return [answers.get(id(write), _APPLIED) for write in writes]
+
+
 def _update(connection: sa.Connection, where: tuple[sa.ColumnElement[bool], ...], **values: Any) -> bool:
     statement = sa.update(jobs).where(*where).values(revision=jobs.c.revision + 1, **values)
     return connection.execute(statement).rowcount == 1
@@ -78,19 +106,21 @@ def _assign(connection: sa.Connection, write: Assign, now_s: float, hub_id: str)
     before = Ref(write.ref.job_id, write.ref.attempt - 1)
     if not _update(connection, _at(before, State.QUEUED), state=State.ASSIGNED, attempt=write.ref.attempt):
         return Outcome(applied=False)
-    connection.execute(
-        sa.insert(attempts).values(
-            job_id=write.ref.job_id,
-            attempt=write.ref.attempt,
-            node_id=write.node_id,
-            region=write.region,
-            slot=write.slot,
-            placement_reason=write.reason,
-            assigned_at_s=now_s,
-            decision=wire.decision_message(write.decision, now_s, hub_id).SerializeToString(),
-        )
-    )
+    connection.execute(_ADD_ATTEMPT, _attempt_row(write, now_s, hub_id))
     return Outcome(applied=True)
+
+
+def _attempt_row(write: Assign, now_s: float, hub_id: str) -> dict[str, Any]:
+    return {
+        "job_id": write.ref.job_id,
+        "attempt": write.ref.attempt,
+        "node_id": write.node_id,
+        "region": write.region,
+        "slot": write.slot,
+        "placement_reason": write.reason,
+        "assigned_at_s": now_s,
+        "decision": wire.decision_message(write.decision, now_s, hub_id).SerializeToString(),
+    }
 
 
 def _mark_running(connection: sa.Connection, ref: Ref, now_s: float) -> Outcome:
@@ -132,3 +162,94 @@ def _succeed(connection: sa.Connection, write: CommitSuccess, now_s: float) -> O
         return Outcome(applied=True, verdict=Verdict.COMMITTED)
     winner = connection.execute(sa.select(jobs.c.won_by).where(jobs.c.job_id == write.ref.job_id)).scalar()
     return Outcome(applied=False, verdict=Verdict.COMMITTED if winner == write.ref.attempt else Verdict.SUPERSEDED)
+
+
+# Many at once. The statements are made once, since making one costs more than carrying it out.
+
+
+def _one_of(*states: State) -> sa.ColumnElement[bool]:
+    """An IN cannot be carried out for many rows at once."""
+    return sa.or_(*(jobs.c.state == state for state in states))
+
+
+_JOB, _ATTEMPT, _NODE = (
+    sa.bindparam("of_job", type_=sa.String),
+    sa.bindparam("of_attempt", type_=sa.Integer),
+    sa.bindparam("of_node", type_=sa.String),
+)
+_NOW, _BEGUN = sa.bindparam("now_s", type_=sa.Double), sa.bindparam("begun_s", type_=sa.Double)
+_ADD_ATTEMPT = sa.insert(attempts)
+_ASSIGN = (
+    sa.update(jobs)
+    .where(jobs.c.job_id == _JOB, jobs.c.attempt == _ATTEMPT - 1, jobs.c.state == State.QUEUED)
+    .values(revision=jobs.c.revision + 1, state=State.ASSIGNED, attempt=_ATTEMPT)
+)
+_BEGIN = (
+    sa.update(jobs)
+    .where(jobs.c.job_id == _JOB, jobs.c.attempt == _ATTEMPT, _one_of(State.ASSIGNED, State.QUEUED))
+    .values(revision=jobs.c.revision + 1, state=State.RUNNING, started_at_s=sa.func.coalesce(jobs.c.started_at_s, _NOW))
+)
+_THIS_ATTEMPT = (attempts.c.job_id == _JOB, attempts.c.attempt == _ATTEMPT)
+_BEGIN_ATTEMPT = (
+    sa.update(attempts)
+    .where(*_THIS_ATTEMPT)
+    .values(started_at_s=sa.func.coalesce(attempts.c.started_at_s, _NOW), ended_at_s=None, failure=None)
+)
+_SUCCEED = (
+    sa.update(jobs)
+    .where(
+        jobs.c.job_id == _JOB,
+        _one_of(*_LIVE),
+        sa.exists().where(*_THIS_ATTEMPT, attempts.c.node_id == _NODE),
+    )
+    .values(
+        revision=jobs.c.revision + 1,
+        state=State.SUCCEEDED,
+        won_by=_ATTEMPT,
+        result=sa.bindparam("video"),
+        started_at_s=sa.func.coalesce(jobs.c.started_at_s, _BEGUN),
+        ended_at_s=_NOW,
+    )
+)
+_SUCCEED_ATTEMPT = (
+    sa.update(attempts)
+    .where(*_THIS_ATTEMPT)
+    .values(started_at_s=sa.func.coalesce(attempts.c.started_at_s, _BEGUN), ended_at_s=_NOW, failure=None)
+)
+
+
+def _assign_together(connection: sa.Connection, writes: list[Assign], now_s: float, hub_id: str) -> None:
+    _update_all(connection, _ASSIGN, [_at_ref(write.ref) for write in writes])
+    if writes:
+        connection.execute(_ADD_ATTEMPT, [_attempt_row(write, now_s, hub_id) for write in writes])
+
+
+def _begin_together(connection: sa.Connection, refs: list[Ref], now_s: float) -> None:
+    rows = [_at_ref(ref) | {"now_s": now_s} for ref in refs]
+    _update_all(connection, _BEGIN, rows)
+    _update_all(connection, _BEGIN_ATTEMPT, rows)
+
+
+def _succeed_together(connection: sa.Connection, writes: list[CommitSuccess], begun: set[Ref], now_s: float) -> None:
+    rows = [_at_ref(write.ref) | {"now_s": now_s, "begun_s": now_s if write.ref in begun else None} for write in writes]
+    won = [{"of_node": write.node_id, "video": write.result} | row for write, row in zip(writes, rows, strict=True)]
+    _update_all(connection, _SUCCEED, won)
+    _update_all(connection, _SUCCEED_ATTEMPT, rows)
+
+
+def _update_all(connection: sa.Connection, statement: sa.Update, rows: list[dict[str, Any]]) -> None:
+    if rows and connection.execute(statement, rows).rowcount != len(rows):
+        raise Apart
+
+
+def _at_ref(ref: Ref) -> dict[str, Any]:
+    return {"of_job": ref.job_id, "of_attempt": ref.attempt}
+
+
+def _of(writes: Iterable[Write], kind: type[W]) -> list[W]:
+    return [write for write in writes if isinstance(write, kind)]
+
+
+def _job_id(write: Write) -> str:
+    assert not isinstance(write, Record)
+    return write.job_id if isinstance(write, CommitCancel) else write.ref.job_id

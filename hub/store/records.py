@@ -13,6 +13,17 @@ from hub.core.nodes import Node
 from hub.store.database import insert_ignoring
 from hub.store.schema import artifacts, attempts, decisions, jobs, nodes
 
+_JOBS_BY_ID = sa.select(jobs).where(jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+_ATTEMPTS_BY_JOB = (
+    sa.select(attempts)
+    .where(attempts.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+    .order_by(attempts.c.attempt)
+)
+
+_SPECS = sa.select(jobs.c.job_id, jobs.c.tenant, jobs.c.spec, jobs.c.submitted_at_s).where(
+    jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True))
+)
+
 
 @dataclass(frozen=True)
 class NewJob:
@@ -69,7 +80,36 @@ class Page:
 
 def add_job(connection: sa.Connection, new: NewJob, now_s: float) -> tuple[JobRecord, bool]:
     """Store a job unless its tenant has used the idempotency key before. Returns the job and whether it is new."""
-    values = {
+    return add_jobs(connection, [new], now_s)[0]
+
+
+def add_jobs(connection: sa.Connection, new: Sequence[NewJob], now_s: float) -> list[tuple[JobRecord, bool]]:
+    """`add_job` for each; a key that comes twice makes the first the job of both."""
+    adding = insert_ignoring(connection.engine, jobs).returning(*jobs.c)
+    added = connection.execute(adding, [_job_values(job, now_s) for job in new]).all() if new else ()
+    created = {row.job_id for row in added}
+    found = {(row.tenant, row.idempotency_key): JobRecord(row) for row in added}
+    for job in new:
+        if (job.tenant, job.idempotency_key) not in found:
+            where = (jobs.c.tenant == job.tenant, jobs.c.idempotency_key == job.idempotency_key)
+            rows = connection.execute(sa.select(jobs).where(*where)).all()
+            found[job.tenant, job.idempotency_key] = with_attempts(connection, rows)[0]
+    return [(found[job.tenant, job.idempotency_key], job.job_id in created) for job in new]
+
+
+def jobs_by_id(connection: sa.Connection, job_ids: Iterable[str]) -> dict[str, JobRecord]:
+    """Those of the named jobs that exist, of whatever tenant."""
+    rows = connection.execute(_JOBS_BY_ID, {"job_ids": list(job_ids)}).all()
+    return {record.row.job_id: record for record in with_attempts(connection, rows)}
+
+
+def specs(connection: sa.Connection, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
+    """What nodes are told of these jobs."""
+    return list(connection.execute(_SPECS, {"job_ids": job_ids}))
+
+
+def _job_values(new: NewJob, now_s: float) -> dict[str, Any]:
+    return {
         "job_id": new.job_id,
         "tenant": new.tenant,
         "idempotency_key": new.idempotency_key,
@@ -84,10 +124,6 @@ def add_job(connection: sa.Connection, new: NewJob, now_s: float) -> tuple[JobRe
         "submitted_at_s": now_s,
         "cautions": new.cautions,
     }
-    created = connection.execute(insert_ignoring(connection.engine, jobs), values).rowcount == 1
-    where = (jobs.c.tenant == new.tenant, jobs.c.idempotency_key == new.idempotency_key)
-    row = connection.execute(sa.select(jobs).where(*where)).one()
-    return with_attempts(connection, [row])[0], created
 
 
 def job(connection: sa.Connection, tenant: str | None, job_id: str) -> JobRecord | None:
@@ -129,8 +165,8 @@ def live_jobs(connection: sa.Connection) -> list[Job]:
 def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[JobRecord]:
     """Jobs with their attempts, in one query for all."""
     records = {row.job_id: JobRecord(row) for row in rows}
-    query = sa.select(attempts).where(attempts.c.job_id.in_(records)).order_by(attempts.c.attempt)
-    for attempt in connection.execute(query) if records else ():
+    tried = [row.job_id for row in rows if row.attempt]
+    for attempt in connection.execute(_ATTEMPTS_BY_JOB, {"job_ids": tried}) if tried else ():
         records[attempt.job_id].attempts.append(attempt)
     return list(records.values())
 
