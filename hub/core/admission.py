@@ -107,7 +107,7 @@ def admit(job: Job, fleet: Fleet, forecasts: Forecasts, now: float) -> Refused |
         problems += _deadline_problems(job, there, fleet, forecasts, now)
     if problems:
         return Refused(tuple(problems))
-    if any(option.like in fleet.online for option in there):
+    if any(option.like in fleet.online and _fits(option, job.work, forecasts) for option in there):
         return Admitted()
     message = "every node that could run it is away at the moment; the job waits for one of them"
     return Admitted((Caution("NODES_AWAY", message),))

@@ -88,6 +88,7 @@ class _Tenant:
     virtual_time: float = 0.0
     waiting: dict[Group, _Line] = field(default_factory=dict)  # none is empty
     count: int = 0
+    started: int = 0
     cost: float = 0.0  # of its jobs, a moving average; 0 before the first
     was_held_back: bool = False
 
@@ -106,6 +107,7 @@ class FairQueue:
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self._weights = dict(weights or {})
+        self._weight = 1.0  # of a tenant without one of its own
         self._tenants: dict[str, _Tenant] = {}
         self._order: list[tuple[float, str]] = []  # the turns of those that have jobs waiting
         self._groups: Counter[Group] = Counter()  # how many wait in each; none is 0
@@ -123,17 +125,28 @@ class FairQueue:
         known = self._tenants.get(tenant)
         return known.count if known else 0
 
+    def started(self, tenant: str) -> int:
+        """How many of its jobs have ever been started."""
+        known = self._tenants.get(tenant)
+        return known.started if known else 0
+
     def weigh(self, tenant: str, weight: float) -> None:
         """What the tenant's jobs are charged from now on."""
         self._weights[tenant] = weight
         if known := self._tenants.get(tenant):
             known.weight = weight
 
+    def weigh_all(self, weights: Mapping[str, float], default: float = 1.0) -> None:
+        """`weigh` for every tenant; those without a weight of their own get the default."""
+        self._weights, self._weight = dict(weights), default
+        for tenant in self._tenants.values():
+            tenant.weight = weights.get(tenant.name, default)
+
     def add(self, job: Job) -> None:
         """Let a job wait. Adding a job twice is an error of the caller."""
         tenant = self._tenants.get(job.tenant)
         if tenant is None:
-            tenant = self._tenants[job.tenant] = _Tenant(job.tenant, self._weights.get(job.tenant, 1.0))
+            tenant = self._tenants[job.tenant] = _Tenant(job.tenant, self._weights.get(job.tenant, self._weight))
         if not tenant.count:
             tenant.virtual_time = max(tenant.virtual_time, self._now)
             insort(self._order, tenant.turn)
@@ -187,6 +200,7 @@ class FairQueue:
             tenant.was_held_back = False
         self._now = max(self._now, tenant.virtual_time)
         self._move(tenant, tenant.virtual_time + cost / tenant.weight)
+        tenant.started += 1
         tenant.cost += (cost - tenant.cost) * (_COST_SHARE if tenant.cost else 1.0)
         self._cost += (cost - self._cost) * _COST_SHARE
 
