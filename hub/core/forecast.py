@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import NamedTuple, TypeVar
 
 from hub.core.jobs import Work
@@ -25,7 +27,8 @@ MAX_NODES = 65_536
 _Z = 1.645  # nine of ten of a normal distribution
 _CLIP = 2.5  # standard deviations: what is further out counts as if it were there
 _WINDOW = 50  # renders: knowledge is never held for surer than so many make it, so that it can change
-_NODE_WINDOW = 20
+_NODE_WINDOW = 9
+_MEDIAN_VARIANCE = math.pi / 2  # of the median of a normal distribution against that of the mean
 _NOISE_SHARE = 0.05
 _LEAST_NOISE = 0.05**2
 _FIRST_NOISE = 0.3**2
@@ -104,8 +107,9 @@ class Forecasts:
         self._typical += (math.log(work.video_s) - self._typical) / _WINDOW
         node, cls = self._node(kind, node_id), self._class(kind)
         ratio, unsure = node.ratio(cls)
-        surprise = cls.observe(work, warm, math.log(took_s) - ratio, unsure)
-        node.observe(surprise + ratio, math.sqrt(cls.noise + unsure), ratio)
+        usual, own = cls.predict(work, warm)
+        cls.observe(work, warm, math.log(took_s) - ratio, unsure)
+        node.observe(math.log(took_s) - usual, cls.noise + own)
         if preparing_s is not None:
             cls.observe_preparing(preparing_s / math.exp(ratio), warm, unsure)
         self._cache.pop(kind, None)
@@ -225,7 +229,7 @@ class _Class:
         if count < 4:
             return 0.5
         middle = self.calibrations[3 * count // 4] - self.calibrations[count // 4]
-        return min(max(middle / 1.349, 0.1), 1.5)
+        return min(max(middle / 1.349, 0.2), 1.5)
 
     @property
     def median(self) -> float:
@@ -243,7 +247,7 @@ class _Class:
             del self.calibrations[at]
         insort(self.calibrations, took)
         if len(self.calibrations) > MAX_NODES:
-            del self.calibrations[0 :: len(self.calibrations) - 1]
+            del self.calibrations[-1], self.calibrations[0]  # what is in the middle stays there
         self.observe(CALIBRATION, False, took, self.spread**2 + _CALIBRATION_NOISE, learns_noise=False)
 
     def predict(self, work: Work, warm: bool) -> tuple[float, float]:
@@ -251,14 +255,13 @@ class _Class:
         mean, slope = self._expected(work, warm)
         return mean, _along(self.covariance, slope)[1]
 
-    def observe(self, work: Work, warm: bool, took: float, unsure: float, learns_noise: bool = True) -> float:
-        """A usual node took exp(`took`) seconds, give or take `unsure`. Returns how far off that was, clipped."""
+    def observe(self, work: Work, warm: bool, took: float, unsure: float, learns_noise: bool = True) -> None:
+        """A usual node took exp(`took`) seconds, give or take `unsure`."""
         self.count += 1
         mean, slope = self._expected(work, warm)
         surprise, own = self._correct(slope, took - mean, unsure + self.noise)
         if learns_noise:
             self.noise = max(self.noise + _NOISE_SHARE * (surprise**2 - own - unsure - self.noise), _LEAST_NOISE)
-        return surprise
 
     def observe_preparing(self, took_s: float, warm: bool, unsure: float) -> None:
         """A usual node prepared for `took_s` seconds."""
@@ -303,8 +306,9 @@ class _Node:
     """How one node differs from its class."""
 
     calibration: float | None = None  # logarithm of what the probe clip took
-    count: int = 0
-    mean: float = 0.0  # of the logarithms of its renders against its class
+    renders: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_NODE_WINDOW))
+    middle: float = 0.0  # of the logarithms of its last renders against its class: no few of them can move it far
+    precision: float = 0.0
 
     def ratio(self, cls: _Class) -> tuple[float, float]:
         """Mean and variance of the logarithm of the ratio, drawn towards 1 the more, the less is known."""
@@ -312,15 +316,15 @@ class _Node:
         if self.calibration is not None:
             precision += 1 / _CALIBRATION_NOISE
             weighted += (self.calibration - cls.median) / _CALIBRATION_NOISE
-        precision += self.count / cls.noise
-        weighted += self.mean * self.count / cls.noise
+        precision += self.precision
+        weighted += self.middle * self.precision
         return weighted / precision, 1 / precision
 
-    def observe(self, off: float, deviation: float, expected: float) -> None:
-        """A render took exp(`off`) times as long as on a usual node."""
-        off = min(max(off, expected - _CLIP * deviation), expected + _CLIP * deviation)
-        self.count = min(self.count + 1, _NODE_WINDOW)
-        self.mean += (off - self.mean) / self.count
+    def observe(self, off: float, variance: float) -> None:
+        """A render took exp(`off`) times as long as on a usual node, which is known up to a variance."""
+        self.renders.append((off, variance))
+        self.middle = median(off for off, _ in self.renders)
+        self.precision = sum(1 / variance for _, variance in self.renders) / _MEDIAN_VARIANCE
 
 
 @dataclass
