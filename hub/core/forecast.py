@@ -36,6 +36,7 @@ _CALIBRATION_NOISE = 0.25**2  # half a second of another kind of video says only
 _UNKNOWN_LENGTH = 0.8**2
 _TYPICAL_VIDEO_S = 15.0
 _MAX_CACHED = 4096
+_MARGIN = 1.05  # of memory
 _FIXED, _RATE, _POWER, _STEPS, _PREPARING = range(5)
 _MEAN = (math.log(0.3), math.log(0.6), 0.8, 0.5, math.log(0.5))
 _OWN_VARIANCE = (0.8**2, 0.5**2, 0.25**2, 0.5**2, 0.8**2)
@@ -167,18 +168,18 @@ class Forecasts:
         """A render did not fit into a device of so many bytes."""
         if had_bytes > 0:
             memory = _kept(self._memory, (kind.engine, kind.model_version), MAX_KINDS, _Memory)
-            memory.raise_to(work.side_px, had_bytes)
+            memory.run_out(work.side_px, had_bytes)
 
     def memory(self, engine: str, version: str, work: Work) -> int:
-        """Bytes of a device's memory that the work will take, with a margin; 0 when nothing is known.
+        """Bytes of a device's memory that the work should take, with a margin; 0 when nothing is known.
 
-        Sizes that were not seen are guessed from those that were: between them in proportion, beyond them by pixels.
+        A guess where the size was not seen, for choosing among devices: that a job fits nowhere, it does not prove.
         """
         memory = self._memory.get((engine, version))
         return memory.expected(work.side_px) if memory else 0
 
     def memory_at_least(self, engine: str, version: str, work: Work) -> int:
-        """Bytes that videos of this size or smaller were seen to take: no guess. 0 when nothing is known."""
+        """Bytes that videos of this size or smaller were seen to take, for refusing. 0 when nothing is known."""
         memory = self._memory.get((engine, version))
         return memory.seen(work.side_px) if memory else 0
 
@@ -342,36 +343,43 @@ class _Line:
 
 @dataclass
 class _Memory:
-    """Bytes by the short side of the video: an upper quantile of what was seen."""
+    """Bytes by the short side of the video: an upper quantile of what was seen, and what was too little."""
 
-    by_side: dict[int, float] = field(default_factory=dict)
+    taken: dict[int, float] = field(default_factory=dict)
+    too_little: dict[int, tuple[float, int]] = field(default_factory=dict)  # and how often, since one has fitted
 
     def observe(self, side_px: int, peak_bytes: int) -> None:
-        known = self.by_side.get(side_px, 0.0)
-        self.by_side[side_px] = peak_bytes if peak_bytes > known else known + (peak_bytes - known) * 0.02
+        known = self.taken.get(side_px, 0.0)
+        self.taken[side_px] = peak_bytes if peak_bytes > known else known + (peak_bytes - known) * 0.02
+        for side, (size, _) in list(self.too_little.items()):
+            if side <= side_px and size >= peak_bytes:
+                del self.too_little[side]
 
-    def raise_to(self, side_px: int, had_bytes: int) -> None:
-        self.by_side[side_px] = max(self.by_side.get(side_px, 0.0), had_bytes * 1.05)
+    def run_out(self, side_px: int, had_bytes: int) -> None:
+        size, times = self.too_little.get(side_px, (0.0, 0))
+        self.too_little[side_px] = (max(size, had_bytes), times + 1)
 
     def seen(self, side_px: int) -> int:
-        return int(max((size for side, size in self.by_side.items() if side <= side_px), default=0.0))
+        """A single render that ran out proves nothing: somebody else may have been on the device."""
+        lacking = [size * _MARGIN for side, (size, times) in self.too_little.items() if side <= side_px and times > 1]
+        return int(max([*lacking, *(size for side, size in self.taken.items() if side <= side_px)], default=0.0))
 
     def expected(self, side_px: int) -> int:
-        """With a margin of a twentieth; never less for more pixels."""
-        known = sorted(self.by_side.items())
+        """Never less for more pixels."""
+        sizes = dict(self.taken)
+        for side, (size, _) in self.too_little.items():
+            sizes[side] = max(sizes.get(side, 0.0), size)
+        known = [(side**2, size) for side, size in sorted(sizes.items())]
         if not known:
             return 0
         pixels = side_px**2
-        below = [(side**2, size) for side, size in known if side <= side_px]
-        above = [(side**2, size) for side, size in known if side >= side_px]
-        if not below:
-            guess = above[0][1] * pixels / above[0][0]
-        elif not above:
-            guess = below[-1][1] * pixels / below[-1][0]
-        else:
-            (few, little), (many, much) = below[-1], above[0]
-            guess = little + (much - little) * (pixels - few) / max(many - few, 1)
-        return int(1.05 * max(guess, self.seen(side_px)))
+        at = bisect_left(known, (pixels, 0.0))
+        if len(known) == 1:
+            guess = known[0][1] * pixels / known[0][0]
+        else:  # along the line through the two that are nearest
+            (few, little), (many, much) = known[min(max(at - 1, 0), len(known) - 2) :][:2]
+            guess = little + (much - little) * (pixels - few) / (many - few)
+        return int(_MARGIN * max(guess, *(size for count, size in known[: at + 1] if count <= pixels), 0.0))
 
 
 def _prior(scale_variance: float, share: float = 1.0) -> list[list[float]]:

@@ -203,13 +203,19 @@ def test_memory_grows_with_pixels_from_what_was_seen() -> None:
     assert forecasts.memory_at_least("warp", "1", side(1024)) < 4.1 * GIB  # what is known
     forecasts.used_memory("warp", "1", side(1024), 7 * GIB)
     assert 4.2 * GIB < forecasts.memory("warp", "1", side(768)) < 7 * GIB
-    assert forecasts.memory("warp", "1", side(256)) < 1.5 * GIB
+    assert 2 * GIB < forecasts.memory("warp", "1", side(256)) < 4 * GIB  # not all of it is pixels
+    assert 18 * GIB < forecasts.memory("warp", "1", side(2048)) < 22 * GIB
 
 
 def test_a_render_that_ran_out_of_memory_raises_the_forecast_above_what_the_device_had() -> None:
-    forecasts = Forecasts()
-    forecasts.used_memory("warp", "1", Work(10.0, 1024), 6 * GIB)
-    forecasts.ran_out(GPU, Work(10.0, 1024), 8 * GIB)
-    assert forecasts.memory("warp", "1", Work(10.0, 1024)) > 8 * GIB
-    assert forecasts.memory_at_least("warp", "1", Work(10.0, 1024)) > 8 * GIB
+    forecasts, work = Forecasts(), Work(10.0, 1024)
+    forecasts.used_memory("warp", "1", work, 6 * GIB)
+    forecasts.ran_out(GPU, work, 8 * GIB)
+    assert forecasts.memory("warp", "1", work) > 8 * GIB
+    assert forecasts.memory_at_least("warp", "1", work) < 7 * GIB  # once is no proof
+    forecasts.ran_out(GPU, work, 8 * GIB)
+    assert forecasts.memory_at_least("warp", "1", work) > 8 * GIB
     assert forecasts.memory_at_least("warp", "1", Work(10.0, 512)) == 0
+    forecasts.used_memory("warp", "1", work, 6 * GIB)  # it fits after all: the device had not been free
+    assert forecasts.memory("warp", "1", work) < 7 * GIB
+    assert forecasts.memory_at_least("warp", "1", work) < 7 * GIB
