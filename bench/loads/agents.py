@@ -28,7 +28,7 @@ class Agent:
 
     def __init__(self, stub: Any, number: int, slots: int, video: artifacts_pb2.Artifact) -> None:
         self._stub = stub
-        self._video = pb.RenderedVideo(video=video, report=jobs_pb2.RenderReport(engine="warp", video_seconds=1))
+        self._video = pb.RenderedVideo(video=video, report=_report())
         self._node_id, self._region = f"edge-{number:05d}", f"region-{number % 8}"
         engines = [nodes_pb2.EngineInfo(engine="warp", model_version="1")]
         self._slots = [
@@ -76,6 +76,12 @@ class Agent:
     async def _say(self, message: pb.SessionRequest) -> None:
         async with self._writing:
             await self._call.write(message)
+
+
+def _report() -> jobs_pb2.RenderReport:
+    """A millisecond of work."""
+    stages = [jobs_pb2.StageTime(stage="rendering", seconds=0.001)]
+    return jobs_pb2.RenderReport(engine="warp", model_version="1", video_seconds=1, stages=stages)
 
 
 async def beats(agents: list[Agent]) -> None:
