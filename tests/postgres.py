@@ -93,7 +93,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path | None = None, **settings: str) -> Iterator[Cluster]:
-    """A running server, with `settings` of postgresql.conf; what it has committed survives power loss, unless fsync="off".
+    """A running server with `settings` of postgresql.conf; what it commits survives power loss, unless fsync="off".
 
     Its data goes into `folder`, else into one that is removed at the end. Started by root it runs as nobody, who must
     be able to reach the folder.
