@@ -86,6 +86,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         attempt = await self._attempt(request.node_id, request.ref)
         return pb.GetVideoResponse(status=await self._files.status(attempt.tenant, request.sha256))
 
+    async def PlaceVideo(self, request: pb.PlaceVideoRequest, context: Context) -> pb.PlaceVideoResponse:
+        return pb.PlaceVideoResponse()
+
     async def UploadVideo(
         self, request: AsyncIterator[pb.UploadVideoRequest], context: Context
     ) -> pb.UploadVideoResponse:
