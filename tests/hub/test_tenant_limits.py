@@ -43,6 +43,14 @@ def test_a_tenant_takes_from_the_default_what_it_does_not_say(tmp_path: Path) ->
     assert limits.of("a.b") == limits.of("anybody")
 
 
+def test_the_example_in_the_docs_can_be_used(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tenants.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    limits = tenant_limits.read(written(tmp_path, example), BASE)
+    assert limits.of("studio.paris").max_running == math.inf
+    assert limits.of("acme") == TenantLimits(5.0, 10_000, 40, 600)
+
+
 def test_every_mistake_in_the_file_is_named_at_once(tmp_path: Path) -> None:
     text = (
         "[defaults]\n[default]\nweihgt = 1\nweight = inf\nmax_queued = 1.5\n[tenant.acme]\nmax_running = 0\n"
