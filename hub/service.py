@@ -113,8 +113,13 @@ async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> As
 @asynccontextmanager
 async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder | None) -> AsyncIterator[Hub]:
     sessions, watchers = Sessions(), Watchers()
-    rules = Rules(config.lease_s, config.max_tries, settle_s=2 * config.heartbeat_interval_s)
-    dispatcher = Dispatcher(database, rules, sessions, watchers)
+    rules = Rules(
+        config.lease_s,
+        config.max_tries,
+        settle_s=2 * config.heartbeat_interval_s,
+        heartbeat_interval_s=config.heartbeat_interval_s,
+    )
+    dispatcher = Dispatcher(database, rules, sessions, watchers, config.hub_id)
     await dispatcher.load()
     depot = _depot(config)
     files = Transfers(database, depot)

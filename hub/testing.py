@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from hub.config import HubConfig
 from hub.core.instructions import (
     Assign,
     CommitCancel,
     CommitFailure,
     CommitSuccess,
     MarkRunning,
+    Record,
     Requeue,
     Verdict,
     Write,
 )
 from hub.core.jobs import Job, Ref, State
+from hub.service import Hub, serving
 from hub.store.commits import Outcome
+from sonic import simulated_fleet
+from sonic.simulated_fleet import SimulatedFleet
+from sonic.simulated_node import SimulatedNode
+from sonic.simulated_profile import GPU_CLASSES, GpuClass, NodeProfile, unlike
+
+__all__ = [
+    "GPU_CLASSES",
+    "GpuClass",
+    "MemoryStore",
+    "NodeProfile",
+    "SimulatedFleet",
+    "SimulatedNode",
+    "StoredJob",
+    "running_fleet",
+    "running_hub",
+    "unlike",
+]
+
+
+@asynccontextmanager
+async def running_hub(data_dir: Path | None = None, **settings: Any) -> AsyncIterator[Hub]:
+    """A real hub on free ports, with any setting of HubConfig; its folder is removed afterwards unless one is given."""
+    free = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
+    with tempfile.TemporaryDirectory(prefix="sonic-hub-") as folder:
+        config = HubConfig(**(free | {"data_dir": data_dir or Path(folder)} | settings))
+        async with serving(config) as hub:
+            yield hub
+
+
+@asynccontextmanager
+async def running_fleet(hub: Hub, profiles: Sequence[NodeProfile]) -> AsyncIterator[SimulatedFleet]:
+    """Simulated nodes of that hub, all of them connected; leaving the context ends them as a kill would."""
+    async with simulated_fleet.running(hub.grpc_address, profiles) as fleet:
+        await fleet.joined()
+        yield fleet
 
 
 @dataclass
@@ -68,6 +111,8 @@ class MemoryStore:
                 row = row if row and not row.job.state.ended else None
                 if row:
                     row.job.state = State.CANCELLED
+            case Record():
+                return Outcome(True)
         return Outcome(row is not None)
 
     def _at(self, ref: Ref, *states: State) -> StoredJob | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hub.core import events
+from hub.core.decisions import Decision
 from hub.core.faults import Failure, Fault, Problem
+from hub.core.forecast import Estimate
+from hub.core.health import GpuReading, Health
 from hub.core.jobs import Progress, Ref, Requirement
-from hub.core.nodes import Slot, SlotState
-from sonic.v1 import jobs_pb2, nodes_pb2
+from hub.core.nodes import Gpu, Slot, SlotState
+from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
 
 _SLOT_STATES = {
     nodes_pb2.SLOT_STATE_STARTING: SlotState.STARTING,
@@ -62,4 +68,81 @@ def slot(message: nodes_pb2.Slot) -> Slot:
         engines=tuple(Requirement(engine.engine, engine.model_version) for engine in message.engines),
         realtime_factor=message.probe_realtime_factor,
         detail=message.detail,
+        gpu_uuid=message.gpu_uuid,
     )
+
+
+def readings(gpus: Iterable[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) -> tuple[GpuReading, ...]:
+    """The accelerators as a heartbeat has measured them."""
+    about = {gpu.uuid: gpu for gpu in gpus}
+    return tuple(
+        GpuReading(
+            uuid=measured.uuid,
+            name=about[measured.uuid].name if measured.uuid in about else "",
+            memory_total_bytes=about[measured.uuid].memory_bytes if measured.uuid in about else 0,
+            memory_used_bytes=measured.memory_used_bytes,
+            temperature_celsius=measured.temperature_celsius,
+            throttle_reasons=tuple(measured.throttle_reasons),
+            ecc_uncorrected_errors=_optional(measured, "ecc_uncorrected_errors"),
+            xid_events=dict(measured.xid_events),
+        )
+        for measured in health.gpus
+    )
+
+
+def _optional(message: nodes_pb2.GpuHealth, name: str) -> int | None:
+    return int(getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
+
+
+def gpu(message: nodes_pb2.GpuInfo) -> Gpu:
+    return Gpu(message.uuid, message.name, message.memory_bytes, message.driver_version)
+
+
+def rendered(report: jobs_pb2.RenderReport) -> events.Rendered:
+    """What a report says of the work that the render was."""
+    seconds = {stage.stage: stage.seconds for stage in report.stages}
+    preparing_s = seconds.pop("preparing", 0.0)
+    return events.Rendered(
+        video_s=report.video_seconds,
+        render_s=sum(seconds.values()),
+        preparing_s=preparing_s,
+        portrait_was_prepared=report.portrait_was_prepared,
+        peak_memory_bytes=report.peak_memory_bytes,
+    )
+
+
+def probed(node_id: str, message: fleet_service_pb2.ProbeResult) -> events.Probed:
+    """A result without an outcome counts as a failure."""
+    clip = message.clip
+    failed = None if message.HasField("clip") else failure(message.failure)
+    return events.Probed(node_id, message.probe_id, message.slot, clip.realtime_factor, clip.digest, failed)
+
+
+def decision_message(value: Decision, at_s: float, hub_id: str) -> decisions_pb2.Decision:
+    passed_over = [
+        decisions_pb2.PassedOver(node_id=p.node_id, nodes=p.nodes, reason=p.reason, finish_seconds=p.finish_s)
+        for p in value.passed_over
+    ]
+    return decisions_pb2.Decision(
+        at=timestamp(at_s),
+        kind=decisions_pb2.DecisionKind.ValueType(value.kind),
+        job_id=value.job_id,
+        attempt=value.attempt,
+        node_id=value.node_id,
+        reason=value.reason,
+        passed_over=passed_over,
+        finish_seconds=value.finish_s,
+        hub_id=hub_id,
+    )
+
+
+def health_message(value: Health) -> decisions_pb2.HealthScore:
+    factors = [
+        decisions_pb2.HealthFactor(name=f.name, value=f.value, unit=f.unit, share=f.share, reason=f.reason)
+        for f in value.factors
+    ]
+    return decisions_pb2.HealthScore(score=value.score, factors=factors)
+
+
+def estimate_message(value: Estimate) -> jobs_pb2.SecondsRange:
+    return jobs_pb2.SecondsRange(expected=value.expected_s, low=value.low_s, high=value.high_s)

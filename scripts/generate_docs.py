@@ -70,6 +70,7 @@ and a message (for people). The job carries it, and so does the report of `sonic
 ENDINGS = {
     "ASSIGNMENT_LOST": "The node never received the attempt. Costs no try.",
     "ATTEMPT_LOST": "The node came back without the attempt that it had.",
+    "DEADLINE_MISSED": "The job waited until it could not have met its deadline any more; no GPU was used for that.",
     "DECLINED": "The node had no room, or was told to stop. Costs no try.",
     "INPUT_CORRUPT": "The bytes of the portrait or the voice that reached the node are not those of their hash.",
     "INPUT_UNAVAILABLE": "The node could not fetch the portrait or the voice from the hub, or had no room for them.",

@@ -1,4 +1,4 @@
-"""The client library: submit jobs, follow them, fetch videos; for operators, look at nodes and drain them.
+"""The client library: submit jobs, follow them, fetch videos; for operators, look at nodes, drain and try them.
 
 `AsyncSonicClient` is for asyncio, `SonicClient` the same for everybody else. Every call is safe to repeat and is
 repeated while the hub cannot be reached, until it has not moved forward for `patience_s`.
@@ -20,7 +20,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sonic import exceptions, files, parameters, transfers
 from sonic.connection import Connection
 from sonic.parameters import Problem
-from sonic.v1 import admin_service_pb2, artifacts_pb2, job_service_pb2, jobs_pb2, nodes_pb2, parameters_pb2
+from sonic.v1 import (
+    admin_service_pb2,
+    artifacts_pb2,
+    decisions_pb2,
+    job_service_pb2,
+    jobs_pb2,
+    nodes_pb2,
+    parameters_pb2,
+)
 
 T = TypeVar("T")
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -108,6 +116,11 @@ class AsyncSonicClient:
     async def get(self, job_id: str) -> jobs_pb2.Job:
         return (await self._hub.call(self._hub.jobs.GetJob, job_service_pb2.GetJobRequest(job_id=job_id))).job
 
+    async def explain(self, job_id: str) -> list[decisions_pb2.Decision]:
+        """What was decided about a job, the oldest first; while it waits, what stands in its way. Raises SonicError."""
+        request = job_service_pb2.ExplainJobRequest(job_id=job_id)
+        return list((await self._hub.call(self._hub.jobs.ExplainJob, request)).decisions)
+
     async def cancel(self, job_id: str) -> jobs_pb2.Job:
         """The job after the call; one that had ended is left as it is."""
         return (await self._hub.call(self._hub.jobs.CancelJob, job_service_pb2.CancelJobRequest(job_id=job_id))).job
@@ -180,6 +193,12 @@ class AsyncSonicClient:
         request = admin_service_pb2.GetNodeRequest(node_id=node_id)
         return (await self._hub.call(self._hub.admin.GetNode, request)).node
 
+    async def explain_node(self, node_id: str) -> admin_service_pb2.ExplainNodeResponse:
+        """A node's health and what was decided about it, the newest first. Raises SonicError."""
+        request = admin_service_pb2.ExplainNodeRequest(node_id=node_id)
+        answer: admin_service_pb2.ExplainNodeResponse = await self._hub.call(self._hub.admin.ExplainNode, request)
+        return answer
+
     async def drain(self, node_id: str) -> nodes_pb2.Node:
         """Give a node nothing new; what it has is finished. For operators."""
         request = admin_service_pb2.DrainNodeRequest(node_id=node_id)
@@ -189,6 +208,13 @@ class AsyncSonicClient:
         """Take a drain back. For operators."""
         request = admin_service_pb2.ResumeNodeRequest(node_id=node_id)
         return (await self._hub.call(self._hub.admin.ResumeNode, request)).node
+
+    async def play_fault(self, node_id: str, fault: str, seconds: float) -> None:
+        """Let a node that allows it suffer `fault` (heat, xid, leak, slow, cut or skew); 0 ends it. For operators."""
+        kind = nodes_pb2.GameDayFault.Value(f"GAME_DAY_FAULT_{fault.upper()}")
+        played = nodes_pb2.PlayFault(fault=kind, seconds=seconds)
+        request = admin_service_pb2.PlayFaultRequest(node_id=node_id, fault=played)
+        await self._hub.call(self._hub.admin.PlayFault, request)
 
 
 class SonicClient:
@@ -233,6 +259,9 @@ class SonicClient:
     def get(self, job_id: str) -> jobs_pb2.Job:
         return self._run(self._client.get(job_id))
 
+    def explain(self, job_id: str) -> list[decisions_pb2.Decision]:
+        return self._run(self._client.explain(job_id))
+
     def cancel(self, job_id: str) -> jobs_pb2.Job:
         return self._run(self._client.cancel(job_id))
 
@@ -254,11 +283,17 @@ class SonicClient:
     def node(self, node_id: str) -> nodes_pb2.Node:
         return self._run(self._client.node(node_id))
 
+    def explain_node(self, node_id: str) -> admin_service_pb2.ExplainNodeResponse:
+        return self._run(self._client.explain_node(node_id))
+
     def drain(self, node_id: str) -> nodes_pb2.Node:
         return self._run(self._client.drain(node_id))
 
     def resume(self, node_id: str) -> nodes_pb2.Node:
         return self._run(self._client.resume(node_id))
+
+    def play_fault(self, node_id: str, fault: str, seconds: float) -> None:
+        self._run(self._client.play_fault(node_id, fault, seconds))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

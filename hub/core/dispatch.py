@@ -10,12 +10,19 @@ Rules that hold at every step:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from hub.core import events, placement
+from hub.core import admission, events, placement
+from hub.core.board import Board
+from hub.core.decisions import Decision, PassedOver
+from hub.core.decisions import Kind as DecisionKind
 from hub.core.fair_queue import FairQueue
 from hub.core.faults import Failure, Fault
+from hub.core.forecast import Estimate, Forecasts, Kind
 from hub.core.instructions import (
     Acknowledge,
     Assign,
@@ -29,10 +36,15 @@ from hub.core.instructions import (
     TellDrain,
     Verdict,
 )
-from hub.core.jobs import Job, Progress, Ref, Requirement, State
+from hub.core.jobs import Input, Job, Needs, Progress, Ref, Requirement, State
 from hub.core.nodes import Busy, Node, Slot, SlotState
+from hub.core.placement import Placement, Round
+from hub.core.quarantine import Quarantine
+from hub.core.standing import Standing
+from hub.core.tenants import Limits
 
-_EWMA_SHARE = 0.2
+LOOK_AHEAD = 64  # jobs that wait for a better slot before the queue is looked at no further
+_OVERDUE_SHARE = 0.25  # of the time that it has run: what a render that should have ended is still given
 
 
 @dataclass(frozen=True)
@@ -43,27 +55,42 @@ class Rules:
     max_tries: int = 3
     backoff_s: float = 1.0  # before the second try; doubles with every further one, up to 32 times
     settle_s: float = 10.0  # a heartbeat that does not know an assignment may have crossed it for so long
+    heartbeat_interval_s: float = 5.0
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a caller is told of a job that has not ended; zeros where nothing is known."""
+    """What a caller is told of a job that has not ended; zeros and None where nothing is known."""
 
-    progress: Progress
-    queue_position: int
-    eta_s: float
+    progress: Progress = field(default_factory=Progress)
+    queue_position: int = 0
+    start: Estimate | None = None  # from now on; None once it runs
+    finish: Estimate | None = None
 
 
 class Dispatch:
-    """All jobs that have not ended, and all nodes."""
+    """All jobs that have not ended, and all nodes. `place` chooses a slot for a job."""
 
-    def __init__(self, rules: Rules | None = None, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        rules: Rules | None = None,
+        weights: Mapping[str, float] | None = None,
+        place: Callable[[Job, Round], Placement] = placement.place,
+    ) -> None:
         self.rules = rules or Rules()
         self.jobs: dict[str, Job] = {}
         self.nodes: dict[str, Node] = {}
         self.queue = FairQueue(weights)
+        self.forecasts = Forecasts()
+        self.board = Board(self._pace)
+        self.standing = Standing(self.nodes, self.rules.heartbeat_interval_s, self.rules.lease_s)
+        self._place = place
+        self._limits = Limits()
+        self._running: Counter[str] = Counter()  # jobs that nodes have, by tenant
+        self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
+        self._quarantine = Quarantine()
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
-        self._attempt_s = 0.0  # moving average over finished attempts
+        self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
 
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
         """Take in one event at the time `now` (seconds on any clock that never goes back)."""
@@ -72,26 +99,65 @@ class Dispatch:
     def assign(self, now: float) -> list[Instruction]:
         """Give waiting jobs to free slots, in fair order, until nothing fits any more."""
         out: list[Instruction] = []
-        full: set[Requirement] = set()
+        if not self.board.free_slots or not self.queue:
+            return out
+        at = Round(self.board, self.forecasts, now)
+        full: set[Needs] = set()
         passed: set[str] = set()
-        while job_id := self.queue.next(full, passed):
+        while self.board.free_slots and len(passed) < LOOK_AHEAD:
+            job_id = self.queue.next(full, passed, self._limits.held_back(self._running))
+            if job_id is None:
+                break
             job = self.jobs[job_id]
-            choice = placement.place(job, self.nodes.values())
-            if choice.node_id:
-                out.append(self._give(job, choice, now))
+            choice = self._place(job, at)
+            if choice.free:
+                out.append(self._give(job, choice, at))
+            elif choice.option:
+                at.promise(choice.option)
+                passed.add(job_id)
             elif job.attempt:  # its own history may be what stands in the way, not the fleet
                 passed.add(job_id)
             else:
-                full.add(job.requirement)
+                full.add(job.needs)
         return out
 
+    def limit(self, limits: Limits) -> None:
+        """Weigh and bound tenants from now on."""
+        self._limits = limits
+        self.queue.weigh_all({name: of.weight for name, of in limits.named.items()}, limits.default.weight)
+
+    def admit(self, job: Job, now: float) -> admission.Refused | admission.Admitted:
+        """Judge a job that is not stored yet: one that no node could ever run is refused."""
+        if self._fleet is None:
+            self._fleet = admission.Fleet(capability for node in self.nodes.values() for capability in _able(node))
+        return admission.admit(job, self._fleet, self.forecasts, now)
+
     def outlook(self, job_id: str, now: float) -> Outlook:
-        """Queue position, progress and ETA of a job."""
+        """Queue position, progress, and when a job is expected to start and to finish."""
         job = self.jobs.get(job_id)
         if job is None:
-            return Outlook(Progress(), 0, 0.0)
+            return Outlook()
+        if job.held:
+            return Outlook(job.progress, 0, None, self._remaining(job, now))
         position = self.queue.position(job)
-        return Outlook(job.progress, position, self._eta_s(job, position, now))
+        choice = self._place(job, Round(self.board, self.forecasts, now))
+        if choice.option is None:
+            return Outlook(job.progress, position)
+        start = self._wait(job, choice.option, position, now)
+        work = (choice.option.fetch + choice.option.render).scaled(1 / choice.option.pool.traits.trust)
+        return Outlook(job.progress, position, start, start + work)
+
+    def explain(self, job_id: str, now: float) -> Decision | None:
+        """Why a job waits, or nothing when it does not."""
+        job = self.jobs.get(job_id)
+        if job is None or job.held:
+            return None
+        at = Round(self.board, self.forecasts, now)
+        choice = self._place(job, at)
+        passed_over = placement.explain(job, choice.option, self.nodes.values(), at)
+        finish_s = choice.option.finish_s if choice.option else 0.0
+        reason = self._why_it_waits(job, choice, now)
+        return Decision(DecisionKind.WAITS, reason, job_id, job.attempt, choice.node_id, passed_over, finish_s)
 
     def _react(self, event: events.Event, now: float) -> Iterator[Instruction]:
         match event:
@@ -108,12 +174,19 @@ class Dispatch:
             case events.NodeLeaving(node_id, session_id):
                 if node := self._in_session(node_id, session_id):
                     node.leaving = True
+                    self.board.file(node, now)
             case events.NodeCut(node_id, session_id):
                 if node := self._in_session(node_id, session_id):
+                    yield from self.standing.cut(node, now)
                     node.session_id, node.was_ready, node.leaving = "", False, False
+                    self._fleet = None
+                    self.board.file(node, now)
+            case events.Probed():
+                yield from self._probed(event, now)
             case events.DrainSet(node_id, drain):
                 if node := self.nodes.get(node_id):
                     node.drain_wanted = drain
+                    self.board.file(node, now)
                     yield TellDrain(node_id, drain)
             case events.AttemptStarted(node_id, ref):
                 yield from self._begin(node_id, ref, now)
@@ -124,7 +197,7 @@ class Dispatch:
             case events.AttemptFailed(node_id, ref, failure):
                 yield from self._fail(node_id, ref, failure, now)
             case events.AttemptStopped(node_id, ref):
-                self._free_slot(node_id, ref, restarts=False)
+                self._free_slot(node_id, ref, now)
                 stopped = Failure(Fault.DECLINED, "STOPPED", "the node stopped it")
                 yield from self._fail(node_id, ref, stopped, now)
             case events.Diverged(job_id, job):
@@ -137,6 +210,7 @@ class Dispatch:
     # Jobs.
 
     def _load(self, event: events.Loaded, now: float) -> None:
+        self._fleet = None
         self.nodes.update((node.node_id, node) for node in event.nodes)
         for job in event.jobs:
             self._admit(job, now)
@@ -147,22 +221,41 @@ class Dispatch:
         job = replace(job)
         self.jobs[job.job_id] = job
         if not job.held:
-            self.queue.add(job)
+            self._wait_for_slot(job)
             return
+        self._running[job.tenant] += 1
         job.lease_expires_at_s = now + self.rules.lease_s
         job.started_at_s = now
         if node := self.nodes.get(job.node_id):
             node.busy[job.slot] = Busy(job.ref, now)
+            self.board.file(node, now)
 
-    def _give(self, job: Job, choice: placement.Placement, now: float) -> Assign:
-        self.queue.start(job)
+    def _wait_for_slot(self, job: Job) -> None:
+        self.queue.add(job)
+        if job.deadline_s < math.inf:
+            heapq.heappush(self._deadlines, (0.0, job.job_id))
+
+    def _give(self, job: Job, choice: Placement, at: Round) -> Assign:
+        option = choice.option
+        assert option
+        passed_over = self._passed_over(job, choice, at)
+        self.queue.start(job, option.work_s)
         node = self.nodes[choice.node_id]
-        job.state, job.attempt = State.ASSIGNED, job.attempt + 1
+        self._running[job.tenant] += 1
+        job.state, job.attempt, job.charged_s = State.ASSIGNED, job.attempt + 1, option.work_s
         job.node_id, job.slot, job.progress = node.node_id, choice.slot, Progress()
-        job.lease_expires_at_s = now + self.rules.lease_s
-        job.started_at_s = now
-        node.busy[choice.slot] = Busy(job.ref, now)
-        return Assign(job.ref, node.node_id, node.region, choice.slot, choice.reason, choice.passed_over)
+        job.lease_expires_at_s = at.now + self.rules.lease_s
+        job.started_at_s = at.now
+        node.busy[choice.slot] = Busy(job.ref, at.now, at.now + option.work_s)
+        self.board.file(node, at.now)
+        return Assign(
+            job.ref, node.node_id, node.region, choice.slot, choice.reason, passed_over, finish_s=option.finish_s
+        )
+
+    def _passed_over(self, job: Job, choice: Placement, at: Round) -> tuple[PassedOver, ...]:
+        if len(self.nodes) <= placement.NAMED_NODES:
+            return placement.explain(job, choice.option, self.nodes.values(), at)
+        return placement.summarise(job, choice.option, self.board.unusable, at)
 
     def _cancel(self, job_id: str) -> Iterator[Instruction]:
         job = self._forget(job_id)
@@ -175,30 +268,79 @@ class Dispatch:
     def _forget(self, job_id: str) -> Job | None:
         job = self.jobs.pop(job_id, None)
         if job:
+            self._running[job.tenant] -= job.held
             self.queue.remove(job)
             self._not_before.pop(job_id, None)
         return job
 
     def _retry(self, job: Job, failure: Failure, now: float) -> Iterator[Instruction]:
-        """The job's newest try is over: another one, unless its tries are used up."""
+        """The job's newest try is over: another one, unless its tries are used up, or its input is to blame."""
+        if verdict := self._quarantine.failed(job, failure.fault, now):
+            yield from self.standing.forgive(verdict, now)
+            for node_id in verdict.nodes:
+                self.board.file(self.nodes[node_id], now)
+            self._forget(job.job_id)
+            yield CommitFailure(job.ref, verdict.failure)
+            return
         tries = job.tries + failure.fault.counts
         if tries >= self.rules.max_tries:
             self._forget(job.job_id)
             yield CommitFailure(job.ref, replace(failure, message=f"gave up after {tries} tries: {failure.message}"))
             return
         yield Requeue(job.ref, failure, tries)
+        self._running[job.tenant] -= 1
+        self.queue.correct(job.tenant, -job.charged_s)  # no tenant pays for what a node has lost
         job.state, job.tries, job.progress = State.QUEUED, tries, Progress()
         self._not_before[job.job_id] = now + self.rules.backoff_s * 2 ** min(job.attempt - 1, 5)
 
     def _tick(self, now: float) -> Iterator[Instruction]:
         for job_id in [job_id for job_id, due_s in self._not_before.items() if due_s <= now]:
             del self._not_before[job_id]
-            self.queue.add(self.jobs[job_id])
+            self._wait_for_slot(self.jobs[job_id])
+        yield from self._drop_what_comes_too_late(now)
+        yield from self.standing.tick(now)
+        if self.standing.frozen(now):
+            return
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
-            if self.nodes[job.node_id].online:
+            node = self.nodes[job.node_id]
+            if node.online:
                 yield StopAttempt(job.node_id, job.ref, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
+            yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
+            self.board.file(node, now)
+        self._expect_overdue_ends(now)
+
+    def _drop_what_comes_too_late(self, now: float) -> Iterator[Instruction]:
+        """A job in the queue that could not be done in time even if it began now fails for its deadline."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, job_id = heapq.heappop(self._deadlines)
+            job = self.jobs.get(job_id)
+            if job is None or job.held:
+                continue
+            least_s = self._least_work_s(job, now)
+            if now + least_s <= job.deadline_s:
+                heapq.heappush(self._deadlines, (max(job.deadline_s - least_s, now + 1.0), job_id))
+                continue
+            late_s = now + least_s - job.deadline_s
+            what = (
+                f"it would end {late_s:.1f} s after its deadline even if it began now" if least_s else "it has passed"
+            )
+            self._forget(job_id)
+            yield CommitFailure(job.ref, Failure(Fault.DEADLINE, "DEADLINE_MISSED", f"dropped from the queue: {what}"))
+
+    def _least_work_s(self, job: Job, now: float) -> float:
+        """At the fast end of what is expected of the fastest slot; 0 when there is none to tell by."""
+        at = Round(self.board, self.forecasts, now)
+        return min((option.fetch.low_s + option.render.low_s for option in placement.options(job, at)), default=0.0)
+
+    def _expect_overdue_ends(self, now: float) -> None:
+        """A render that should have ended is expected to take the longer, the longer it has already taken."""
+        for node_id, index in self.board.overdue(now):
+            busy = self.nodes[node_id].busy.get(index)
+            if busy and busy.ends_at_s:
+                busy.ends_at_s = now + max(_OVERDUE_SHARE * (now - busy.since_s), 0.5)
+                self.board.file(self.nodes[node_id], now)
 
     # Nodes.
 
@@ -215,12 +357,15 @@ class Dispatch:
             False,
         )
         node.busy.clear()
+        node.gpus, self._fleet = event.gpus, None
+        self.board.note_inputs(node, event.inputs[::-1])
         self._note_slots(node, event.slots, now)
+        self.standing.joined(node, now)
         holds = {*event.running, *event.finished}
         for job in [job for job in self.jobs.values() if job.held and job.node_id == node.node_id]:
             if job.ref in holds:
                 self._renew(job, now)
-                node.busy[job.slot] = Busy(job.ref, now)
+                node.busy[job.slot] = Busy(job.ref, now, self._expected_end_s(job, now))
             else:
                 yield from self._retry(job, _lost_on_return(job), now)
         for ref in event.running:
@@ -231,12 +376,14 @@ class Dispatch:
                 yield self._revive(given, now)
         if node.drain_wanted:
             yield TellDrain(node.node_id, True)
+        self.board.file(node, now)
 
     def _hear(self, event: events.NodeHeard, now: float) -> Iterator[Instruction]:
         node = self._in_session(event.node_id, event.session_id)
         if node is None:
             return
         self._note_slots(node, event.slots, now)
+        yield from self.standing.heard(node, event.readings, event.round_trip_s, now)
         for ref in event.attempts:
             job = self.jobs.get(ref.job_id)
             if job and self._holds(node.node_id, job, ref):
@@ -247,19 +394,37 @@ class Dispatch:
                 job = self.jobs.get(busy.ref.job_id)
                 if job and self._holds(node.node_id, job, busy.ref):
                     yield from self._retry(job, _lost_on_return(job), now)
+        self.board.file(node, now)
 
     def _note_slots(self, node: Node, slots: tuple[Slot, ...], now: float) -> None:
+        if self._fleet and _offers(slots) != _offers(node.slots.values()):
+            self._fleet = None
         node.slots = {slot.index: slot for slot in slots}
         node.was_ready = node.was_ready or any(slot.state in (SlotState.READY, SlotState.BUSY) for slot in slots)
         node.heard_at_s = now
+        for slot in slots:
+            if slot.realtime_factor > 0:
+                for engine in slot.engines:
+                    kind = Kind(engine.engine, engine.model_version, node.gpu_class(slot))
+                    self.forecasts.calibrated(kind, node.node_id, slot.realtime_factor)
 
-    def _free_slot(self, node_id: str, ref: Ref, restarts: bool) -> None:
+    def _probed(self, event: events.Probed, now: float) -> Iterator[Instruction]:
+        if node := self.nodes.get(event.node_id):
+            yield from self.standing.probed(node, event, now)
+            self.board.file(node, now)
+
+    def _pace(self, node: Node, slot: Slot) -> float:
+        first = slot.engines[0]
+        return self.forecasts.ratio(Kind(first.engine, first.model_version, node.gpu_class(slot)), node.node_id)
+
+    def _free_slot(self, node_id: str, ref: Ref, now: float, restarts: bool = False) -> None:
         node = self.nodes.get(node_id)
         for index in [index for index, busy in node.busy.items() if busy.ref == ref] if node else []:
             assert node
             del node.busy[index]
             if slot := node.slots.get(index):
                 node.slots[index] = replace(slot, state=SlotState.STARTING if restarts else SlotState.READY)
+            self.board.file(node, now)
 
     # Attempts.
 
@@ -283,8 +448,12 @@ class Dispatch:
         self.queue.remove(job)
         self._not_before.pop(job.job_id, None)
         job.state = State.RUNNING
+        self._running[job.tenant] += 1
+        self.queue.correct(job.tenant, job.charged_s)
         self._renew(job, now)
-        self.nodes[job.node_id].busy[job.slot] = Busy(job.ref, now)
+        node = self.nodes[job.node_id]
+        node.busy[job.slot] = Busy(job.ref, now, self._expected_end_s(job, now))
+        self.board.file(node, now)
         return MarkRunning(job.ref, job.node_id)
 
     def _begin(self, node_id: str, ref: Ref, now: float) -> Iterator[Instruction]:
@@ -294,8 +463,16 @@ class Dispatch:
             return
         self._renew(job, now)
         if job.state is State.ASSIGNED:
+            self._note_fetched(job, now)
             job.state, job.started_at_s = State.RUNNING, now
             yield MarkRunning(ref, node_id)
+
+    def _note_fetched(self, job: Job, now: float) -> None:
+        """The inputs are there, and how long that took says how good the node's line is."""
+        fetched = [item for item in job.inputs if job.node_id not in self.board.having(item.sha256)]
+        if fetched:
+            self.forecasts.transferred(job.node_id, _bytes(fetched), now - job.started_at_s)
+        self.board.note_inputs(self.nodes[job.node_id], tuple(item.sha256 for item in job.inputs))
 
     def _advance(self, node_id: str, ref: Ref, progress: Progress, now: float) -> None:
         job = self.jobs.get(ref.job_id)
@@ -305,36 +482,117 @@ class Dispatch:
                 job.progress = progress
 
     def _succeed(self, event: events.AttemptSucceeded, now: float) -> Iterator[Instruction]:
-        self._free_slot(event.node_id, event.ref, restarts=False)
+        self._free_slot(event.node_id, event.ref, now)
         job = self._forget(event.ref.job_id)
         yield CommitSuccess(event.ref, event.node_id, event.result)
-        if job and job.held and job.ref != event.ref:
+        if job is None:
+            return
+        self._quarantine.succeeded(job)
+        if job.held:
+            self.queue.correct(job.tenant, now - job.started_at_s - job.charged_s)
+        if event.rendered:
+            yield from self._learn(job, event.node_id, event.rendered, now)
+        if job.held and job.ref != event.ref:
             yield StopAttempt(job.node_id, job.ref, "an earlier try has finished first")
-        elif job and job.held:
-            took_s = now - job.started_at_s
-            self._attempt_s += (took_s - self._attempt_s) * (_EWMA_SHARE if self._attempt_s else 1.0)
+
+    def _learn(self, job: Job, node_id: str, rendered: events.Rendered, now: float) -> Iterator[Instruction]:
+        node = self.nodes.get(node_id)
+        slot = node.slots.get(job.slot) if node else None
+        offer = slot.offer(job.requirement) if slot else None
+        if node is None or slot is None or offer is None or not rendered.video_s:
+            return
+        kind = Kind(offer.engine, offer.model_version, node.gpu_class(slot))
+        work = job.work._replace(video_s=rendered.video_s)
+        warm, took_s = rendered.portrait_was_prepared, rendered.render_s + rendered.preparing_s
+        usual_s = self.forecasts.baseline(kind, work, warm)
+        self.forecasts.rendered(kind, node_id, work, took_s, warm, rendered.preparing_s)
+        yield from self.standing.rendered(node, took_s / usual_s if took_s else 1.0, now)
+        self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
+        self.board.file(node, now)
 
     def _fail(self, node_id: str, ref: Ref, failure: Failure, now: float) -> Iterator[Instruction]:
-        self._free_slot(node_id, ref, failure.fault.worker_restarts)
+        self._free_slot(node_id, ref, now, failure.fault.worker_restarts)
         job = self.jobs.get(ref.job_id)
         if job is None or not self._holds(node_id, job, ref):
             yield Acknowledge(node_id, ref, Verdict.SUPERSEDED)
             return
+        node = self.nodes[node_id]
+        yield from self.standing.failed(node, job, failure.fault, now)
+        if failure.fault is Fault.OUT_OF_MEMORY:
+            self._learn_limit(job, node)
         if failure.fault.final:
             self._forget(job.job_id)
             yield CommitFailure(ref, failure)
         else:
             yield from self._retry(job, failure, now)
+        self.board.file(node, now)
         yield Acknowledge(node_id, ref, Verdict.COMMITTED)
 
-    def _eta_s(self, job: Job, position: int, now: float) -> float:
-        if job.held and job.progress.fraction > 0.02:
-            elapsed_s = now - job.started_at_s
-            return elapsed_s * (1 - job.progress.fraction) / job.progress.fraction
-        slots = sum(len(node.slots) for node in self.nodes.values() if node.online)
-        if not self._attempt_s or not slots:
-            return 0.0
-        return self._attempt_s * (1 + (position - 1) // slots if position else 1)
+    def _learn_limit(self, job: Job, node: Node) -> None:
+        slot = node.slots.get(job.slot)
+        offer = slot.offer(job.requirement) if slot else None
+        gpu = node.gpu_of(slot) if slot else None
+        if slot and offer and gpu:
+            kind = Kind(offer.engine, offer.model_version, node.gpu_class(slot))
+            self.forecasts.ran_out(kind, job.work, gpu.memory_bytes)
+
+    # What is expected.
+
+    def _expected_end_s(self, job: Job, now: float) -> float:
+        """When an attempt ends that the node has had for an unknown time."""
+        remaining = self._remaining(job, now)
+        return now + remaining.expected_s if remaining else 0.0
+
+    def _remaining(self, job: Job, now: float) -> Estimate | None:
+        elapsed_s, done = now - job.started_at_s, job.progress.fraction
+        if done > 0.02 and elapsed_s > 0:
+            left_s = elapsed_s * (1 - done) / done
+            return Estimate(left_s, left_s * (0.6 + 0.4 * done), left_s * (1.6 - 0.6 * done))
+        for index, (pool, _) in self.board.slots_of(job.node_id).items():
+            if index == job.slot and pool.offer(job.requirement):
+                fetch, render, _ = placement.forecast(job, pool, job.node_id, self.board, self.forecasts)
+                work = (fetch + render).scaled(1 / max(pool.traits.trust, 0.1))
+                return Estimate(*(max(seconds - elapsed_s, 0.0) for seconds in work))
+        return None
+
+    def _wait(self, job: Job, option: placement.Option, position: int, now: float) -> Estimate:
+        """Until a job that waits starts: its slot is free, and those ahead of it have gone."""
+        slots = sum(len(pool) for pool in self.board.pools(job.requirement))
+        ahead = max(position - 1, 0)
+        wait_s = max(option.wait_s, self._not_before.get(job.job_id, now) - now)
+        queued_s = ahead * option.work_s / max(slots, 1)
+        return Estimate(wait_s + queued_s, 0.6 * wait_s + 0.5 * queued_s, 1.6 * wait_s + 2 * queued_s)
+
+    def _why_it_waits(self, job: Job, choice: Placement, now: float) -> str:
+        if until_s := self._not_before.get(job.job_id):
+            return f"its last try failed; the next one may begin in {max(until_s - now, 0.0):.1f} s"
+        if choice.option is None:
+            return "no slot can take it as the fleet is now"
+        position = self.queue.position(job)
+        ahead = f"{position - 1} jobs start before it; then it " if position > 1 else "it "
+        return (
+            ahead + ("goes to " if choice.free else "") + (f"{choice.node_id}: " if choice.free else "") + choice.reason
+        )
+
+
+def _able(node: Node) -> Iterator[admission.Capability]:
+    """What a node can do, told once for each kind of slot."""
+    offering = [slot for slot in node.slots.values() if slot.engines]
+    for slot in offering:
+        gpu = node.gpu_of(slot)
+        memory_bytes = gpu.memory_bytes if gpu else 0
+        gpu_class = node.gpu_class(slot)
+        yield admission.Capability(node.node_id, node.region, node.online, slot.engines, gpu_class, memory_bytes)
+    if not offering:
+        yield admission.Capability(node.node_id, node.region, node.online)
+
+
+def _offers(slots: Iterable[Slot]) -> set[tuple[tuple[Requirement, ...], str]]:
+    return {(slot.engines, slot.gpu_uuid) for slot in slots}
+
+
+def _bytes(inputs: list[Input]) -> int:
+    return sum(item.size_bytes for item in inputs)
 
 
 def _lost_on_return(job: Job) -> Failure:

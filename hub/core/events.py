@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hub.core.faults import Failure
+from hub.core.health import GpuReading
 from hub.core.jobs import Job, Progress, Ref
-from hub.core.nodes import Node, Slot
+from hub.core.nodes import Gpu, Node, Slot
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class NodeJoined:
     running: tuple[Ref, ...]
     finished: tuple[Ref, ...]
     leaving: bool = False
+    gpus: tuple[Gpu, ...] = ()
+    inputs: tuple[str, ...] = ()  # hashes of what it has, those used last first
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,20 @@ class NodeHeard:
     session_id: str
     slots: tuple[Slot, ...]
     attempts: tuple[Ref, ...]
+    readings: tuple[GpuReading, ...] = ()
+    round_trip_s: float = 0.0  # 0 when not known
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A node has rendered the probe clip that it was asked for, or not."""
+
+    node_id: str
+    probe_id: str
+    slot: int
+    realtime_factor: float = 0.0
+    digest: str = ""
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +113,24 @@ class AttemptProgressed:
 
 
 @dataclass(frozen=True)
+class Rendered:
+    """What a finished render says of its work."""
+
+    video_s: float
+    render_s: float  # all stages but preparing
+    preparing_s: float
+    portrait_was_prepared: bool = False
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class AttemptSucceeded:
     """A finished video is in the hub. `result` is stored as it is and means nothing to the decisions."""
 
     node_id: str
     ref: Ref
     result: bytes
+    rendered: Rendered | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +169,7 @@ Event = (
     | CancelRequested
     | NodeJoined
     | NodeHeard
+    | Probed
     | NodeLeaving
     | NodeCut
     | DrainSet

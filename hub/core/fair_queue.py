@@ -11,24 +11,12 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from hub.core.jobs import Job, RegionRules, Requirement
+from hub.core.jobs import Job, Needs
 
 Entry = tuple[tuple[float, int], str]  # queue key, job_id
 _BLOCK = 512
 _COST_SHARE = 0.1
-
-
-class Group(NamedTuple):
-    """Jobs that ask the same of a slot: where one finds none, the others need not be tried."""
-
-    requirement: Requirement
-    regions: RegionRules
-
-
-def group_of(job: Job) -> Group:
-    return Group(job.requirement, job.regions)
 
 
 class _Line:
@@ -86,7 +74,7 @@ class _Tenant:
     name: str
     weight: float
     virtual_time: float = 0.0
-    waiting: dict[Group, _Line] = field(default_factory=dict)  # none is empty
+    waiting: dict[Needs, _Line] = field(default_factory=dict)  # none is empty
     count: int = 0
     started: int = 0
     cost: float = 0.0  # of its jobs, a moving average; 0 before the first
@@ -96,8 +84,8 @@ class _Tenant:
     def turn(self) -> tuple[float, str]:
         return (self.virtual_time, self.name)
 
-    def first(self, skip: Collection[Requirement | Group], passed: Collection[str]) -> Entry | None:
-        lines = (line for group, line in self.waiting.items() if group.requirement not in skip and group not in skip)
+    def first(self, skip: Collection[Needs], passed: Collection[str]) -> Entry | None:
+        lines = (line for group, line in self.waiting.items() if group not in skip)
         heads = (next((entry for entry in line if entry[1] not in passed), None) for line in lines)
         return min((entry for entry in heads if entry), default=None)
 
@@ -110,7 +98,7 @@ class FairQueue:
         self._weight = 1.0  # of a tenant without one of its own
         self._tenants: dict[str, _Tenant] = {}
         self._order: list[tuple[float, str]] = []  # the turns of those that have jobs waiting
-        self._groups: Counter[Group] = Counter()  # how many wait in each; none is 0
+        self._groups: Counter[Needs] = Counter()  # how many wait in each; none is 0
         self._now = 0.0  # the virtual time of the tenant that went last
         self._cost = 1.0  # of a job, a moving average
 
@@ -150,7 +138,7 @@ class FairQueue:
         if not tenant.count:
             tenant.virtual_time = max(tenant.virtual_time, self._now)
             insort(self._order, tenant.turn)
-        group = group_of(job)
+        group = job.needs
         tenant.waiting.setdefault(group, _Line()).add(_entry(job))
         tenant.count += 1
         self._groups[group] += 1
@@ -159,7 +147,7 @@ class FairQueue:
         """Take a job out, if it waits; its tenant is charged nothing."""
         if job not in self:
             return
-        tenant, group = self._tenants[job.tenant], group_of(job)
+        tenant, group = self._tenants[job.tenant], job.needs
         line = tenant.waiting[group]
         line.remove(_entry(job))
         if not line:
@@ -173,15 +161,15 @@ class FairQueue:
 
     def next(
         self,
-        skip: Collection[Requirement | Group] = (),
+        skip: Collection[Needs] = (),
         passed: Collection[str] = (),
         held_back: Collection[str] = (),
     ) -> str | None:
         """The job_id that goes next, left in the queue.
 
-        Requirements and groups in `skip`, jobs in `passed` and tenants in `held_back` are looked past.
+        Needs in `skip`, jobs in `passed` and tenants in `held_back` are looked past.
         """
-        if all(group.requirement in skip or group in skip for group in self._groups):
+        if all(group in skip for group in self._groups):
             return None
         for _, name in self._order:
             tenant = self._tenants[name]
@@ -230,7 +218,7 @@ class FairQueue:
 
     def _line(self, job: Job) -> _Line | None:
         tenant = self._tenants.get(job.tenant)
-        return tenant.waiting.get(group_of(job)) if tenant else None
+        return tenant.waiting.get(job.needs) if tenant else None
 
     def _move(self, tenant: _Tenant, virtual_time: float) -> None:
         if tenant.count:

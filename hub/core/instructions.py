@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from hub.core.decisions import Decision, Kind, PassedOver
 from hub.core.faults import Failure
 from hub.core.jobs import Ref
-from hub.core.placement import PassedOver
 
 
 class Verdict(IntEnum):
@@ -31,7 +31,14 @@ class Assign:
     region: str
     slot: int
     reason: str
-    passed_over: tuple[PassedOver, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+    finish_s: float = 0.0  # expected, from now on
+
+    @property
+    def decision(self) -> Decision:
+        """The placement as it is kept."""
+        job_id, attempt = self.ref
+        return Decision(Kind.PLACED, self.reason, job_id, attempt, self.node_id, self.passed_over, self.finish_s)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,14 @@ class CommitCancel:
     job_id: str
 
 
-Write = Assign | MarkRunning | Requeue | CommitSuccess | CommitFailure | CommitCancel
+@dataclass(frozen=True)
+class Record:
+    """Note a decision about a node. Applies always."""
+
+    decision: Decision
+
+
+Write = Assign | MarkRunning | Requeue | CommitSuccess | CommitFailure | CommitCancel | Record
 
 
 # Sent.
@@ -107,5 +121,14 @@ class TellDrain:
     drain: bool
 
 
-Send = Acknowledge | StopAttempt | TellDrain
+@dataclass(frozen=True)
+class SendProbe:
+    """Ask a node to prove that it works."""
+
+    node_id: str
+    probe_id: str
+    slot: int
+
+
+Send = Acknowledge | StopAttempt | TellDrain | SendProbe
 Instruction = Write | Send

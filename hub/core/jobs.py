@@ -49,6 +49,14 @@ class RegionRules:
     avoid: frozenset[str] = frozenset()  # only if nowhere else could ever run it
 
 
+class Needs(NamedTuple):
+    """Jobs with the same needs can go to the same slots: when one of them finds none, none does."""
+
+    requirement: Requirement
+    regions: RegionRules
+    side_px: int
+
+
 class State(StrEnum):
     """Where a job is in its life, as it is stored."""
 
@@ -96,10 +104,15 @@ class Job:
     lease_expires_at_s: float = 0.0
     started_at_s: float = 0.0
     progress: Progress = field(default_factory=Progress)
+    charged_s: float = 0.0  # what its tenant was charged for the newest try
 
     @property
     def ref(self) -> Ref:
         return Ref(self.job_id, self.attempt)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(self.requirement, self.regions, self.work.side_px)
 
     @property
     def held(self) -> bool:

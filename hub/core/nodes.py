@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hub.core.breaker import Breaker
+from hub.core.health import Vitals
 from hub.core.jobs import Ref, Requirement
+
+CPU = "cpu"
+_REMEMBERED_INPUTS = 256
 
 
 class SlotState(StrEnum):
@@ -29,6 +36,16 @@ class NodeState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """One accelerator, as its driver describes it."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    driver_version: str = ""
+
+
+@dataclass(frozen=True)
 class Slot:
     """Room for one attempt. `realtime_factor` is seconds of video per second of work on the probe clip, 0 before it."""
 
@@ -37,19 +54,23 @@ class Slot:
     engines: tuple[Requirement, ...]
     realtime_factor: float = 0.0
     detail: str = ""
+    gpu_uuid: str = ""  # empty on the CPU
 
-    def offers(self, wanted: Requirement) -> bool:
-        return any(
-            has.engine == wanted.engine and wanted.model_version in ("", has.model_version) for has in self.engines
-        )
+    def offer(self, wanted: Requirement) -> Requirement | None:
+        """The engine and its version that would do the work, if the slot has it."""
+        for has in self.engines:
+            if has.engine == wanted.engine and wanted.model_version in ("", has.model_version):
+                return has
+        return None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Busy:
     """A slot as the hub has assigned it; the agent's own word for it may be one heartbeat behind."""
 
     ref: Ref
     since_s: float
+    ends_at_s: float = 0.0  # as expected; 0 when nothing was
 
 
 @dataclass
@@ -60,11 +81,16 @@ class Node:
     region: str
     session_id: str = ""  # empty while offline
     slots: dict[int, Slot] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
     drain_wanted: bool = False  # by an operator
     leaving: bool = False  # by the agent's own will
     was_ready: bool = False  # in this session
     heard_at_s: float = 0.0
     busy: dict[int, Busy] = field(default_factory=dict)  # by slot index
+    vitals: Vitals = field(default_factory=Vitals)
+    breaker: Breaker = field(default_factory=Breaker)
+    ejected: bool = False  # the breaker is open, and the region can do without it
+    inputs: OrderedDict[str, None] = field(default_factory=OrderedDict)  # hashes that it has, the newest last
 
     @property
     def online(self) -> bool:
@@ -81,7 +107,30 @@ class Node:
             return NodeState.DRAINING, "the agent is stopping"
         if not self.was_ready:
             return NodeState.JOINING, "has not rendered its probe clip yet"
+        if self.ejected:
+            return NodeState.EJECTED, self.breaker.reason
         failing = [slot for slot in self.slots.values() if slot.state is SlotState.BACKOFF]
         if failing:
             return NodeState.DEGRADED, f"slot {failing[0].index}: {failing[0].detail or 'its worker failed'}"
+        if self.vitals.derated:
+            return NodeState.DEGRADED, self.vitals.why
         return NodeState.READY, ""
+
+    def gpu_of(self, slot: Slot) -> Gpu | None:
+        """What a slot renders on, as far as it is known; None for the CPU."""
+        for gpu in self.gpus:
+            if gpu.uuid == slot.gpu_uuid or (not slot.gpu_uuid and len(self.gpus) == 1):
+                return gpu
+        return None
+
+    def gpu_class(self, slot: Slot) -> str:
+        """Slots of one class are expected to be alike."""
+        gpu = self.gpu_of(slot)
+        return gpu.name if gpu else CPU
+
+    def remember(self, hashes: Iterable[str]) -> list[str]:
+        """Note inputs that the node has now; returns those forgotten for them."""
+        for sha256 in hashes:
+            self.inputs[sha256] = None
+            self.inputs.move_to_end(sha256)
+        return [self.inputs.popitem(last=False)[0] for _ in range(len(self.inputs) - _REMEMBERED_INPUTS)]

@@ -1,94 +1,258 @@
-"""Where a job goes: one function over plain state that returns its choice and its reasons.
+"""Where a job goes: the slot on which it is expected to finish first, be it free or busy.
 
-Cases, in this order; the first that applies to a node passes it over:
-1. offline                          4. no slot has the engine (or its model version)
-2. draining                         5. no slot that has it is free
-3. not ready yet                    6. it is where the job's last try failed, and another node could take it
-What remains competes: the fastest slot by its probe clip wins, then the node with fewer busy slots, then the name.
+A job is given away only when that slot is free. When the best slot is busy the job waits for it, and the time it will
+take there is added to the slot for the jobs behind: so a slow slot gets work exactly when the queue for the fast ones
+is long enough to make it worth while. (Earliest finish time first, as in HEFT: Topcuoglu, Hariri, Wu, 2002.)
+
+    finish = when the slot is free + (inputs that are not there yet + render, at the node's own pace) / trust
+
+Cases, in this order; the first that applies to a slot rules it out:
+1. its node is offline, draining, joining or ejected     5. its GPU has less memory than such jobs have needed
+2. it has not the engine, or not in this version         6. its health is 0
+3. the job must run in another region                    7. the last try ended there, and another node could take it
+4. the job avoids its region, and need not run there
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
+from hub.core.board import Board, Key, Pool
+from hub.core.decisions import PassedOver
+from hub.core.forecast import Estimate, Forecasts, Kind
 from hub.core.jobs import Job
-from hub.core.nodes import Node, NodeState, Slot, SlotState
+from hub.core.nodes import Node, NodeState
+
+NAMED_NODES = 16  # of larger fleets, decisions name kinds of nodes
+ELSEWHERE_COSTS = 1.2  # outside of the regions that a job prefers
+_WARM_LOOKED_AT = 16
+_SOON_S = 0.2  # when a busy slot that should be free by now is expected to be
+_NOTHING = Estimate(0.0, 0.0, 0.0)
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class PassedOver:
-    """A node that was not chosen, and why."""
+class Option:
+    """One slot that could take the job, and when it would be done there, from now on."""
 
-    node_id: str
-    reason: str
+    pool: Pool
+    key: Key
+    free: bool
+    wait_s: float
+    fetch: Estimate
+    render: Estimate
+    warm: bool
+    weight: float  # more than 1 where the job would rather not be
+
+    @property
+    def work_s(self) -> float:
+        return (self.fetch.expected_s + self.render.expected_s) / self.pool.traits.trust
+
+    @property
+    def finish_s(self) -> float:
+        return self.wait_s + self.work_s
+
+    @property
+    def rank(self) -> tuple[float, bool]:
+        return (self.finish_s * self.weight, not self.free)
+
+    @property
+    def text(self) -> str:
+        traits = self.pool.traits
+        low_s = self.wait_s + (self.fetch.low_s + self.render.low_s) / traits.trust
+        high_s = self.wait_s + (self.fetch.high_s + self.render.high_s) / traits.trust
+        parts = [f"a slot is free in {self.wait_s:.1f} s" if self.wait_s else ""]
+        parts.append(f"inputs {self.fetch.expected_s:.1f} s" if self.fetch.expected_s else "inputs are there")
+        parts.append(f"render {self.render.expected_s:.1f} s on {traits.gpu_class}")
+        parts.append("the portrait is prepared there" if self.warm else "")
+        parts.append(f"health {traits.trust:.1f}" if traits.trust < 1 else "")
+        parts.append("not in a region that the job prefers" if self.weight > 1 else "")
+        told = ", ".join(part for part in parts if part)
+        return f"expected to finish in {self.finish_s:.1f} s ({low_s:.1f} to {high_s:.1f}): {told}"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a job goes. `node_id` is empty when no node can take it now."""
+    """Where a job goes. Without a node, no slot can take it; if the slot is not free, it waits for it."""
 
-    node_id: str
-    slot: int
-    reason: str
-    passed_over: tuple[PassedOver, ...]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    node: Node
-    slot: Slot
+    option: Option | None
+    passed_over: tuple[PassedOver, ...] = ()
 
     @property
-    def rank(self) -> tuple[float, int, str, int]:
-        return (-self.slot.realtime_factor, len(self.node.busy), self.node.node_id, self.slot.index)
+    def node_id(self) -> str:
+        return self.option.key[0] if self.option else ""
+
+    @property
+    def slot(self) -> int:
+        return self.option.key[1] if self.option else -1
+
+    @property
+    def free(self) -> bool:
+        return self.option is not None and self.option.free
+
+    @property
+    def reason(self) -> str:
+        if self.option is None:
+            return "no slot can take it"
+        return self.option.text if self.option.free else f"waits for {self.node_id}: {self.option.text}"
 
 
-def place(job: Job, nodes: Iterable[Node]) -> Placement:
-    """Choose a slot for the job, or say why every node was passed over."""
-    nodes = list(nodes)
-    candidates: list[_Candidate] = []
-    passed: list[PassedOver] = []
-    elsewhere = any(_able(node, job) and node.node_id != job.node_id for node in nodes)
-    for node in nodes:
-        slot, reason = _offer(node, job, elsewhere)
-        if slot:
-            candidates.append(_Candidate(node, slot))
+class Round:
+    """One pass over the queue at one moment: what is already promised to jobs that go first."""
+
+    def __init__(self, board: Board, forecasts: Forecasts, now: float) -> None:
+        self.board = board
+        self.forecasts = forecasts
+        self.now = now
+        self._next_busy: dict[int, int] = {}  # pool -> how many of its busy slots are promised
+        self._promised: dict[
+            int, list[tuple[float, Key]]
+        ] = {}  # pool -> heap of when its promised slots are free again
+
+    def promise(self, option: Option) -> None:
+        """The slot will do this job when it is free: those behind wait for both."""
+        pool = id(option.pool)
+        heap = self._promised.setdefault(pool, [])
+        until = (self.now + option.finish_s, option.key)
+        if heap and heap[0][1] == option.key:
+            heapq.heapreplace(heap, until)
         else:
-            passed.append(PassedOver(node.node_id, reason))
-    if not candidates:
-        return Placement("", -1, "no node can take it now", tuple(passed))
-    candidates.sort(key=lambda candidate: candidate.rank)
-    best, rest = candidates[0], candidates[1:]
-    passed += [PassedOver(other.node.node_id, _slower(other, best)) for other in rest]
-    speed = best.slot.realtime_factor
-    reason = f"fastest free slot ({speed:.1f} x realtime on its probe clip)" if speed else "free slot"
-    return Placement(best.node.node_id, best.slot.index, reason, tuple(passed))
+            self._next_busy[pool] = self._next_busy.get(pool, 0) + 1
+            heapq.heappush(heap, until)
+
+    def soonest_busy(self, pool: Pool) -> tuple[float, Key] | None:
+        """The busy slot of the pool that is expected free first, promises counted, and when."""
+        taken = self._next_busy.get(id(pool), 0)
+        heap = self._promised.get(id(pool))
+        first = pool.busy[taken] if taken < len(pool.busy) else None
+        if heap and (first is None or heap[0] < first):
+            return heap[0]
+        return first
 
 
-def _able(node: Node, job: Job) -> bool:
-    """Could take it sooner or later."""
-    usable = node.state[0] in (NodeState.READY, NodeState.DEGRADED)
-    return usable and any(slot.offers(job.requirement) for slot in node.slots.values())
+def place(job: Job, at: Round) -> Placement:
+    """The slot on which the job is expected to finish first."""
+    return Placement(min(options(job, at), key=lambda option: option.rank, default=None))
 
 
-def _offer(node: Node, job: Job, elsewhere: bool) -> tuple[Slot | None, str]:
+def options(job: Job, at: Round) -> Iterator[Option]:
+    """The best slots of every pool that can take the job, and those of nodes that have its portrait."""
+    pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
+    calm = [pool for pool in pools if pool.traits.region not in job.regions.avoid]
+    pools = calm or pools
+    barred = job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
+    for pool in pools:
+        if key := next((key for key in islice(pool.free, 4096) if key[0] != barred), None):
+            yield _option(job, pool, key, True, 0.0, at)
+        soonest = at.soonest_busy(pool)
+        if soonest and soonest[1][0] != barred:
+            yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
+    for node_id in islice(at.board.having(job.inputs[0].sha256) if job.inputs else (), _WARM_LOOKED_AT):
+        for index, (pool, busy_until_s) in at.board.slots_of(node_id).items():
+            if node_id != barred and busy_until_s is None and pool in pools:
+                yield _option(job, pool, (node_id, index), True, 0.0, at)
+
+
+def forecast(job: Job, pool: Pool, node_id: str, board: Board, forecasts: Forecasts) -> tuple[Estimate, Estimate, bool]:
+    """Fetching the inputs, then rendering, on a node of a pool; and whether it has the portrait prepared."""
+    offer = pool.offer(job.requirement)
+    assert offer
+    kind = Kind(offer.engine, offer.model_version, pool.traits.gpu_class)
+    missing = sum(item.size_bytes for item in job.inputs if node_id not in board.having(item.sha256))
+    warm = bool(job.inputs) and node_id in board.having(job.inputs[0].sha256)
+    fetch = forecasts.transfer(node_id, missing) if missing else _NOTHING
+    render = forecasts.render(kind, "", job.work, warm)
+    return fetch, render.scaled(pool.traits.pace), warm
+
+
+def explain(job: Job, chosen: Option | None, nodes: Iterable[Node], at: Round) -> tuple[PassedOver, ...]:
+    """Why not each of the other nodes."""
+    found = [_why_not(job, node, chosen, at) for node in nodes if not chosen or node.node_id != chosen.key[0]]
+    return tuple(sorted(found, key=lambda passed: (passed.finish_s == 0, passed.finish_s, passed.node_id)))
+
+
+def summarise(job: Job, chosen: Option | None, nodes: dict[NodeState, int], at: Round) -> tuple[PassedOver, ...]:
+    """Why not the others, kind by kind, where they are too many to be named. `nodes` counts those not usable."""
+    found = [PassedOver("", f"{state}", count) for state, count in nodes.items() if count]
+    pools = set(at.board.pools(job.requirement))
+    for pool in at.board.all_pools():
+        count = len(pool) - (chosen is not None and chosen.pool is pool)
+        problem = _pool_problem(job, pool, at) if pool in pools else _no_engine(job)
+        if problem:
+            found.append(PassedOver("", f"{_named(pool)}: {problem}", count))
+        elif count:
+            best = min(options_of(job, pool, at), key=lambda option: option.rank)
+            found.append(PassedOver("", f"{_named(pool)}: {best.text}", count, best.finish_s))
+    return tuple(sorted(found, key=lambda passed: (passed.finish_s == 0, passed.finish_s))[: 2 * NAMED_NODES])
+
+
+def options_of(job: Job, pool: Pool, at: Round) -> Iterator[Option]:
+    """The best slots of one pool that can take the job."""
+    if key := next(iter(pool.free), None):
+        yield _option(job, pool, key, True, 0.0, at)
+    if soonest := at.soonest_busy(pool):
+        yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
+
+
+def _option(job: Job, pool: Pool, key: Key, free: bool, wait_s: float, at: Round) -> Option:
+    fetch, render, warm = forecast(job, pool, key[0], at.board, at.forecasts)
+    rather = not job.regions.prefer or pool.traits.region in job.regions.prefer
+    return Option(pool, key, free, wait_s, fetch, render, warm, 1.0 if rather else ELSEWHERE_COSTS)
+
+
+def _wait_s(free_at_s: float, now: float) -> float:
+    return max(free_at_s - now, _SOON_S)
+
+
+def _has_others(pool: Pool, node_id: str) -> bool:
+    return any(key[0] != node_id for key in pool.free) or any(key[0] != node_id for _, key in pool.busy)
+
+
+def _pool_problem(job: Job, pool: Pool, at: Round) -> str:
+    traits = pool.traits
+    if job.regions.require and traits.region not in job.regions.require:
+        return f"is in {traits.region}; the job must run in {', '.join(sorted(job.regions.require))}"
+    offer = pool.offer(job.requirement)
+    assert offer
+    needs = at.forecasts.memory(offer.engine, offer.model_version, job.work)
+    if traits.memory_bytes and needs > traits.memory_bytes:
+        return f"its {traits.memory_bytes / GIB:.0f} GiB are less than the {needs / GIB:.1f} GiB that such jobs need"
+    return "" if traits.trust_steps else "its health is 0"
+
+
+def _no_engine(job: Job) -> str:
+    version = job.requirement.model_version
+    return f"has no engine {job.requirement.engine}{f' at {version}' if version else ''}"
+
+
+def _named(pool: Pool) -> str:
+    return f"{pool.traits.gpu_class} in {pool.traits.region}"
+
+
+def _why_not(job: Job, node: Node, chosen: Option | None, at: Round) -> PassedOver:
     state, why = node.state
     if state not in (NodeState.READY, NodeState.DEGRADED):
-        return None, f"{state}: {why}"
-    able = [slot for slot in node.slots.values() if slot.offers(job.requirement)]
+        return PassedOver(node.node_id, f"{state}: {why}")
+    if not any(slot.offer(job.requirement) for slot in node.slots.values()):
+        return PassedOver(node.node_id, _no_engine(job))
+    slots = [(index, *filed) for index, filed in at.board.slots_of(node.node_id).items()]
+    able = [(index, pool, until) for index, pool, until in slots if pool.offer(job.requirement)]
     if not able:
-        version = job.requirement.model_version
-        return None, f"has no engine {job.requirement.engine}{f' at {version}' if version else ''}"
-    free = [slot for slot in able if slot.state is SlotState.READY and slot.index not in node.busy]
-    if not free:
-        return None, f"no free slot of {len(able)}"
-    if node.node_id == job.node_id and elsewhere:
-        return None, "the last try ended here"
-    return max(free, key=lambda slot: (slot.realtime_factor, -slot.index)), ""
+        return PassedOver(node.node_id, f"no slot is ready: {why}" if why else "no slot is ready")
+    if problem := next((problem for _, pool, _ in able if (problem := _pool_problem(job, pool, at))), ""):
+        return PassedOver(node.node_id, problem)
+    best = min((_here(job, node, *slot, at) for slot in able), key=lambda option: option.rank)
+    if job.attempt and node.node_id == job.node_id:
+        return PassedOver(node.node_id, "the last try ended here", 1, best.finish_s)
+    if node.region in job.regions.avoid:
+        return PassedOver(node.node_id, f"the job avoids {node.region}", 1, best.finish_s)
+    as_good = chosen is not None and best.free and abs(best.finish_s - chosen.finish_s) < 0.05
+    return PassedOver(node.node_id, f"{'as good: ' if as_good else ''}{best.text}", 1, best.finish_s)
 
 
-def _slower(other: _Candidate, best: _Candidate) -> str:
-    if other.slot.realtime_factor < best.slot.realtime_factor:
-        return f"slower: {other.slot.realtime_factor:.1f} x realtime on its probe clip"
-    return "as good, but busier" if len(other.node.busy) > len(best.node.busy) else "as good, but later by name"
+def _here(job: Job, node: Node, index: int, pool: Pool, until_s: float | None, at: Round) -> Option:
+    wait_s = 0.0 if until_s is None else _wait_s(until_s, at.now)
+    return _option(job, pool, (node.node_id, index), until_s is None, wait_s, at)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 
@@ -13,19 +15,28 @@ from hub.server import job_service, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
-from hub.server.sessions import Sessions
+from hub.server.sessions import Outgoing, Sessions
 from hub.store import records
 from hub.store.records import Page
 from sonic.parameters import Problem
 from sonic.v1 import admin_service_pb2 as pb
-from sonic.v1 import admin_service_pb2_grpc, nodes_pb2
+from sonic.v1 import admin_service_pb2_grpc, decisions_pb2, nodes_pb2
+
+MAX_DECISIONS = 100
+
+LONGEST_FAULT_S = 86_400.0
+_log = logging.getLogger("hub.admin")
 
 
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     """Not bound to a tenant."""
 
     def __init__(
-        self, database: sa.Engine, dispatcher: Dispatcher, sessions: Sessions, jobs: job_service.JobService
+        self,
+        database: sa.Engine,
+        dispatcher: Dispatcher,
+        sessions: Sessions,
+        jobs: job_service.JobService,
     ) -> None:
         self._database = database
         self._dispatcher = dispatcher
@@ -60,10 +71,38 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         found, token = await job_service.list_page(self._database, request.tenant or None, wanted)
         return pb.ListAllJobsResponse(jobs=[self._jobs.show(record) for record in found], next_page_token=token)
 
+    async def ExplainNode(self, request: pb.ExplainNodeRequest, context: Context) -> pb.ExplainNodeResponse:
+        node = await self._node(request.node_id)
+        stored = await reading(
+            self._database, lambda connection: records.decisions_about(connection, request.node_id, MAX_DECISIONS)
+        )
+        found = [decisions_pb2.Decision.FromString(message) for message in stored]
+        return pb.ExplainNodeResponse(node=node, decisions=found)
+
+    async def PlayFault(self, request: pb.PlayFaultRequest, context: Context) -> pb.PlayFaultResponse:
+        if problems := list(_fault_problems(request.fault)):
+            raise exceptions.InvalidRequest(problems)
+        node = await self._node(request.node_id)
+        session = self._sessions.get(node.node_id)
+        if session is None:
+            raise exceptions.NoGameDay(f"node {node.node_id} is not connected; it plays faults only while it is")
+        if not session.hello.plays_faults:
+            raise exceptions.NoGameDay(f"node {node.node_id} does not allow it; start its agent with --plays-faults")
+        self._sessions.send(node.node_id, Outgoing(play_fault=request.fault))
+        fault = nodes_pb2.GameDayFault.Name(request.fault.fault)
+        extra = {"node_id": node.node_id, "fault": fault, "seconds": request.fault.seconds}
+        _log.warning("game day", extra=extra)
+        return pb.PlayFaultResponse()
+
     async def _nodes(self) -> list[nodes_pb2.Node]:
         rows = await reading(self._database, records.node_rows)
         known = self._dispatcher.nodes
-        return [views.node(row, known.get(row.node_id), self._sessions.get(row.node_id)) for row in rows]
+        return [
+            views.node(
+                row, known.get(row.node_id), self._sessions.get(row.node_id), self._dispatcher.health(row.node_id)
+            )
+            for row in rows
+        ]
 
     async def _node(self, node_id: str) -> nodes_pb2.Node:
         found = [node for node in await self._nodes() if node.node_id == node_id]
@@ -79,3 +118,10 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         if await asyncio.to_thread(write):
             await self._dispatcher.settle(events.DrainSet(node_id, drain))
         return await self._node(node_id)
+
+
+def _fault_problems(wanted: nodes_pb2.PlayFault) -> Iterator[Problem]:
+    if wanted.fault not in set(nodes_pb2.GameDayFault.values()) - {nodes_pb2.GAME_DAY_FAULT_UNSPECIFIED}:
+        yield Problem("fault.fault", f"is {wanted.fault}; choose one of GameDayFault")
+    if not 0 <= wanted.seconds <= LONGEST_FAULT_S:
+        yield Problem("fault.seconds", f"is {wanted.seconds:g}; use 0 to {LONGEST_FAULT_S:g}, 0 ends the fault")

@@ -21,7 +21,11 @@ import sqlalchemy as sa
 
 from hub import exceptions, wire
 from hub.core import events, instructions
+from hub.core.admission import Admitted, Refused
+from hub.core.decisions import Decision
+from hub.core.decisions import Kind as DecisionKind
 from hub.core.dispatch import Dispatch, Outlook, Rules
+from hub.core.health import Health
 from hub.core.jobs import State
 from hub.core.nodes import Node
 from hub.core.tenants import Limits
@@ -66,8 +70,9 @@ class _Committed:
 class Dispatcher:
     """Owns the decisions and the only connection that writes jobs."""
 
-    def __init__(self, database: sa.Engine, rules: Rules, sessions: Sessions, watchers: Watchers) -> None:
+    def __init__(self, database: sa.Engine, rules: Rules, sessions: Sessions, watchers: Watchers, hub_id: str) -> None:
         self._database = database
+        self._hub_id = hub_id
         self._dispatch = Dispatch(rules)
         self._sessions = sessions
         self._watchers = watchers
@@ -91,6 +96,14 @@ class Dispatcher:
     def outlook(self, job_id: str) -> Outlook:
         return self._dispatch.outlook(job_id, time.monotonic())
 
+    def explain(self, job_id: str) -> Decision | None:
+        """Why a job waits; None when it does not."""
+        return self._dispatch.explain(job_id, time.monotonic())
+
+    def health(self, node_id: str) -> Health | None:
+        """The health of a node that is connected here."""
+        return self._dispatch.standing.health(node_id, time.monotonic())
+
     def queued(self, tenant: str) -> int:
         return self._dispatch.queue.waiting(tenant)
 
@@ -99,9 +112,12 @@ class Dispatcher:
         return self._dispatch.queue.started(tenant)
 
     def limit(self, limits: Limits) -> None:
-        """Weigh tenants as an operator wishes, from now on."""
-        weights = {tenant: of.weight for tenant, of in limits.named.items()}
-        self._dispatch.queue.weigh_all(weights, limits.default.weight)
+        """Weigh and bound tenants as an operator wishes, from now on."""
+        self._dispatch.limit(limits)
+
+    def admit(self, new: NewJob) -> Refused | Admitted:
+        """Judge a job that is not stored yet."""
+        return self._dispatch.admit(new.live(_clock_offset_s()), time.monotonic())
 
     def post(self, event: events.Event) -> None:
         """Let an event be dealt with soon."""
@@ -183,6 +199,9 @@ class Dispatcher:
         for instruction in wanted:  # in this order: an agent must hear that it is resumed before it is given work
             if isinstance(instruction, instructions.Send):
                 self._send(instruction)
+            elif isinstance(instruction, instructions.Record):
+                next(committed)
+                self._tell(instruction.decision)
             else:
                 changed.add(_job_id(instruction))
                 self._follow_up(next(committed))
@@ -223,7 +242,7 @@ class Dispatcher:
         def write() -> list[_Committed]:
             now_s = time.time()
             with metrics.COMMIT_SECONDS.time(), self._database.begin() as connection:
-                return [_carry_out(connection, item, now_s) for item in writes]
+                return [_carry_out(connection, item, now_s, self._hub_id) for item in writes]
 
         pause_s = 0.1
         while True:
@@ -262,6 +281,14 @@ class Dispatcher:
             metrics.JOBS_ENDED.labels(self._tenants.pop(_job_id(write), ""), state).inc()
             _log.info("ended", extra={"job_id": _job_id(write), "state": str(state)})
 
+    def _tell(self, decision: Decision) -> None:
+        kind = decision.kind.name.lower()
+        node = self.nodes.get(decision.node_id)
+        metrics.DECISIONS.labels(node.region if node else "", kind).inc()
+        if decision.kind is DecisionKind.FROZEN:
+            metrics.FREEZES.inc()
+        _log.warning(kind, extra={"node_id": decision.node_id, "reason": decision.reason})
+
     def _as_stored(self, job_id: str) -> events.Diverged:
         with self._database.connect() as connection:
             return events.Diverged(job_id, records.live_job(connection, job_id, _clock_offset_s()))
@@ -275,6 +302,9 @@ class Dispatcher:
             case instructions.StopAttempt(node_id, ref, reason):
                 stop = fleet_service_pb2.CancelAttempt(ref=wire.ref_message(ref), reason=reason)
                 self._sessions.send(node_id, Outgoing(cancel=stop))
+            case instructions.SendProbe(node_id, probe_id, slot):
+                probe = fleet_service_pb2.Probe(probe_id=probe_id, slot=slot)
+                self._sessions.send(node_id, Outgoing(probe=probe))
             case instructions.TellDrain(node_id, True):
                 self._sessions.send(node_id, Outgoing(drain=fleet_service_pb2.Drain()))
             case instructions.TellDrain(node_id, False):
@@ -290,11 +320,12 @@ def _clock_offset_s() -> float:
 
 
 def _job_id(write: instructions.Write) -> str:
+    assert not isinstance(write, instructions.Record)
     return write.job_id if isinstance(write, instructions.CommitCancel) else write.ref.job_id
 
 
-def _carry_out(connection: sa.Connection, write: instructions.Write, now_s: float) -> _Committed:
-    outcome = commits.apply(connection, write, now_s)
+def _carry_out(connection: sa.Connection, write: instructions.Write, now_s: float, hub_id: str) -> _Committed:
+    outcome = commits.apply(connection, write, now_s, hub_id)
     if isinstance(write, instructions.Assign) and outcome.applied:
         return _Committed(write, outcome, _assignment(connection, write))
     return _Committed(write, outcome)

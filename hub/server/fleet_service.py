@@ -178,6 +178,10 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             case "heartbeat":
                 session.hear(message.heartbeat)
                 self._dispatcher.post(_heard(session, message.heartbeat))
+                if message.heartbeat.echo:
+                    session.outgoing.put_nowait(Outgoing(echo=pb.Echo(echo=message.heartbeat.echo)))
+            case "probed":
+                self._dispatcher.post(wire.probed(node_id, message.probed))
             case "started":
                 self._dispatcher.post(events.AttemptStarted(node_id, wire.ref(message.started.ref)))
             case "progress":
@@ -203,7 +207,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                     session.outgoing.put_nowait(Outgoing(result_ack=pb.ResultAck(ref=result.ref, verdict=value)))
                 else:
                     stored = pb.RenderedVideo(video=video, report=result.video.report).SerializeToString()
-                    self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored))
+                    rendered = wire.rendered(result.video.report)
+                    self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored, rendered))
             case "failure":
                 self._dispatcher.post(events.AttemptFailed(node_id, ref, wire.failure(result.failure)))
             case "stopped":
@@ -249,6 +254,8 @@ def _joined(session: AgentSession) -> events.NodeJoined:
         running=tuple(wire.ref(ref) for ref in hello.running),
         finished=tuple(wire.ref(ref) for ref in hello.finished),
         leaving=hello.draining,
+        gpus=tuple(wire.gpu(gpu) for gpu in hello.gpus),
+        inputs=tuple(hello.cached_sha256),
     )
 
 
@@ -258,4 +265,6 @@ def _heard(session: AgentSession, heartbeat: pb.Heartbeat) -> events.NodeHeard:
         session_id=session.session_id,
         slots=tuple(wire.slot(slot) for slot in heartbeat.slots),
         attempts=tuple(wire.ref(ref) for ref in heartbeat.attempts),
+        readings=wire.readings(session.hello.gpus, heartbeat.health),
+        round_trip_s=heartbeat.health.round_trip_seconds,
     )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from hub import exceptions
+from hub import exceptions, wire
 from hub.core import events
 from hub.core.jobs import State
 from hub.server import submissions, transfers, views
@@ -97,6 +97,13 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         found, token = await list_page(self._database, tenant, wanted)
         return pb.ListJobsResponse(jobs=[self.show(record) for record in found], next_page_token=token)
 
+    async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
+        record = await self._record(tenant_of(context), request.job_id)
+        found = views.decisions(record)
+        if waits := self._dispatcher.explain(request.job_id):
+            found.append(wire.decision_message(waits, time.time(), ""))
+        return pb.ExplainJobResponse(job=self.show(record), decisions=found)
+
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         tenant = tenant_of(context)
         if not (await self._record(tenant, request.job_id)).state.ended:
@@ -144,7 +151,8 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         good: list[NewJob] = []
         for item in requests:
             try:
-                good.append(submissions.new_job(tenant, item, held, item.idempotency_key in known, now_s))
+                again = item.idempotency_key in known
+                good.append(submissions.new_job(tenant, item, held, again, now_s, self._dispatcher.admit))
                 outcomes.append(None)
             except exceptions.Refusal as refusal:
                 outcomes.append(refusal)

@@ -40,6 +40,21 @@ METRICS = (
         "Whether a node is connected; none of one that has left or been away for a day.",
     ),
     Metric(
+        "sonic_hub_node_decisions_total",
+        "counter",
+        "decisions",
+        ("region", "kind"),
+        "Decisions about nodes: derated, ejected, probing, readmitted, spared; frozen and thawed of all.",
+    ),
+    Metric("sonic_hub_node_health", "gauge", "ratio", ("region", "node_id"), "How far a connected node is trusted."),
+    Metric(
+        "sonic_hub_requeue_freezes_total",
+        "counter",
+        "freezes",
+        (),
+        "How often nothing was requeued for a while, since many sessions had vanished at once.",
+    ),
+    Metric(
         "sonic_hub_store_failures_total", "counter", "transactions", (), "Transactions that failed and were repeated."
     ),
     Metric("sonic_hub_commit_seconds", "histogram", "seconds", (), "Time of one transaction.", _COMMITS),
@@ -107,6 +122,9 @@ PLACEMENTS = _made("placements_total")
 SESSIONS = _made("sessions")
 NODES = _made("nodes")
 NODE_UP = _made("node_up")
+DECISIONS = _made("node_decisions_total")
+NODE_HEALTH = _made("node_health")
+FREEZES = _made("requeue_freezes_total")
 STORE_FAILURES = _made("store_failures_total")
 COMMIT_SECONDS = _made("commit_seconds")
 FORWARD_RECEIVED = _made("forward_received_samples_total")

@@ -34,7 +34,7 @@ class Observer:
             metrics.JOBS.labels(tenant, state).set(count)
 
     def _observe_nodes(self) -> None:
-        for gauge in (metrics.SESSIONS, metrics.NODES, metrics.NODE_UP):
+        for gauge in (metrics.SESSIONS, metrics.NODES, metrics.NODE_UP, metrics.NODE_HEALTH):
             gauge.clear()
         nodes = self._dispatcher.nodes.values()
         for region, count in Counter(session.hello.region for session in self._sessions.all()).items():
@@ -47,3 +47,5 @@ class Observer:
             self._away_since_s[node.node_id] = since_s
             if not self._sessions.left(node.node_id) and now_s - since_s < FORGET_S:
                 metrics.NODE_UP.labels(node.region, node.node_id).set(node.online)
+            if health := self._dispatcher.health(node.node_id):
+                metrics.NODE_HEALTH.labels(node.region, node.node_id).set(health.score)

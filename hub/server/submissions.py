@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from hub import exceptions
 from hub.artifacts import durations, media_types
 from hub.artifacts.depot import check_hash
+from hub.core.admission import Admitted, Caution, Refused
 from hub.core.jobs import Requirement
 from hub.core.names import name_problem
 from hub.store.records import NewJob, seconds_of
@@ -28,11 +30,16 @@ _MAX_NAME_CHARACTERS = 64
 
 
 def new_job(
-    tenant: str, request: job_service_pb2.SubmitJobRequest, held: Mapping[str, sa.Row[Any]], known: bool, now_s: float
+    tenant: str,
+    request: job_service_pb2.SubmitJobRequest,
+    held: Mapping[str, sa.Row[Any]],
+    known: bool,
+    now_s: float,
+    admit: Callable[[NewJob], Refused | Admitted],
 ) -> NewJob:
     """Check a request and complete it. `held` are the tenant's artifacts by hash. Raises InvalidRequest.
 
-    The deadline of a job whose key is `known` may have passed: it was good when the job was stored.
+    A job whose key is `known` was good when it was stored, whatever has become of its deadline and the fleet.
     """
     spec = jobs_pb2.JobSpec()
     spec.CopyFrom(request.spec)
@@ -49,18 +56,24 @@ def new_job(
         problems += [Problem(f"spec.{problem.field}", problem.description) for problem in error.problems]
     if problems:
         raise exceptions.InvalidRequest(problems)
-    warnings = [jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in cautions]
-    return NewJob(
+    new = NewJob(
         job_id=uuid.uuid4().hex,
         tenant=tenant,
         idempotency_key=request.idempotency_key,
         spec=spec.SerializeToString(deterministic=True),
         requirement=Requirement(spec.engine, spec.model_version),
         priority=spec.priority,
-        cautions=jobs_pb2.RenderReport(warnings=warnings).SerializeToString(),
         video_s=complete.duration or _recording_s(held[spec.voice_sha256]),
         sizes={sha256: held[sha256].size_bytes for sha256 in (spec.portrait_sha256, spec.voice_sha256)},
     )
+    warned: list[parameters.Caution | Caution] = [*cautions]
+    if not known:
+        answer = admit(new)
+        if isinstance(answer, Refused):
+            raise exceptions.InvalidRequest([Problem(p.field, p.description) for p in answer.problems])
+        warned += answer.cautions
+    warnings = [jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in warned]
+    return replace(new, cautions=jobs_pb2.RenderReport(warnings=warnings).SerializeToString())
 
 
 def _key_problems(key: str) -> list[Problem]:

@@ -8,12 +8,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub import wire
+from hub.core.decisions import Decision, Kind
 from hub.core.dispatch import Outlook
+from hub.core.health import Health
 from hub.core.jobs import State
 from hub.core.nodes import Node, NodeState
 from hub.server.sessions import AgentSession
 from hub.store.records import JobRecord
-from sonic.v1 import fleet_service_pb2, jobs_pb2, nodes_pb2
+from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
 
 STATES = {
     State.QUEUED: jobs_pb2.JOB_STATE_QUEUED,
@@ -60,7 +62,11 @@ def job(record: JobRecord, outlook: Outlook) -> jobs_pb2.Job:
     if not record.state.ended:
         message.progress.CopyFrom(wire.progress_message(outlook.progress))
         message.queue_position = outlook.queue_position if record.state is State.QUEUED else 0
-        message.eta_seconds = outlook.eta_s
+        if outlook.start:
+            message.forecast.start.CopyFrom(wire.estimate_message(outlook.start))
+        if outlook.finish:
+            message.forecast.finish.CopyFrom(wire.estimate_message(outlook.finish))
+            message.eta_seconds = outlook.finish.expected_s
     return message
 
 
@@ -79,7 +85,39 @@ def _attempt(row: sa.Row[Any]) -> jobs_pb2.Attempt:
     return message
 
 
-def node(row: sa.Row[Any], known: Node | None, session: AgentSession | None) -> nodes_pb2.Node:
+def decisions(record: JobRecord) -> list[decisions_pb2.Decision]:
+    """What was decided about a job, from its attempts and its end, the oldest first."""
+    found: list[decisions_pb2.Decision] = []
+    for row in record.attempts:
+        if row.decision is not None:
+            found.append(decisions_pb2.Decision.FromString(row.decision))
+        else:  # a hub of the version before did not keep more
+            placed = Decision(Kind.PLACED, row.placement_reason, row.job_id, row.attempt, row.node_id)
+            found.append(wire.decision_message(placed, row.assigned_at_s, ""))
+        if row.failure is not None and row.ended_at_s is not None:
+            why = jobs_pb2.JobFailure.FromString(row.failure)
+            ended = record.state.ended and row.attempt == record.row.attempt
+            kind = Kind.ENDED if ended else Kind.REQUEUED
+            reason = f"{why.message} ({why.reason})"
+            value = Decision(kind, reason, row.job_id, row.attempt, row.node_id)
+            found.append(wire.decision_message(value, row.ended_at_s, ""))
+    if record.state.ended and not (found and found[-1].kind == decisions_pb2.DECISION_KIND_ENDED):
+        found.append(wire.decision_message(_end(record), record.row.ended_at_s, ""))
+    return found
+
+
+def _end(record: JobRecord) -> Decision:
+    row = record.row
+    if record.state is State.SUCCEEDED:
+        won = next(attempt for attempt in record.attempts if attempt.attempt == row.won_by)
+        return Decision(Kind.ENDED, "succeeded: the first valid result", row.job_id, row.won_by, won.node_id)
+    if record.state is State.FAILED:
+        why = jobs_pb2.JobFailure.FromString(row.failure)
+        return Decision(Kind.ENDED, f"{why.message} ({why.reason})", row.job_id, row.attempt)
+    return Decision(Kind.ENDED, "cancelled by the caller", row.job_id, row.attempt)
+
+
+def node(row: sa.Row[Any], known: Node | None, session: AgentSession | None, health: Health | None) -> nodes_pb2.Node:
     """A node for an operator: its row, what the decisions hold of it, and what it last said."""
     state, reason = known.state if known else (NodeState.OFFLINE, "no session")
     message = nodes_pb2.Node(
@@ -95,6 +133,10 @@ def node(row: sa.Row[Any], known: Node | None, session: AgentSession | None) -> 
         message.gpus.extend(session.hello.gpus)
         message.slots.extend(session.slots)
         message.health.CopyFrom(session.health)
+        message.plays_faults = session.hello.plays_faults
+        message.faults.extend(session.faults)
+    if health:
+        message.standing.CopyFrom(wire.health_message(health))
     return message
 
 

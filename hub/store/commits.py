@@ -17,13 +17,14 @@ from hub.core.instructions import (
     CommitFailure,
     CommitSuccess,
     MarkRunning,
+    Record,
     Requeue,
     Verdict,
     Write,
 )
 from hub.core.jobs import Ref, State
 from hub.store import records
-from hub.store.schema import attempts, jobs
+from hub.store.schema import attempts, decisions, jobs
 from sonic.v1 import fleet_service_pb2, jobs_pb2
 
 _LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
@@ -39,11 +40,11 @@ class Outcome:
     verdict: Verdict = Verdict.SUPERSEDED
 
 
-def apply(connection: sa.Connection, write: Write, now_s: float) -> Outcome:
-    """Carry out one write at the wall-clock time `now_s`. Raises sqlalchemy.exc.SQLAlchemyError."""
+def apply(connection: sa.Connection, write: Write, now_s: float, hub_id: str) -> Outcome:
+    """Carry out one write of a hub at the wall-clock time `now_s`. Raises sqlalchemy.exc.SQLAlchemyError."""
     match write:
         case Assign():
-            return _assign(connection, write, now_s)
+            return _assign(connection, write, now_s, hub_id)
         case MarkRunning(ref):
             return _mark_running(connection, ref, now_s)
         case Requeue():
@@ -55,6 +56,11 @@ def apply(connection: sa.Connection, write: Write, now_s: float) -> Outcome:
         case CommitCancel(job_id):
             where = (jobs.c.job_id == job_id, jobs.c.state.in_(_LIVE))
             return Outcome(_update(connection, where, state=State.CANCELLED, ended_at_s=now_s))
+        case Record(decision):
+            message = wire.decision_message(decision, now_s, hub_id).SerializeToString()
+            values = {"at_s": now_s, "node_id": decision.node_id, "message": message}
+            connection.execute(sa.insert(decisions).values(values))
+            return Outcome(applied=True)
 
 
 def _update(connection: sa.Connection, where: tuple[sa.ColumnElement[bool], ...], **values: Any) -> bool:
@@ -71,7 +77,7 @@ def _end_attempt(connection: sa.Connection, ref: Ref, now_s: float | None, failu
     connection.execute(sa.update(attempts).where(*where).values(ended_at_s=now_s, failure=failure))
 
 
-def _assign(connection: sa.Connection, write: Assign, now_s: float) -> Outcome:
+def _assign(connection: sa.Connection, write: Assign, now_s: float, hub_id: str) -> Outcome:
     before = Ref(write.ref.job_id, write.ref.attempt - 1)
     if not _update(connection, _at(before, State.QUEUED), state=State.ASSIGNED, attempt=write.ref.attempt):
         return Outcome(applied=False)
@@ -84,6 +90,7 @@ def _assign(connection: sa.Connection, write: Assign, now_s: float) -> Outcome:
             slot=write.slot,
             placement_reason=write.reason,
             assigned_at_s=now_s,
+            decision=wire.decision_message(write.decision, now_s, hub_id).SerializeToString(),
         )
     )
     return Outcome(applied=True)

@@ -14,7 +14,7 @@ from hub.artifacts.depot import Stored
 from hub.core.jobs import Input, Job, RegionRules, Requirement, State, Work
 from hub.core.nodes import Node
 from hub.store.database import insert_ignoring
-from hub.store.schema import artifacts, attempts, jobs, nodes
+from hub.store.schema import artifacts, attempts, decisions, jobs, nodes
 from sonic.v1 import jobs_pb2
 
 _HASHES_AT_A_TIME = 500
@@ -30,9 +30,14 @@ class NewJob:
     spec: bytes  # JobSpec, complete, serialized deterministically
     requirement: Requirement
     priority: int
-    cautions: bytes  # RenderReport
+    cautions: bytes = b""  # RenderReport
     video_s: float = 0.0  # as guessed; 0 when nothing can be told
     sizes: Mapping[str, int] = field(default_factory=dict)  # of its inputs, in bytes, by hash
+
+    def live(self, clock_offset_s: float) -> Job:
+        """The job as the decisions see it before it is stored."""
+        return _live(self.job_id, self.tenant, self.requirement, self.priority, self.spec, self.video_s, self.sizes,
+                     clock_offset_s)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,27 +53,40 @@ class JobRecord:
 
     def live(self, clock_offset_s: float, sizes: Mapping[str, int]) -> Job:
         """The job as the decisions see it; their clock is `clock_offset_s` ahead of the wall's. `sizes` of inputs."""
-        spec = jobs_pb2.JobSpec.FromString(self.row.spec)
-        inputs = (spec.portrait_sha256, spec.voice_sha256)
-        regions = spec.regions
-        newest = next((a for a in self.attempts if a.attempt == self.row.attempt), None)
-        return Job(
-            job_id=self.row.job_id,
-            tenant=self.row.tenant,
-            requirement=Requirement(self.row.engine, self.row.model_version),
-            priority=self.row.priority,
-            submitted_at_s=self.row.submitted_at_s,
-            sequence=self.row.sequence,
-            work=Work(self.row.video_s or 0.0, spec.parameters.min_resolution, spec.parameters.inference_steps),
-            inputs=tuple(Input(sha256, sizes.get(sha256, 0)) for sha256 in inputs),
-            regions=RegionRules(frozenset(regions.prefer), frozenset(regions.require), frozenset(regions.avoid)),
-            deadline_s=seconds_of(spec.deadline) + clock_offset_s if spec.HasField("deadline") else math.inf,
-            state=self.state,
-            attempt=self.row.attempt,
-            tries=self.row.tries,
-            node_id=newest.node_id if newest else "",
-            slot=newest.slot if newest else -1,
-        )
+        row = self.row
+        newest = next((a for a in self.attempts if a.attempt == row.attempt), None)
+        wanted = Requirement(row.engine, row.model_version)
+        made = _live(row.job_id, row.tenant, wanted, row.priority, row.spec, row.video_s or 0.0, sizes, clock_offset_s)
+        made.submitted_at_s, made.sequence = row.submitted_at_s, row.sequence
+        made.state, made.attempt, made.tries = self.state, row.attempt, row.tries
+        made.node_id, made.slot = (newest.node_id, newest.slot) if newest else ("", -1)
+        return made
+
+
+def _live(
+    job_id: str,
+    tenant: str,
+    wanted: Requirement,
+    priority: int,
+    serialized: bytes,
+    video_s: float,
+    sizes: Mapping[str, int],
+    clock_offset_s: float,
+) -> Job:
+    spec = jobs_pb2.JobSpec.FromString(serialized)
+    regions = spec.regions
+    return Job(
+        job_id=job_id,
+        tenant=tenant,
+        requirement=wanted,
+        priority=priority,
+        submitted_at_s=0.0,
+        sequence=0,
+        work=Work(video_s, spec.parameters.min_resolution, spec.parameters.inference_steps),
+        inputs=tuple(Input(sha256, sizes.get(sha256, 0)) for sha256 in (spec.portrait_sha256, spec.voice_sha256)),
+        regions=RegionRules(frozenset(regions.prefer), frozenset(regions.require), frozenset(regions.avoid)),
+        deadline_s=seconds_of(spec.deadline) + clock_offset_s if spec.HasField("deadline") else math.inf,
+    )
 
 
 @dataclass(frozen=True)
@@ -216,6 +234,12 @@ def note_node(connection: sa.Connection, node_id: str, region: str, agent_versio
 def node_heard(connection: sa.Connection, node_id: str, now_s: float) -> None:
     """When a node was last heard of; kept when its session ends."""
     connection.execute(sa.update(nodes).where(nodes.c.node_id == node_id).values(last_heard_at_s=now_s))
+
+
+def decisions_about(connection: sa.Connection, node_id: str, at_most: int) -> list[bytes]:
+    """What was decided about a node, or about all of them, the newest first."""
+    query = sa.select(decisions.c.message).where(decisions.c.node_id.in_((node_id, "")))
+    return list(connection.execute(query.order_by(decisions.c.sequence.desc()).limit(at_most)).scalars())
 
 
 def set_drain(connection: sa.Connection, node_id: str, drain: bool) -> bool:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonic import config, exceptions, files, parameters
-from sonic.cli import options, output, running
+from sonic.cli import decisions, options, output, running
 from sonic.cli.progress import describe, state_name
 from sonic.cli.submit import FIRST_ANSWER_S, connect, follow
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from sonic.v1 import jobs_pb2
+    from sonic.v1 import decisions_pb2, jobs_pb2
 
 app = typer.Typer(help="Look at jobs, follow them, stop them, fetch their videos.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job, or as much of it as no other begins with.")]
@@ -59,6 +59,27 @@ def show(job: JobId, json: options.Json = False, **given: Any) -> None:
 
     found = running.run(get())
     output.print_json(output.plain(found)) if json else _print(found)
+
+
+@app.command()
+@options.of(options.CLIENT)
+def explain(job: JobId, json: options.Json = False, **given: Any) -> None:
+    """Tell why a job went where it went and not to any other node, or why it waits."""
+    settings = options.client_of(given)
+    job = _whole(settings, job)
+
+    async def ask() -> list[decisions_pb2.Decision]:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            return await client.explain(job)
+
+    found = running.run(ask())
+    if json:
+        output.print_json([output.plain(decision) for decision in found])
+        return
+    for decision in found:
+        output.line(decisions.told(decision))
+        for passed in decision.passed_over:
+            output.line(f"    {decisions.passed_over(passed)}")
 
 
 @app.command()

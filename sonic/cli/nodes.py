@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic.cli import options, output, running
+from sonic.cli import decisions, options, output, running
 from sonic.cli.submit import FIRST_ANSWER_S, connect
 
 if TYPE_CHECKING:
-    from sonic.v1 import nodes_pb2
+    from sonic.v1 import admin_service_pb2, nodes_pb2
 
 app = typer.Typer(help="Look at nodes, stop giving them work, give it again.", no_args_is_help=True)
 NodeId = Annotated[str, typer.Argument(metavar="NODE", help="The id of a node.")]
@@ -43,6 +43,30 @@ def list_nodes(
 def show(node: NodeId, json: options.Json = False, **given: Any) -> None:
     """Show one node: its slots, GPUs and health."""
     _call("node", node, json, given)
+
+
+@app.command()
+@options.of(options.OPERATOR)
+def explain(node: NodeId, json: options.Json = False, **given: Any) -> None:
+    """Tell why a node gets the work that it gets: its health number by number, and what was decided about it."""
+    settings = options.client_of(given)
+
+    async def ask() -> admin_service_pb2.ExplainNodeResponse:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            return await client.explain_node(node)
+
+    found = running.run(ask())
+    if json:
+        output.print_json(output.plain(found))
+        return
+    output.fields([("node", found.node.node_id), ("region", found.node.region), ("state", _state(found.node))])
+    if found.node.HasField("standing"):
+        standing = found.node.standing
+        output.line(f"trusted with {standing.score:.0%} of its speed")
+        for factor in standing.factors:
+            output.line(f"  {factor.name} {factor.value:.4g} {factor.unit}: {factor.reason} (x {factor.share:.2f})")
+    for decision in found.decisions:
+        output.line(decisions.told(decision))
 
 
 @app.command()
@@ -82,6 +106,7 @@ def _print(node: nodes_pb2.Node) -> None:
             ("agent", node.agent_version),
             ("heard", node.last_heard_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC")),
             ("health", _health(node.health) if node.HasField("health") else ""),
+            ("game days", "allowed" if node.plays_faults else ""),
         ]
     )
     for gpu in node.gpus:
@@ -97,7 +122,16 @@ def _state(node: nodes_pb2.Node) -> str:
     from sonic.v1 import nodes_pb2
 
     state = nodes_pb2.NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
-    return f"{state} ({node.state_reason})" if node.state_reason else state
+    said = [node.state_reason, f"plays {_faults(node)}" if node.faults else ""]
+    return f"{state} ({'; '.join(part for part in said if part)})" if any(said) else state
+
+
+def _faults(node: nodes_pb2.Node) -> str:
+    from sonic.v1 import nodes_pb2
+
+    names = [nodes_pb2.GameDayFault.Name(one.fault).removeprefix("GAME_DAY_FAULT_").lower() for one in node.faults]
+    left = [output.seconds(one.seconds) for one in node.faults]
+    return ", ".join(f"{name} for {seconds} more" for name, seconds in zip(names, left, strict=True))
 
 
 def _health(health: nodes_pb2.NodeHealth) -> str:

@@ -9,7 +9,7 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.core.fair_queue import FairQueue, group_of
+from hub.core.fair_queue import FairQueue
 from hub.core.jobs import Job, RegionRules
 
 from .talk import job
@@ -157,8 +157,8 @@ def test_jobs_that_only_another_region_could_take_do_not_hold_up_the_rest() -> N
     queue.add(bound)
     queue.add(free)
     assert queue.next() == "bound"
-    assert queue.next({group_of(bound)}) == "free"
-    assert queue.next({bound.requirement}) is None
+    assert queue.next({bound.needs}) == "free"
+    assert queue.next({bound.needs, free.needs}) is None
 
 
 @settings(max_examples=20)

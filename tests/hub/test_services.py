@@ -75,9 +75,9 @@ async def test_a_job_goes_from_submission_to_a_fetched_video(caller: Caller, age
     done = await caller.ended(job.job_id)
     assert done.state == jobs_pb2.JOB_STATE_SUCCEEDED
     assert (done.video.sha256, done.video.media_type) == (digest(MP4), "video/mp4")
-    assert [(a.node_id, a.placement_reason) for a in done.attempts] == [
-        ("n1", "fastest free slot (2.0 x realtime on its probe clip)")
-    ]
+    (attempt,) = done.attempts
+    assert attempt.node_id == "n1"
+    assert attempt.placement_reason.startswith("expected to finish in ")
 
 
 async def test_bad_requests_name_every_field_at_once_and_store_nothing(caller: Caller) -> None:
@@ -107,7 +107,7 @@ async def test_bad_requests_name_every_field_at_once_and_store_nothing(caller: C
 
 async def test_values_outside_the_recommended_range_warn(caller: Caller) -> None:
     job = await caller.submit_new("k1", parameters=parameters_pb2.RenderParameters(dynamic_scale=1.9))
-    assert [warning.reason for warning in job.warnings] == ["OUTSIDE_RECOMMENDED_RANGE"]
+    assert [warning.reason for warning in job.warnings] == ["OUTSIDE_RECOMMENDED_RANGE", "NO_NODES_YET"]
 
 
 async def test_a_repeated_key_is_one_job_and_another_spec_is_refused(caller: Caller) -> None:

@@ -124,7 +124,7 @@ def test_sql_and_memory_agree_on_every_write(database: sa.Engine, writes: list[t
         memory.add(replace(record.live(0.0, {})))
         for kind, attempt, node in writes:
             wanted = write(kind, attempt, node)
-            assert commits.apply(connection, wanted, 2.0) == memory.apply(wanted)
+            assert commits.apply(connection, wanted, 2.0, "h1") == memory.apply(wanted)
             stored = records.job(connection, None, "a")
             assert stored
             held = memory.rows["a"].job
@@ -136,13 +136,13 @@ def test_a_result_that_came_too_late_changes_nothing(database: sa.Engine) -> Non
     add(database, new("a"))
     first, second = Ref("a", 1), Ref("a", 2)
     with database.begin() as connection:
-        commits.apply(connection, do.Assign(first, "n1", "eu", 0, "because", ()), 2.0)
-        commits.apply(connection, do.Requeue(first, BROKE, 1), 3.0)
-        commits.apply(connection, do.Assign(second, "n2", "eu", 0, "because", ()), 4.0)
-        won = commits.apply(connection, do.CommitSuccess(first, "n1", ONE), 5.0)
-        late = commits.apply(connection, do.CommitSuccess(second, "n2", TWO), 6.0)
-        repeat = commits.apply(connection, do.CommitSuccess(first, "n1", TWO), 7.0)
-        forged = commits.apply(connection, do.CommitSuccess(second, "n1", b"four"), 8.0)
+        commits.apply(connection, do.Assign(first, "n1", "eu", 0, "because", ()), 2.0, "h1")
+        commits.apply(connection, do.Requeue(first, BROKE, 1), 3.0, "h1")
+        commits.apply(connection, do.Assign(second, "n2", "eu", 0, "because", ()), 4.0, "h1")
+        won = commits.apply(connection, do.CommitSuccess(first, "n1", ONE), 5.0, "h1")
+        late = commits.apply(connection, do.CommitSuccess(second, "n2", TWO), 6.0, "h1")
+        repeat = commits.apply(connection, do.CommitSuccess(first, "n1", TWO), 7.0, "h1")
+        forged = commits.apply(connection, do.CommitSuccess(second, "n1", b"four"), 8.0, "h1")
         record = records.job(connection, "acme", "a")
     assert [o.verdict for o in (won, late, repeat, forged)] == [
         Verdict.COMMITTED, Verdict.SUPERSEDED, Verdict.COMMITTED, Verdict.UNKNOWN,
@@ -155,8 +155,8 @@ def test_a_result_that_came_too_late_changes_nothing(database: sa.Engine) -> Non
 def test_a_hub_that_starts_finds_every_job_that_has_not_ended(database: sa.Engine) -> None:
     add(database, new("a"), new("b"), new("c"))
     with database.begin() as connection:
-        commits.apply(connection, do.Assign(Ref("b", 1), "n1", "eu", 3, "because", ()), 2.0)
-        commits.apply(connection, do.CommitCancel("c"), 2.0)
+        commits.apply(connection, do.Assign(Ref("b", 1), "n1", "eu", 3, "because", ()), 2.0, "h1")
+        commits.apply(connection, do.CommitCancel("c"), 2.0, "h1")
         live = {job.job_id: job for job in records.live_jobs(connection, 0.0)}
     assert set(live) == {"a", "b"}
     assert (live["b"].state, live["b"].node_id, live["b"].slot, live["b"].attempt) == (State.ASSIGNED, "n1", 3, 1)

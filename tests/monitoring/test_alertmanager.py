@@ -156,6 +156,23 @@ def test_the_louder_of_two_is_heard(alertmanager: str) -> None:
     ]
 
 
+def test_many_that_vanish_at_once_are_one_message(alertmanager: str) -> None:
+    """Near the end, as it silences every NodeDown."""
+    told = _told(
+        alertmanager,
+        [
+            {"alertname": "SessionsVanished", "hub": "h1"},
+            {"alertname": "RegionDown", "region": "r6"},
+            {"alertname": "NodeDown", "region": "r6", "node_id": "a"},
+            {"alertname": "RegionLatencyAnomaly", "region": "r7", "model_version": "2"},
+        ],
+    )
+    assert [name[0] for name, inhibited in told.items() if not inhibited] == [
+        "SessionsVanished",
+        "RegionLatencyAnomaly",
+    ]
+
+
 def test_without_a_hub_only_that_is_said(alertmanager: str) -> None:
     """The last, as it silences all others."""
     told = _told(

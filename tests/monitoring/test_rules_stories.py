@@ -438,6 +438,32 @@ CASES = (
         ({"hub": "h1"},),
     ),
     Case(
+        "a switch dies, and half of the sessions with it",
+        "SessionsVanished",
+        {'sonic_hub_requeue_freezes_total{hub="h1"}': "0x20 1x40", 'sonic_hub_requeue_freezes_total{hub="h2"}': "3x60"},
+        (22,),
+        ({"hub": "h1"},),
+    ),
+    Case(
+        "a hub is restarted that has frozen before",
+        "SessionsVanished",
+        {'sonic_hub_requeue_freezes_total{hub="h1"}': "2x20 0x40"},
+        tuple(range(15, 40)),
+    ),
+    Case(
+        "a node fails every probe",
+        "NodesEjected",
+        {'sonic_hub_nodes{hub="h1",region="eu",state="ejected"}': "0x10 1x60"},
+        (45,),
+        (EU,),
+    ),
+    Case(
+        "nodes are ejected and come back by their probe",
+        "NodesEjected",
+        {'sonic_hub_nodes{hub="h1",region="eu",state="ejected"}': "0x10 1x20 0 2x20 0x30"},
+        tuple(range(10, 70)),
+    ),
+    Case(
         "a database is switched over, and a hub is restarted",
         "StoreFailing",
         {
