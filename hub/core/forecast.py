@@ -117,7 +117,9 @@ class Forecasts:
 
     def render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
         """Seconds of work on that node; `warm` when its worker has the portrait prepared."""
-        cache = self._cache.setdefault(kind, {})
+        cache = self._cache.get(kind)
+        if cache is None:
+            cache = _kept(self._cache, kind, MAX_KINDS, dict)
         key = (node_id, work, warm)
         found = cache.get(key)
         if found is None:

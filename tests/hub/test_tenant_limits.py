@@ -120,6 +120,25 @@ async def test_too_many_submissions_are_told_when_to_come_back(tmp_path: Path) -
             await Caller(channel, "rival").submit_new(f"k{number}")
 
 
+async def test_a_tenant_at_its_limit_of_running_jobs_holds_up_nobody(tmp_path: Path) -> None:
+    path = written(tmp_path, "[tenant.acme]\nmax_running = 1\n")
+    async with (
+        serving(config(tmp_path / "hub", tenants_file=path)) as hub,
+        grpc.aio.insecure_channel(hub.grpc_address) as channel,
+    ):
+        acme, rival, one, two = Caller(channel), Caller(channel, "rival"), Agent(channel), Agent(channel, "n2")
+        first = await acme.submit_new("k1")
+        second = await acme.submit("k2")
+        await one.join()
+        ref = (await one.hear("assignment")).assignment.ref
+        assert ref.job_id == first.job_id
+        await two.join()
+        others = await rival.submit_new("k1")
+        assert (await two.hear("assignment")).assignment.ref.job_id == others.job_id
+        await one.render(ref)
+        assert (await one.hear("assignment")).assignment.ref.job_id == second.job_id
+
+
 async def test_a_full_queue_says_when_it_will_have_drained(tmp_path: Path) -> None:
     async with (
         serving(config(tmp_path / "hub", max_queued_jobs=2)) as hub,
