@@ -100,9 +100,9 @@ class Forecasts:
         self._cache.pop(kind, None)
 
     def rendered(
-        self, kind: Kind, node_id: str, work: Work, took_s: float, warm: bool, preparing_s: float | None = None
+        self, kind: Kind, node_id: str, work: Work, took_s: float, warm: bool, preparing_s: float = 0.0
     ) -> None:
-        """A render took so long without transfers; `preparing_s` is what its report says of preparing."""
+        """A render took so long without transfers; `preparing_s` is what its report says of preparing, if anything."""
         if took_s <= 0 or work.video_s <= 0:
             return
         self._typical += (math.log(work.video_s) - self._typical) / _WINDOW
@@ -111,7 +111,7 @@ class Forecasts:
         usual, own = cls.predict(work, warm)
         cls.observe(work, warm, math.log(took_s) - ratio, unsure)
         node.observe(math.log(took_s) - usual, cls.noise + own)
-        if preparing_s is not None:
+        if preparing_s:
             cls.observe_preparing(preparing_s / math.exp(ratio), warm, unsure)
         self._cache.pop(kind, None)
 
