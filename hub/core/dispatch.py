@@ -104,14 +104,16 @@ class Dispatch:
         at = Round(self.board, self.forecasts, now)
         full: set[Needs] = set()
         passed: set[str] = set()
+        held_back = self._limits.held_back(self._running)
         while self.board.free_slots and len(passed) < LOOK_AHEAD:
-            job_id = self.queue.next(full, passed, self._limits.held_back(self._running))
+            job_id = self.queue.next(full, passed, held_back)
             if job_id is None:
                 break
             job = self.jobs[job_id]
             choice = self._place(job, at)
             if choice.free:
                 out.append(self._give(job, choice, at))
+                held_back = self._limits.held_back(self._running)
             elif choice.option:
                 at.promise(choice.option)
                 passed.add(job_id)
