@@ -546,16 +546,24 @@ class Dispatch:
         return now + remaining.expected_s if remaining else 0.0
 
     def _remaining(self, job: Job, now: float) -> Estimate | None:
+        """By the forecast at first, and by the attempt's own progress once half of it is done."""
         elapsed_s, done = now - job.started_at_s, job.progress.fraction
-        if done > 0.02 and elapsed_s > 0:
-            left_s = elapsed_s * (1 - done) / done
-            return Estimate(left_s, left_s * (0.6 + 0.4 * done), left_s * (1.6 - 0.6 * done))
-        for index, (pool, _) in self.board.slots_of(job.node_id).items():
-            if index == job.slot and pool.offer(job.requirement):
-                fetch, render, _ = placement.forecast(job, pool, job.node_id, self.board, self.forecasts)
-                work = (fetch + render).scaled(1 / max(pool.traits.trust, 0.1))
-                return Estimate(*(max(seconds - elapsed_s, 0.0) for seconds in work))
-        return None
+        foretold = self._foretold(job, elapsed_s)
+        if done <= 0 or elapsed_s <= 0:
+            return foretold
+        left_s = elapsed_s * (1 - done) / done
+        seen = Estimate(left_s, left_s * (0.6 + 0.4 * done), left_s * (1.6 - 0.6 * done))
+        if foretold is None or done >= 0.5:
+            return seen
+        return Estimate(*(a * 2 * done + b * (1 - 2 * done) for a, b in zip(seen, foretold, strict=True)))
+
+    def _foretold(self, job: Job, elapsed_s: float) -> Estimate | None:
+        pool = next((pool for i, (pool, _) in self.board.slots_of(job.node_id).items() if i == job.slot), None)
+        if pool is None or not pool.offer(job.requirement):
+            return None
+        fetch, render, _ = placement.forecast(job, pool, job.node_id, self.board, self.forecasts)
+        work = (fetch + render).scaled(1 / max(pool.traits.trust, 0.1))
+        return Estimate(*(max(seconds - elapsed_s, 0.0) for seconds in work))
 
     def _wait(self, job: Job, option: placement.Option, position: int, now: float) -> Estimate:
         """Until a job that waits starts: its slot is free, and those ahead of it have gone."""
