@@ -34,7 +34,7 @@ class AgentConfig:
     region: str = "local"  # where the box is; a label on all that it reports
     data_dir: Path = field(default_factory=_data_dir)  # a folder for this agent alone
     engine: str = "warp"  # what its workers render with
-    slots: int = 1  # renders at a time, each in a worker process of its own
+    slots: int = 1  # renders at a time, each in a worker process of its own, spread over the GPUs
     http_listen: str = "127.0.0.1:8091"  # /healthz, /readyz, /metrics; port 0 takes a free one
     insecure: bool = False  # reach a hub, or listen, beyond loopback without credentials
     cache_max_bytes: int = 10 * GIB  # room for portraits and voices kept for the next job

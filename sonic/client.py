@@ -10,10 +10,12 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from sonic import exceptions, files, parameters, transfers
 from sonic.connection import Connection
@@ -69,11 +71,16 @@ class AsyncSonicClient:
         engine: str = "",
         model_version: str = "",
         priority: int = 0,
+        prefer_regions: Iterable[str] = (),
+        require_regions: Iterable[str] = (),
+        avoid_regions: Iterable[str] = (),
+        deadline: datetime | None = None,
         idempotency_key: str = "",
         **given: Any,
     ) -> jobs_pb2.Job:
         """Upload a portrait and a voice and ask for a video; `given` are render parameters, see docs/parameters.md.
 
+        A job that cannot end by its `deadline`, a time with an offset, fails without using a GPU.
         The answered job has been stored. Raises parameters.InvalidParameters before anything is sent, FileTrouble.
         """
         wanted = wire_parameters(given)
@@ -85,6 +92,8 @@ class AsyncSonicClient:
             model_version=model_version,
             parameters=wanted,
             priority=priority,
+            regions=region_rules(prefer_regions, require_regions, avoid_regions),
+            deadline=timestamp(deadline),
         )
         request = job_service_pb2.SubmitJobRequest(spec=spec, idempotency_key=idempotency_key or uuid.uuid4().hex)
         try:
@@ -302,6 +311,25 @@ class SonicClient:
 
         while (item := self._run(following())) is not nothing:
             yield item
+
+
+def region_rules(
+    prefer: Iterable[str] = (), require: Iterable[str] = (), avoid: Iterable[str] = ()
+) -> jobs_pb2.RegionRules | None:
+    """Where a job may and should run; None when it is all the same."""
+    rules = jobs_pb2.RegionRules(prefer=prefer, require=require, avoid=avoid)
+    return rules if rules.ByteSize() else None
+
+
+def timestamp(when: datetime | None) -> Timestamp | None:
+    """A time as a message; None stays None. Raises ValueError for one without an offset."""
+    if when is None:
+        return None
+    if when.tzinfo is None:
+        raise ValueError(f"deadline is {when}, which has no offset; give it one, for example tzinfo=UTC")
+    message = Timestamp()
+    message.FromDatetime(when)
+    return message
 
 
 def callers_name(field: str) -> str:

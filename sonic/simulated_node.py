@@ -92,7 +92,7 @@ class _Fault:
     timer: asyncio.TimerHandle
 
 
-@dataclass
+@dataclass(eq=False)
 class SimulatedNode:
     """One node; `run` is its life. Made where a loop runs."""
 
@@ -111,9 +111,8 @@ class SimulatedNode:
         self._loop = asyncio.get_running_loop()
         self._chance = random.Random(self.profile.seed)  # noqa: S311 - no secret
         self._slots = [_Slot(index) for index in range(self.profile.slots)]
-        self._engines = [
-            nodes_pb2.EngineInfo(engine=self.profile.engine, model_version=self.profile.model_version),
-        ]
+        engine = nodes_pb2.EngineInfo(engine=self.profile.engine, model_version=self.profile.model_version)
+        self._engines = [engine]
         self._gpu_uuid = f"GPU-{self.profile.node_id}" if self.profile.gpu.name else ""
         self._call: Any = None
         self._writer: asyncio.Task[None] | None = None

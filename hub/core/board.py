@@ -144,13 +144,16 @@ class Board:
 
     def _traits(self, node: Node, slot: Slot) -> Traits:
         gpu = node.gpu_of(slot)
+        trust_steps = round(node.vitals.trust(gpu.uuid if gpu else "") * _TRUST_STEPS)
+        if len(node.gpus) < 2:  # a node is ejected as a whole; beside others, a broken GPU gets nothing
+            trust_steps = max(trust_steps, 1)
         return Traits(
             region=node.region,
             offers=slot.engines,
             gpu_class=node.gpu_class(slot),
             memory_bytes=gpu.memory_bytes if gpu else 0,
             pace_steps=round(math.log(self._pace(node, slot)) / _STEP),
-            trust_steps=round(node.vitals.trust(gpu.uuid if gpu else "") * _TRUST_STEPS),
+            trust_steps=trust_steps,
         )
 
     def _pool(self, traits: Traits) -> Pool:

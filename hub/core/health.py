@@ -196,6 +196,14 @@ class Vitals:
         if fault in self._faults:
             self._faults[fault].add(-min(1.0, self._faults[fault].now(now)), now)
 
+    def proven(self, now: float) -> None:
+        """It has rendered its probe clip: what its hardware said is over, and half of its faults are forgotten."""
+        for gpu in self._gpus.values():
+            for fading in (gpu.fatal, gpu.ecc):
+                fading.amount = 0.0
+        for fading in self._faults.values():
+            fading.add(-fading.now(now) / 2, now)
+
     # What it comes to.
 
     def trust(self, gpu_uuid: str) -> float:

@@ -115,7 +115,9 @@ class Standing:
             return
         why_not = event.failure.message if event.failure else self._digest_problem(node, event)
         if node.breaker.probed(now, why_not, event.realtime_factor):
+            node.vitals.proven(now)
             yield from self._readmit(node, f"its probe clip was right, {event.realtime_factor:.1f} x realtime")
+            yield from self._judge(node, now, at_once=True)
         elif node.ejected:
             yield Record(Decision(Kind.EJECTED, node.breaker.reason, node_id=node.node_id))
 

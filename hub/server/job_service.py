@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,7 +17,9 @@ from hub.core.jobs import State
 from hub.server import submissions, transfers, views
 from hub.server.callers import Context, tenant_of
 from hub.server.dispatcher import Dispatcher
+from hub.server.gathered import Gathered
 from hub.server.guard import status_of
+from hub.server.tenant_limits import Door
 from hub.server.watchers import Watchers
 from hub.store import records
 from hub.store.records import JobRecord, NewJob, Page
@@ -41,13 +43,15 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         dispatcher: Dispatcher,
         files: transfers.Transfers,
         watchers: Watchers,
-        max_queued_jobs: int,
+        door: Door,
     ) -> None:
         self._database = database
+        self._jobs = Gathered(database, records.jobs_by_id)
+        self._keys = Gathered(database, _used)
         self._dispatcher = dispatcher
         self._files = files
         self._watchers = watchers
-        self._max_queued_jobs = max_queued_jobs
+        self._door = door
 
     async def GetArtifact(self, request: pb.GetArtifactRequest, context: Context) -> pb.GetArtifactResponse:
         return pb.GetArtifactResponse(status=await self._files.status(tenant_of(context), request.sha256))
@@ -130,8 +134,8 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return self.show(await self._record(tenant, job_id))
 
     async def _record(self, tenant: str, job_id: str) -> JobRecord:
-        record = await reading(self._database, lambda connection: records.job(connection, tenant, job_id))
-        if record is None:
+        record = await self._jobs.get(job_id)
+        if record is None or record.row.tenant != tenant:
             raise exceptions.NotFound(f"there is no job {job_id[:80]!r}")
         return record
 
@@ -140,24 +144,30 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
         held = await self._files.known.of(tenant, hashes)
+        keys = {item.idempotency_key for item in requests}
+        known = await self._known_keys(tenant, keys)
+        now_s = time.time()
         outcomes: list[jobs_pb2.Job | exceptions.Refusal | None] = []
         good: list[NewJob] = []
         for item in requests:
             try:
-                good.append(submissions.new_job(tenant, item, held))
+                again = item.idempotency_key in known
+                good.append(submissions.new_job(tenant, item, held, again, now_s, self._dispatcher.admit))
                 outcomes.append(None)
             except exceptions.Refusal as refusal:
                 outcomes.append(refusal)
-        self._check_room(tenant, len(good))
-        answers = iter(await self._dispatcher.submit(good) if good else [])
+        with self._door.passing(tenant, len({job.idempotency_key for job in good} - known)):
+            answers = iter(await self._dispatcher.submit(good) if good else [])
         wanted = iter(good)
         return [self._answer(next(wanted), *next(answers)) if item is None else item for item in outcomes]
 
-    def _check_room(self, tenant: str, more: int) -> None:
-        queued = self._dispatcher.queued(tenant)
-        if queued + more > self._max_queued_jobs:
-            limit = f"{queued} jobs wait and {more} more were sent; {self._max_queued_jobs} may wait at a time"
-            raise exceptions.LimitReached(f"queued jobs of tenant {tenant}", limit, retry_after_s=30.0)
+    async def _known_keys(self, tenant: str, keys: set[str]) -> set[str]:
+        if len(keys) == 1:
+            (key,) = keys
+            return keys if await self._keys.get((tenant, key)) else set()
+        pairs = [(tenant, key) for key in keys]
+        found = await reading(self._database, lambda connection: records.known_keys(connection, pairs))
+        return {key for _, key in found}
 
     def _answer(self, wanted: NewJob, record: JobRecord, created: bool) -> jobs_pb2.Job | exceptions.Refusal:
         if not created and record.row.spec != wanted.spec:
@@ -166,6 +176,10 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 "which has another spec; use a fresh key for each video wanted"
             )
         return self.show(record)
+
+
+def _used(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+    return dict.fromkeys(records.known_keys(connection, keys), True)
 
 
 async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:

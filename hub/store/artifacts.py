@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from hub.store import records
 
-BELIEVED_S = 30.0
+BELIEVED_S = 2.0
 _MOST = 20_000
 Key = tuple[str, str]  # tenant, sha256
 

@@ -40,7 +40,7 @@ def insert_ignoring(engine: sa.Engine, table: sa.Table) -> Any:
 
 
 def passing(engine: sa.Engine) -> sa.Engine:
-    """The same database, for commits that survive the end of this process at once and a power loss with the next commit."""
+    """The same database, for commits that survive the end of this process, but a power loss only with the next commit."""
     if engine.dialect.name == "sqlite":
         second = sa.create_engine(engine.url)
         sa.event.listen(second, "connect", _set_up_sqlite)
