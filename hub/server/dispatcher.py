@@ -266,7 +266,12 @@ class Dispatcher:
         self, writes: list[instructions.Write], new: list[Sequence[NewJob]]
     ) -> tuple[list[Committed], list[Stored]]:
         with metrics.COMMIT_SECONDS.time():
-            return await self._in_writer(lambda: self._ledger.write(writes, new, time.time()))
+            durable = bool(new) or not all(map(is_passing, writes))
+            if self._ledger.quick and not durable:
+                with contextlib.suppress(sa.exc.OperationalError):
+                    return self._ledger.write(writes, new, time.time(), durable)
+                durable = True
+            return await self._in_writer(lambda: self._ledger.write(writes, new, time.time(), durable))
 
     def _follow_up(self, item: Committed) -> None:
         write, outcome = item.write, item.outcome

@@ -28,10 +28,8 @@ from hub.core.instructions import (
 from hub.core.jobs import Ref, State
 from hub.store import records
 from hub.store.schema import attempts, decisions, jobs
-from sonic.v1 import fleet_service_pb2, jobs_pb2
 
 _LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
-_EXACT_ENOUGH = 0.02
 _HELD = (State.ASSIGNED, State.RUNNING)
 
 
@@ -160,21 +158,9 @@ def _succeed(connection: sa.Connection, write: CommitSuccess, now_s: float) -> O
     won = {"state": State.SUCCEEDED, "won_by": write.ref.attempt, "result": write.result, "ended_at_s": now_s}
     if _update(connection, where, **won):
         _end_attempt(connection, write.ref, now_s, None)
-        _learn_duration(connection, given, _audio_s(write.result))
         return Outcome(applied=True, verdict=Verdict.COMMITTED)
     winner = connection.execute(sa.select(jobs.c.won_by).where(jobs.c.job_id == write.ref.job_id)).scalar()
     return Outcome(applied=False, verdict=Verdict.COMMITTED if winner == write.ref.attempt else Verdict.SUPERSEDED)
-
-
-def _learn_duration(connection: sa.Connection, job: sa.Row[Any], audio_s: float) -> None:
-    """The next job with the same recording need not guess, if this one's guess was wrong."""
-    if audio_s and abs(audio_s - (job.video_s or 0.0)) > _EXACT_ENOUGH * audio_s:
-        spec = jobs_pb2.JobSpec.FromString(job.spec)
-        records.learn_duration(connection, job.tenant, spec.voice_sha256, audio_s)
-
-
-def _audio_s(result: bytes) -> float:
-    return fleet_service_pb2.RenderedVideo.FromString(result).report.audio_seconds
 
 
 # Many at once. The statements are made once, since making one costs more than carrying it out.
@@ -248,9 +234,6 @@ def _succeed_together(connection: sa.Connection, writes: list[CommitSuccess], be
     won = [{"of_node": write.node_id, "video": write.result} | row for write, row in zip(writes, rows, strict=True)]
     _update_all(connection, _SUCCEED, won)
     _update_all(connection, _SUCCEED_ATTEMPT, rows)
-    told_s = {write.ref.job_id: audio_s for write in writes if (audio_s := _audio_s(write.result))}
-    for job in records.specs(connection, list(told_s)) if told_s else ():
-        _learn_duration(connection, job, told_s[job.job_id])
 
 
 def _update_all(connection: sa.Connection, statement: sa.Update, rows: list[dict[str, Any]]) -> None:

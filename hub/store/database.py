@@ -39,12 +39,17 @@ def insert_ignoring(engine: sa.Engine, table: sa.Table) -> Any:
     return dialect.insert(table).on_conflict_do_nothing()
 
 
+def is_local(engine: sa.Engine) -> bool:
+    """Whether a statement is carried out by the thread that asks for it, and no other machine is waited for."""
+    return engine.dialect.name == "sqlite"
+
+
 def passing(engine: sa.Engine) -> sa.Engine:
     """The same database, for commits that survive the end of this process, but a power loss only with the next commit."""
     if engine.dialect.name == "sqlite":
         second = sa.create_engine(engine.url)
         sa.event.listen(second, "connect", _set_up_sqlite)
-        sa.event.listen(second, "connect", lambda connection, _record: connection.execute("PRAGMA synchronous=NORMAL"))
+        sa.event.listen(second, "connect", _pass_quickly)
         sa.event.listen(second, "begin", _begin_sqlite)
         return second
     second = sa.create_engine(engine.url)
@@ -60,6 +65,11 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _pass_quickly(connection: Any, _record: Any) -> None:
+    for pragma in ("synchronous=NORMAL", "busy_timeout=0", "wal_autocheckpoint=0"):
+        connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -15,14 +15,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hub.core.instructions import Assign, Instruction, MarkRunning, Send, Write
+from hub.core.instructions import Assign, CommitSuccess, Instruction, MarkRunning, Send, Write
 from hub.store import commits, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.commits import Apart, Outcome
-from hub.store.database import passing
+from hub.store.database import is_local, passing
 from hub.store.records import JobRecord, NewJob
-from sonic.v1 import jobs_pb2
+from sonic.v1 import fleet_service_pb2, jobs_pb2
 
+_EXACT_ENOUGH = 0.02
 Stored = list[tuple[JobRecord, bool]]
 """Each job of a submission, and whether it is new."""
 
@@ -53,9 +54,14 @@ def is_passing(instruction: Instruction) -> bool:
 
 
 class Ledger:
-    """Of one hub. To be used by one thread at a time."""
+    """Of one hub. To be used by one thread at a time.
+
+    Where `quick` is set, what is not durable never waits for the disk: it need not be handed to a thread, which would
+    take longer than the statements. While somebody else is writing, it is refused at once.
+    """
 
     def __init__(self, database: sa.Engine, known: KnownArtifacts, hub_id: str) -> None:
+        self.quick = is_local(database)
         self._database = database
         self._passing = passing(database)
         self._known = known
@@ -65,10 +71,10 @@ class Ledger:
         self._passing.dispose()
 
     def write(
-        self, writes: Sequence[Write], new: Sequence[Sequence[NewJob]], now_s: float
+        self, writes: Sequence[Write], new: Sequence[Sequence[NewJob]], now_s: float, durable: bool
     ) -> tuple[list[Committed], list[Stored]]:
         """All of it or nothing, at the wall-clock time `now_s`. Raises sqlalchemy.exc.SQLAlchemyError."""
-        engine = self._passing if not new and all(map(is_passing, writes)) else self._database
+        engine = self._database if durable else self._passing
         try:
             with engine.begin() as connection:
                 outcomes = commits.apply_together(connection, writes, now_s, self._hub_id)
@@ -82,12 +88,24 @@ class Ledger:
         self, connection: sa.Connection, writes: Sequence[Write], outcomes: Sequence[Outcome], now_s: float
     ) -> list[Committed]:
         made = list(zip(writes, outcomes, strict=True))
+        won = [write for write, outcome in made if isinstance(write, CommitSuccess) and outcome.applied]
+        self._learn_durations(connection, won)
         assigned = [write.ref.job_id for write, outcome in made if isinstance(write, Assign) and outcome.applied]
         given = self._given(connection, assigned, now_s) if assigned else {}
         return [
             Committed(write, outcome, given.get(write.ref.job_id) if isinstance(write, Assign) else None)
             for write, outcome in made
         ]
+
+    def _learn_durations(self, connection: sa.Connection, won: Sequence[CommitSuccess]) -> None:
+        """The next job with the same recording need not guess, if this one's guess was wrong."""
+        told_s = {write.ref.job_id: audio_s for write in won if (audio_s := _audio_s(write.result))}
+        for job in records.specs(connection, list(told_s)) if told_s else ():
+            audio_s = told_s[job.job_id]
+            if abs(audio_s - (job.video_s or 0.0)) > _EXACT_ENOUGH * audio_s:
+                sha256 = jobs_pb2.JobSpec.FromString(job.spec).voice_sha256
+                records.learn_duration(connection, job.tenant, sha256, audio_s)
+                self._known.forget(job.tenant, sha256)
 
     def _given(self, connection: sa.Connection, job_ids: list[str], now_s: float) -> dict[str, Given]:
         found: dict[str, Given] = {}
@@ -97,6 +115,10 @@ class Ledger:
             portrait, voice = inputs[spec.portrait_sha256], inputs[spec.voice_sha256]
             found[row.job_id] = Given(row.tenant, spec, portrait, voice, max(now_s - row.submitted_at_s, 0.0))
         return found
+
+
+def _audio_s(result: bytes) -> float:
+    return fleet_service_pb2.RenderedVideo.FromString(result).report.audio_seconds
 
 
 def _add(connection: sa.Connection, new: Sequence[Sequence[NewJob]], now_s: float) -> list[Stored]:
