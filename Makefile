@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := hub,agent,runtime
+EXTRAS := hub,agent,runtime,postgresql
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quality gallery mouth lint format proto docs bench clean
 

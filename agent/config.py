@@ -34,7 +34,7 @@ class AgentConfig:
     region: str = "local"  # where the box is; a label on all that it reports
     data_dir: Path = field(default_factory=_data_dir)  # a folder for this agent alone
     engine: str = "warp"  # what its workers render with
-    slots: int = 1  # renders at a time, each in a worker process of its own
+    slots: int = 1  # renders at a time, each in a worker process of its own, spread over the GPUs
     http_listen: str = "127.0.0.1:8091"  # /healthz, /readyz, /metrics; port 0 takes a free one
     insecure: bool = False  # reach a hub, or listen, beyond loopback without credentials
     cache_max_bytes: int = 10 * GIB  # room for portraits and voices kept for the next job
@@ -47,27 +47,36 @@ class AgentConfig:
     flush_timeout_s: float = 10.0  # time to report results while stopping without a hub
     metric_spool_max_bytes: int = 64 * MIB  # room for samples that the hub has not taken
     metric_spool_max_age_s: float = 86_400.0  # samples older than this are given up
+    plays_faults: bool = False  # whether operators may let it suffer faults on game days
+    simulate: int = 0  # be so many simulated nodes, whose videos are placeholders; region may be a list then
     worker_command: tuple[str, ...] = (sys.executable, "-m", "sonic_runtime.worker")  # program and arguments
 
     def __post_init__(self) -> None:
-        for name in ("node_id", "region"):
-            self._check_name(name, getattr(self, name))
+        self._check_name("node_id", f"{self.node_id}-{self.simulate:04d}" if self.simulate else self.node_id)
+        for region in self.regions:
+            self._check_name("region", region)
         for name in ("hub", "http_listen"):
             self._check_address(name, getattr(self, name))
         for name in ("slots", "cache_max_bytes", "load_timeout_s", "probe_timeout_s", "silence_timeout_s"):
             self._check_at_least(name, above=True)
         for name in ("stall_timeout_s", "metric_spool_max_bytes", "metric_spool_max_age_s"):
             self._check_at_least(name, above=True)
-        for name in ("cancel_grace_s", "drain_timeout_s", "flush_timeout_s"):
+        for name in ("cancel_grace_s", "drain_timeout_s", "flush_timeout_s", "simulate"):
             self._check_at_least(name, above=False)
         if not self.worker_command:
             raise InvalidConfig("worker_command is empty; give a program and its arguments")
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """One, unless it simulates."""
+        return tuple(self.region.split(",")) if self.simulate else (self.region,)
 
     @property
     def terms(self) -> Terms:
         """What the decisions go by."""
         return Terms(
             slots=self.slots,
+            plays_faults=self.plays_faults,
             load_timeout_s=self.load_timeout_s,
             probe_timeout_s=self.probe_timeout_s,
             silence_timeout_s=self.silence_timeout_s,

@@ -57,6 +57,11 @@ class Inputs:
             os.link(entry, at)
         await asyncio.to_thread(self._evict)
 
+    def recent(self, most: int) -> list[str]:
+        """The hashes of what is cached, those used last first."""
+        files = [path for path in self._folder.iterdir() if not path.suffix]
+        return [path.name for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True)[:most]]
+
     async def _fetch(self, artifact: artifacts_pb2.Artifact, download: Download, entry: Path) -> None:
         part = entry.with_suffix(".part")
         for _ in range(2):

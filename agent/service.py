@@ -17,14 +17,17 @@ from pathlib import Path
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from agent import http, transfers, wire
+from agent import gpus, http, transfers, wire
+from agent.clock import Clock
 from agent.config import AgentConfig
 from agent.core import events
 from agent.core import instructions as wants
-from agent.core.attempts import Failure, Fault, Ref, Work
+from agent.core.attempts import Failure, Fault, Ref, Rendered, Work
+from agent.core.game_day import GameDayFault
 from agent.core.node import Node
 from agent.core.sessions import SessionState
 from agent.errands import Errands
+from agent.faults import Faults
 from agent.folders import Folders, claimed
 from agent.inputs import InputCorrupt, Inputs
 from agent.metrics import NO_MODEL, NO_TENANT, Metrics
@@ -42,6 +45,7 @@ from sonic.v1 import fleet_service_pb2 as pb
 TICK_S = 0.25
 MEASURE_INTERVAL_S = 5.0
 START_EXTENSION_S = 30.0
+MOST_CACHED_TOLD = 256
 _log = logging.getLogger("agent")
 
 
@@ -71,11 +75,15 @@ class Agent:
         self._hub = fleet_service_pb2_grpc.FleetServiceStub(channel)
         self._events: asyncio.Queue[events.Event] = asyncio.Queue()
         self._node = Node(config.terms)
+        self._clock = Clock()
         self._telemetry = Telemetry(
-            self.metrics, Spool(folders.metrics, config.metric_spool_max_bytes, config.metric_spool_max_age_s)
+            self.metrics,
+            Spool(folders.metrics, config.metric_spool_max_bytes, config.metric_spool_max_age_s),
+            self._clock,
         )
         self._session = Session(self._hub, self._post, self._telemetry)
         self._workers = Workers(config.worker_command, config.engine, self._post)
+        self._faults = Faults(self._clock, self._workers.hold)
         self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub)
         self._outbox = Outbox(folders.outbox)
         self._notifier = Notifier(os.environ)
@@ -142,6 +150,8 @@ class Agent:
                 await self._errands.over("session", "hub")
         except TimeoutError:
             _log.info("the hub did not end the session")
+        self._errands.cancel("slowing", "workers")
+        await self._errands.over("slowing", "workers")
         await self._workers.stop()
         self._errands.cancel_all()
 
@@ -165,7 +175,7 @@ class Agent:
             await asyncio.sleep(MEASURE_INTERVAL_S)
 
     def _tell_health(self) -> None:
-        self.metrics.health(self._health, self._gpus)
+        self.metrics.health(self._faults.over(self._health, self._gpus), self._gpus)
         self.metrics.probes(self._box.works)
 
     def _observe(self) -> None:
@@ -175,7 +185,7 @@ class Agent:
         self.metrics.slots({state.name.lower(): counts[state.name.lower()] for state in wants.SlotState})
         self.metrics.outbox(len(self._node.deliveries))
         self.metrics.workers(self._workers.memory_bytes())
-        self.metrics.clock_offset(self._session.clock_offset_s)
+        self.metrics.clock_offset(self._session.clock_offset_s + self._clock.skew_s)
         self._notifier.alive(time.monotonic())
         self._notifier.status(self.not_ready() or "ready")
         if counts["ready"] or counts["busy"]:
@@ -189,17 +199,21 @@ class Agent:
         match one:
             case wants.Connect():
                 self._connect(one)
-            case wants.SendHeartbeat(slots, attempts):
-                self._session.send(pb.SessionRequest(heartbeat=self._heartbeat(slots, attempts)))
-            case wants.SendStarted() | wants.SendProgress() | wants.SendDraining():
+            case wants.SendHeartbeat():
+                self._session.send(pb.SessionRequest(heartbeat=self._heartbeat(one)))
+            case wants.SendStarted() | wants.SendProgress() | wants.SendDraining() | wants.SendProbed():
                 self._session.send(wire.to_hub(one))
             case wants.SendResult(ref):
                 self._session.send(pb.SessionRequest(result=self._outbox.result(ref)))
             case wants.StartWorker(slot, generation):
                 self._start_worker(WorkerId(slot, generation))
-            case wants.Probe(slot, generation):
-                probe = worker_pb2.ProbeCommand(render_id=f"probe-{generation}", engine=self._config.engine)
+            case wants.Probe(slot, generation, probe_id):
+                name = probe_id or f"probe-{generation}"
+                probe = worker_pb2.ProbeCommand(render_id=name, engine=self._config.engine)
                 self._workers.send(WorkerId(slot, generation), worker_pb2.WorkerCommand(probe=probe))
+            case wants.CancelProbe(slot, generation, probe_id):
+                cancel = worker_pb2.CancelCommand(render_id=probe_id)
+                self._workers.send(WorkerId(slot, generation), worker_pb2.WorkerCommand(cancel=cancel))
             case wants.Render(slot, generation, work):
                 self._workers.send(WorkerId(slot, generation), self._render_command(work))
             case wants.CancelRender(slot, generation, ref):
@@ -218,6 +232,12 @@ class Agent:
             case wants.ForgetResult(ref):
                 self._errands.cancel("upload", ref)
                 self._outbox.forget(ref)
+            case wants.BeginFault(fault, seconds):
+                self._begin_fault(fault, seconds)
+            case wants.EndFault(fault):
+                _log.warning("fault ended", extra={"fault": fault.name.lower()})
+                self._faults.end(fault)
+                self._tell_health()
             case wants.Exit():
                 pass
 
@@ -230,27 +250,45 @@ class Agent:
             region=self._config.region,
             agent_version=version("sonic-fleet"),
             gpus=self._gpus,
-            slots=[wire.slot_message(view) for view in one.slots],
+            slots=self._slot_messages(one.slots),
             running=[wire.ref_message(ref) for ref in one.running],
             finished=[wire.ref_message(ref) for ref in one.finished],
             draining=one.draining,
+            plays_faults=self._config.plays_faults,
+            cached_sha256=self._inputs.recent(MOST_CACHED_TOLD),
         )
         self._errands.begin("session", "hub", self._session.hold(hello))
 
-    def _heartbeat(self, slots: tuple[wants.SlotView, ...], attempts: tuple[Ref, ...]) -> pb.Heartbeat:
+    def _heartbeat(self, one: wants.SendHeartbeat) -> pb.Heartbeat:
         sent_at = Timestamp()
-        sent_at.GetCurrentTime()
+        sent_at.FromNanoseconds(self._clock.now_ns())
+        self._health.round_trip_seconds = self._session.round_trip_s
         return pb.Heartbeat(
             sent_at=sent_at,
-            slots=[wire.slot_message(view) for view in slots],
-            attempts=[wire.ref_message(ref) for ref in attempts],
-            health=self._health,
+            slots=self._slot_messages(one.slots),
+            attempts=[wire.ref_message(ref) for ref in one.attempts],
+            health=self._faults.over(self._health, self._gpus),
+            echo=self._session.echo(),
+            faults=[wire.fault_message(fault, seconds) for fault, seconds in one.faults],
         )
+
+    def _slot_messages(self, views: tuple[wants.SlotView, ...]) -> list[nodes_pb2.Slot]:
+        return [wire.slot_message(view, gpus.of_slot(view.index, self._config.engine, self._gpus)) for view in views]
+
+    def _begin_fault(self, fault: GameDayFault, seconds: float) -> None:
+        _log.warning("fault begins", extra={"fault": fault.name.lower(), "seconds": seconds})
+        if self._faults.begin(fault):
+            self._errands.begin("slowing", "workers", self._faults.slow_down())
+        self._tell_health()
+        if fault is GameDayFault.CUT:
+            self._errands.cancel("session", "hub")
 
     def _start_worker(self, worker: WorkerId) -> None:
         if worker.generation > 1:
             self.metrics.worker_restarted(self._ends.get(worker.slot, "unknown"))
-        self._errands.begin("live", str(worker), self._workers.live(worker))
+        gpu = gpus.of_slot(worker.slot, self._config.engine, self._gpus)
+        settings = gpus.environment(gpu, self._gpus)
+        self._errands.begin("live", str(worker), self._workers.live(worker, settings))
 
     def _render_command(self, work: Work) -> worker_pb2.WorkerCommand:
         assignment = pb.Assignment.FromString(work.assignment)
@@ -300,6 +338,8 @@ class Agent:
         level = logging.WARNING if failed else logging.INFO
         _log.log(level, "attempt ended", extra={"ref": str(one.ref), "how": type(one.outcome).__name__, **detail})
         self.metrics.ended(one.outcome, self._tenants.pop(one.ref, NO_TENANT))
+        if isinstance(one.outcome, Rendered):
+            self._faults.rendered()
         self._errands.cancel("upload", one.ref)
         self._errands.begin("store", one.ref, self._keep(one))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ CLOSE_TIMEOUT_S = 2.0
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 30.0
 DEFAULT_CHUNK_BYTES = 1 << 20
+ECHO_INTERVAL_S = 60.0
 # A dead line is noticed within half a minute. gRPC's own pauses are kept short: the decisions have their own.
 _OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
@@ -52,10 +54,21 @@ class Session:
         self._outgoing: asyncio.Queue[pb.SessionRequest | None] = asyncio.Queue()
         self.max_chunk_bytes = DEFAULT_CHUNK_BYTES
         self.clock_offset_s = 0.0  # of this box against the hub, positive when ahead; half a round trip is its error
+        self.round_trip_s = 0.0  # of the newest echo; 0 before it
+        self._echo = 0
+        self._echo_at_s = -math.inf
 
     def send(self, message: pb.SessionRequest) -> None:
         """Say something in the session that stands; what a cut swallows is said again after it, if it matters."""
         self._outgoing.put_nowait(message)
+
+    def echo(self) -> int:
+        """The number by which the hub is to answer the next heartbeat, where the last answer is old; else 0."""
+        now_s = time.monotonic()
+        if now_s - self._echo_at_s < ECHO_INTERVAL_S:
+            return 0
+        self._echo, self._echo_at_s = self._echo + 1, now_s
+        return self._echo
 
     def close(self) -> None:
         """Say nothing more; the session ends when everything has been said."""
@@ -72,6 +85,9 @@ class Session:
             detail = f"the hub did not answer Hello within {WELCOME_TIMEOUT_S:g} s"
         except asyncio.InvalidStateError:
             detail = "the call ended before Hello was said"
+        except asyncio.CancelledError:
+            detail = "it was cut off here"
+            raise
         finally:
             _log.info("session ended", extra={"why": detail})
             self._post(events.SessionEnded(detail, random.random()))  # noqa: S311 - no secret
@@ -93,6 +109,7 @@ class Session:
 
     def _welcomed(self, welcome: pb.Welcome) -> None:
         _log.info("session opened", extra={"session_id": welcome.session_id})
+        self._echo_at_s = -math.inf
         if welcome.HasField("server_time"):
             self.clock_offset_s = time.time() - welcome.server_time.ToNanoseconds() / 1e9
         self.max_chunk_bytes = min(welcome.max_upload_chunk_bytes or DEFAULT_CHUNK_BYTES, DEFAULT_CHUNK_BYTES)
@@ -106,12 +123,18 @@ class Session:
             while isinstance(message := await call.read(), pb.SessionResponse):
                 if message.HasField("samples_ack"):
                     self._telemetry.acknowledged(list(message.samples_ack.sequences))
+                elif message.HasField("echo"):
+                    self._echoed(message.echo.echo)
                 elif event := wire.from_hub(message):
                     self._post(event)
         finally:
             self._telemetry.closed()
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)  # the reader has the reason
+
+    def _echoed(self, number: int) -> None:
+        if number == self._echo:
+            self.round_trip_s = time.monotonic() - self._echo_at_s
 
     async def _write(self, call: Any) -> None:
         while (message := await self._outgoing.get()) is not None:

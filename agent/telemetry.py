@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 
+from agent.clock import Clock
 from agent.metrics import Metrics
 from agent.spool import Spool
 from sonic import metrics
@@ -21,9 +22,10 @@ _log = logging.getLogger("agent.telemetry")
 class Telemetry:
     """Samples an agent's metrics; sends the oldest batch first, and new ones in between where the hub allows it."""
 
-    def __init__(self, numbers: Metrics, spool: Spool) -> None:
+    def __init__(self, numbers: Metrics, spool: Spool, clock: Clock) -> None:
         self._metrics = numbers
         self._spool = spool
+        self._clock = clock
         self._lock = asyncio.Lock()  # the spool is written in a thread
         self._wake = asyncio.Event()
         self._due = asyncio.Event()
@@ -83,7 +85,7 @@ class Telemetry:
         values = metrics.snapshot(self._metrics.registry)
         async with self._lock:
             try:
-                lost = await asyncio.to_thread(self._spool.append, values, time.time_ns() // 1_000_000)
+                lost = await asyncio.to_thread(self._spool.append, values, self._clock.now_ns() // 1_000_000)
             except OSError as error:
                 _log.error("samples not kept", extra={"why": str(error)})
                 lost = {"disk": len(values)}

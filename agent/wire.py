@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from agent.core import events
 from agent.core.attempts import Failure, Fault, Outcome, Progress, Ref, Rendered, Work
-from agent.core.instructions import SendDraining, SendProgress, SendStarted, SlotView
+from agent.core.game_day import GameDayFault
+from agent.core.instructions import Clip, SendDraining, SendProbed, SendProgress, SendStarted, SlotView
 from sonic.v1 import artifacts_pb2, jobs_pb2, nodes_pb2, worker_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -56,7 +57,7 @@ def result(of: Ref, outcome: Outcome, video: artifacts_pb2.Artifact | None) -> p
     return message
 
 
-def slot_message(view: SlotView) -> nodes_pb2.Slot:
+def slot_message(view: SlotView, gpu: nodes_pb2.GpuInfo | None) -> nodes_pb2.Slot:
     return nodes_pb2.Slot(
         index=view.index,
         state=nodes_pb2.SlotState.ValueType(view.state),
@@ -64,10 +65,25 @@ def slot_message(view: SlotView) -> nodes_pb2.Slot:
         probe_realtime_factor=view.realtime_factor,
         engines=[nodes_pb2.EngineInfo(engine=name, model_version=version) for name, version in view.engines],
         detail=view.detail,
+        gpu_uuid=gpu.uuid if gpu else "",
     )
 
 
-def to_hub(one: SendStarted | SendProgress | SendDraining) -> pb.SessionRequest:
+def fault_message(fault: GameDayFault, seconds: float) -> nodes_pb2.PlayFault:
+    return nodes_pb2.PlayFault(fault=nodes_pb2.GameDayFault.ValueType(fault), seconds=seconds)
+
+
+def probe_result(one: SendProbed) -> pb.ProbeResult:
+    message = pb.ProbeResult(probe_id=one.probe_id, slot=one.slot)
+    if isinstance(one.outcome, Clip):
+        clip = pb.ProbeClip(realtime_factor=one.outcome.realtime_factor, digest=one.outcome.digest)
+        message.clip.CopyFrom(clip)
+    else:
+        message.failure.CopyFrom(failure_message(one.outcome))
+    return message
+
+
+def to_hub(one: SendStarted | SendProgress | SendDraining | SendProbed) -> pb.SessionRequest:
     """What is said in passing, without waiting for an answer."""
     match one:
         case SendStarted(attempt):
@@ -77,6 +93,8 @@ def to_hub(one: SendStarted | SendProgress | SendDraining) -> pb.SessionRequest:
             return pb.SessionRequest(progress=told)
         case SendDraining(reason):
             return pb.SessionRequest(draining=pb.Draining(reason=reason))
+        case SendProbed():
+            return pb.SessionRequest(probed=probe_result(one))
 
 
 def from_hub(message: pb.SessionResponse) -> events.Event | None:
@@ -94,6 +112,12 @@ def from_hub(message: pb.SessionResponse) -> events.Event | None:
             return events.DrainWished(True)
         case "resume":
             return events.DrainWished(False)
+        case "probe":
+            return events.ProbeWished(message.probe.probe_id, message.probe.slot)
+        case "play_fault":
+            wanted = message.play_fault
+            known = wanted.fault in {fault.value for fault in GameDayFault}
+            return events.FaultWished(GameDayFault(wanted.fault), wanted.seconds) if known else None
         case _:
             return None
 
@@ -105,7 +129,8 @@ def from_worker(slot: int, generation: int, message: worker_pb2.WorkerEvent) -> 
             engines = tuple((one.engine, one.model_version) for one in message.loaded.engines)
             return events.WorkerLoaded(slot, generation, engines)
         case "probed":
-            return events.WorkerProbed(slot, generation, message.probed.realtime_factor)
+            probed = message.probed
+            return events.WorkerProbed(slot, generation, probed.realtime_factor, probed.render_id, probed.digest)
         case "alive":
             return events.WorkerAlive(slot, generation, message.alive.progress_ticks)
         case "progress":

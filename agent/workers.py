@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent import memory, wire
@@ -45,10 +45,11 @@ class Workers:
         self._post = post
         self._processes: dict[WorkerId, Process] = {}
 
-    async def live(self, worker: WorkerId) -> None:
-        """Start a worker and report what it says, until it is gone."""
+    async def live(self, worker: WorkerId, settings: Mapping[str, str]) -> None:
+        """Start a worker, with `settings` in its environment, and report what it says, until it is gone."""
         kills_before = memory.oom_kills()
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
+        environment |= settings
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, env=environment
@@ -56,7 +57,7 @@ class Workers:
         except OSError as error:
             self._exited(worker, events.ExitCause.CRASHED, f"{self._command[0]} could not be started: {error.strerror}")
             return
-        _log.info("worker started", extra={"worker": str(worker), "pid": process.pid})
+        _log.info("worker started", extra={"worker": str(worker), "pid": process.pid} | dict(settings))
         self._processes[worker] = process
         last_words = ""
         try:
@@ -83,6 +84,12 @@ class Workers:
         _log.warning("worker killed", extra={"worker": str(worker), "why": why})
         if process := self._processes.get(worker):
             _kill(process)
+
+    def hold(self, still: bool) -> None:
+        """Stop all workers where they are, or let them go on."""
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGSTOP if still else signal.SIGCONT)
 
     async def stop(self) -> None:
         """Let all workers end by themselves, then by force."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from sonic.parameters import RenderParameters
 from sonic.v1 import parameters_pb2
 from sonic_runtime import engines, models
-from sonic_runtime.engines.base import Engine
+from sonic_runtime.engines.base import Engine, Take, Voice
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.media import portraits, videos, voices
 from sonic_runtime.models.samples import Samples, fetch_samples
@@ -68,10 +68,14 @@ class Bench:
 
     def frames(self, side: int):  # noqa: ANN201 - a take and copies of its first frames
         heard = voices.load(self.voice)
-        portrait = portraits.load(self.portrait, self.finder)
-        take = self.engine.prepare(portrait, heard, RenderParameters(min_resolution=side))
+        take = self.take(heard, side)
         stream = take.frames(lambda *_: None)
         return take, [next(stream).copy() for _ in range(KEPT_FRAMES)]
+
+    def take(self, heard: Voice, side: int) -> Take:
+        wanted = RenderParameters(min_resolution=side)
+        portrait = portraits.load(self.portrait, self.finder)
+        return self.engine.prepare(self.engine.portray(portrait, wanted), heard, wanted)
 
     def encode_only(self, side: int) -> Callable[[], None]:
         take, kept = self.frames(side)
@@ -89,10 +93,7 @@ class Bench:
 
         def first() -> None:
             heard = voices.load(self.voice)
-            take = self.engine.prepare(
-                portraits.load(self.portrait, self.finder), heard, RenderParameters(min_resolution=side)
-            )
-            next(iter(take.frames(lambda *_: None)))
+            next(iter(self.take(heard, side).frames(lambda *_: None)))
 
         return timed(first)
 

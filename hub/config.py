@@ -35,7 +35,8 @@ class HubConfig:
     heartbeat_interval_s: float = 5.0  # how often agents report their health
     lease_s: float = 30.0  # an attempt that was not renewed for so long goes to another node
     max_tries: int = 3  # how often a job is tried when faults are not the caller's
-    max_queued_jobs: int = 100_000  # the most that one tenant may have waiting
+    max_queued_jobs: int = 100_000  # the most that one tenant may have waiting, unless tenants_file says otherwise
+    tenants_file: Path | None = None  # weights and limits of tenants, TOML; read again when it changes
     max_artifact_bytes: int = 512 * MIB  # the largest portrait, voice or video
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ Refusal
 ├── NotFound            NOT_FOUND            also for whatever belongs to another tenant
 ├── KeyReused           ALREADY_EXISTS
 ├── OutOfSequence       FAILED_PRECONDITION
+├── NoGameDay           FAILED_PRECONDITION
 ├── NotIdentified       UNAUTHENTICATED
 ├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
 ├── BytesDiffer         DATA_LOSS
@@ -62,6 +63,12 @@ class KeyReused(Refusal):
 
 class OutOfSequence(Refusal):
     """The call does not fit what has gone before."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class NoGameDay(Refusal):
+    """The node takes part in no game day now."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from hub.artifacts.depot import Depot
 from hub.config import HubConfig, InvalidConfig
 from hub.core.dispatch import Rules
+from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
 from hub.forward.forwarder import Forwarder
 from hub.forward.sink import open_sink
@@ -34,6 +35,7 @@ from hub.server.guard import Guard
 from hub.server.job_service import JobService, reading
 from hub.server.observer import Observer
 from hub.server.sessions import Sessions
+from hub.server.tenant_limits import Door, LimitsFile
 from hub.server.transfers import Transfers
 from hub.server.watchers import Watchers
 from hub.store import records
@@ -75,15 +77,20 @@ class Hub:
     http_address: str
     dispatcher: Dispatcher
     sessions: Sessions
+    limits: LimitsFile
 
 
 async def run(config: HubConfig, forward: ForwardConfig | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises InvalidConfig when an address or folder cannot be had."""
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the limits of tenants again.
+
+    Raises InvalidConfig when an address or folder cannot be had.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(config, forward):
+    async with serving(config, forward) as hub:
+        loop.add_signal_handler(signal.SIGHUP, hub.limits.reread)
         await stop.wait()
         _log.info("stopping")
 
@@ -116,7 +123,14 @@ async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder 
     await dispatcher.load()
     depot = _depot(config)
     files = Transfers(database, depot)
-    jobs = JobService(database, dispatcher, files, watchers, config.max_queued_jobs)
+    door = Door(dispatcher.queued, dispatcher.started)
+
+    def apply(read: Limits) -> None:
+        door.limits = read
+        dispatcher.limit(read)
+
+    limits = LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
+    jobs = JobService(database, dispatcher, files, watchers, door)
     server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     fleet = FleetService(config, database, dispatcher, files, sessions, forwarder)
@@ -130,7 +144,10 @@ async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder 
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address:
         work = asyncio.create_task(dispatcher.run(), name="dispatcher")
-        background = [asyncio.create_task(_sweep(depot), name="sweep")]
+        background = [
+            asyncio.create_task(_sweep(depot), name="sweep"),
+            asyncio.create_task(limits.watch(), name="tenant-limits"),
+        ]
         if forwarder:
             background.append(asyncio.create_task(forwarder.run(observe), name="forwarder"))
         for task in (work, *background):
@@ -141,7 +158,7 @@ async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder 
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
         _log.info("serving", extra={"grpc": grpc_address, "http": http_address, "data_dir": str(config.data_dir)})
         try:
-            yield Hub(grpc_address, http_address, dispatcher, sessions)
+            yield Hub(grpc_address, http_address, dispatcher, sessions, limits)
         finally:
             await healthy.enter_graceful_shutdown()
             sessions.end_all()

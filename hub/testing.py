@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from hub.config import HubConfig
 from hub.core.instructions import (
     Assign,
     CommitCancel,
@@ -16,7 +22,43 @@ from hub.core.instructions import (
     Write,
 )
 from hub.core.jobs import Job, Ref, State
+from hub.service import Hub, serving
 from hub.store.commits import Outcome
+from sonic import simulated_fleet
+from sonic.simulated_fleet import SimulatedFleet
+from sonic.simulated_node import SimulatedNode
+from sonic.simulated_profile import GPU_CLASSES, GpuClass, NodeProfile, unlike
+
+__all__ = [
+    "GPU_CLASSES",
+    "GpuClass",
+    "MemoryStore",
+    "NodeProfile",
+    "SimulatedFleet",
+    "SimulatedNode",
+    "StoredJob",
+    "running_fleet",
+    "running_hub",
+    "unlike",
+]
+
+
+@asynccontextmanager
+async def running_hub(data_dir: Path | None = None, **settings: Any) -> AsyncIterator[Hub]:
+    """A real hub on free ports, with any setting of HubConfig; its folder is removed afterwards unless one is given."""
+    free = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
+    with tempfile.TemporaryDirectory(prefix="sonic-hub-") as folder:
+        config = HubConfig(**(free | {"data_dir": data_dir or Path(folder)} | settings))
+        async with serving(config) as hub:
+            yield hub
+
+
+@asynccontextmanager
+async def running_fleet(hub: Hub, profiles: Sequence[NodeProfile]) -> AsyncIterator[SimulatedFleet]:
+    """Simulated nodes of that hub, all of them connected; leaving the context ends them as a kill would."""
+    async with simulated_fleet.running(hub.grpc_address, profiles) as fleet:
+        await fleet.joined()
+        yield fleet
 
 
 @dataclass

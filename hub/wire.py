@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hub.core import events
 from hub.core.decisions import Decision
 from hub.core.faults import Failure, Fault, Problem
 from hub.core.forecast import Estimate
-from hub.core.health import Health
+from hub.core.health import GpuReading, Health
 from hub.core.jobs import Progress, Ref, Requirement
 from hub.core.nodes import Gpu, Slot, SlotState
 from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
@@ -68,6 +70,28 @@ def slot(message: nodes_pb2.Slot) -> Slot:
         detail=message.detail,
         gpu_uuid=message.gpu_uuid,
     )
+
+
+def readings(gpus: Iterable[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) -> tuple[GpuReading, ...]:
+    """The accelerators as a heartbeat has measured them."""
+    about = {gpu.uuid: gpu for gpu in gpus}
+    return tuple(
+        GpuReading(
+            uuid=measured.uuid,
+            name=about[measured.uuid].name if measured.uuid in about else "",
+            memory_total_bytes=about[measured.uuid].memory_bytes if measured.uuid in about else 0,
+            memory_used_bytes=measured.memory_used_bytes,
+            temperature_celsius=measured.temperature_celsius,
+            throttle_reasons=tuple(measured.throttle_reasons),
+            ecc_uncorrected_errors=_optional(measured, "ecc_uncorrected_errors"),
+            xid_events=dict(measured.xid_events),
+        )
+        for measured in health.gpus
+    )
+
+
+def _optional(message: nodes_pb2.GpuHealth, name: str) -> int | None:
+    return int(getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
 
 
 def gpu(message: nodes_pb2.GpuInfo) -> Gpu:

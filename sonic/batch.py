@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonic import exceptions, files, transfers
-from sonic.client import AsyncSonicClient, callers_name, wire_parameters
+from sonic import deadlines, exceptions, files, transfers
+from sonic.client import AsyncSonicClient, callers_name, region_rules, timestamp, wire_parameters
 from sonic.manifest import BadRow, Row
 from sonic.parameters import Problem
 from sonic.v1 import job_service_pb2, jobs_pb2
@@ -200,7 +200,16 @@ class Batch:
 def _wanted(row: Row, portrait: str, voice: str, folder: Path) -> _Wanted:
     given = dict(row.wanted)
     chosen = {name: given.pop(name) for name in ("engine", "model_version", "priority") if name in given}
-    spec = jobs_pb2.JobSpec(portrait_sha256=portrait, voice_sha256=voice, parameters=wire_parameters(given), **chosen)
+    regions = region_rules(*(given.pop(f"{rule}_regions", ()) for rule in ("prefer", "require", "avoid")))
+    deadline = given.pop("deadline", "")
+    spec = jobs_pb2.JobSpec(
+        portrait_sha256=portrait,
+        voice_sha256=voice,
+        parameters=wire_parameters(given),
+        regions=regions,
+        deadline=timestamp(deadlines.parse_time(deadline)) if deadline else None,
+        **chosen,
+    )
     key = _key(portrait, voice, row.wanted)
     output = row.output or folder / f"{row.portrait.stem}-{row.voice.stem}-{key[-8:]}.mp4"
     return _Wanted(row, spec, key, output)

@@ -1,4 +1,4 @@
-"""The client library: submit jobs, follow them, fetch videos; for operators, look at nodes and drain them.
+"""The client library: submit jobs, follow them, fetch videos; for operators, look at nodes, drain and try them.
 
 `AsyncSonicClient` is for asyncio, `SonicClient` the same for everybody else. Every call is safe to repeat and is
 repeated while the hub cannot be reached, until it has not moved forward for `patience_s`.
@@ -10,10 +10,12 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from sonic import exceptions, files, parameters, transfers
 from sonic.connection import Connection
@@ -69,11 +71,16 @@ class AsyncSonicClient:
         engine: str = "",
         model_version: str = "",
         priority: int = 0,
+        prefer_regions: Iterable[str] = (),
+        require_regions: Iterable[str] = (),
+        avoid_regions: Iterable[str] = (),
+        deadline: datetime | None = None,
         idempotency_key: str = "",
         **given: Any,
     ) -> jobs_pb2.Job:
         """Upload a portrait and a voice and ask for a video; `given` are render parameters, see docs/parameters.md.
 
+        A job that cannot end by its `deadline`, a time with an offset, fails without using a GPU.
         The answered job has been stored. Raises parameters.InvalidParameters before anything is sent, FileTrouble.
         """
         wanted = wire_parameters(given)
@@ -85,6 +92,8 @@ class AsyncSonicClient:
             model_version=model_version,
             parameters=wanted,
             priority=priority,
+            regions=region_rules(prefer_regions, require_regions, avoid_regions),
+            deadline=timestamp(deadline),
         )
         request = job_service_pb2.SubmitJobRequest(spec=spec, idempotency_key=idempotency_key or uuid.uuid4().hex)
         try:
@@ -200,6 +209,13 @@ class AsyncSonicClient:
         request = admin_service_pb2.ResumeNodeRequest(node_id=node_id)
         return (await self._hub.call(self._hub.admin.ResumeNode, request)).node
 
+    async def play_fault(self, node_id: str, fault: str, seconds: float) -> None:
+        """Let a node that allows it suffer `fault` (heat, xid, leak, slow, cut or skew); 0 ends it. For operators."""
+        kind = nodes_pb2.GameDayFault.Value(f"GAME_DAY_FAULT_{fault.upper()}")
+        played = nodes_pb2.PlayFault(fault=kind, seconds=seconds)
+        request = admin_service_pb2.PlayFaultRequest(node_id=node_id, fault=played)
+        await self._hub.call(self._hub.admin.PlayFault, request)
+
 
 class SonicClient:
     """`AsyncSonicClient` without asyncio; it may be used from any thread, also where a loop already runs."""
@@ -276,6 +292,9 @@ class SonicClient:
     def resume(self, node_id: str) -> nodes_pb2.Node:
         return self._run(self._client.resume(node_id))
 
+    def play_fault(self, node_id: str, fault: str, seconds: float) -> None:
+        self._run(self._client.play_fault(node_id, fault, seconds))
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
@@ -292,6 +311,25 @@ class SonicClient:
 
         while (item := self._run(following())) is not nothing:
             yield item
+
+
+def region_rules(
+    prefer: Iterable[str] = (), require: Iterable[str] = (), avoid: Iterable[str] = ()
+) -> jobs_pb2.RegionRules | None:
+    """Where a job may and should run; None when it is all the same."""
+    rules = jobs_pb2.RegionRules(prefer=prefer, require=require, avoid=avoid)
+    return rules if rules.ByteSize() else None
+
+
+def timestamp(when: datetime | None) -> Timestamp | None:
+    """A time as a message; None stays None. Raises ValueError for one without an offset."""
+    if when is None:
+        return None
+    if when.tzinfo is None:
+        raise ValueError(f"deadline is {when}, which has no offset; give it one, for example tzinfo=UTC")
+    message = Timestamp()
+    message.FromDatetime(when)
+    return message
 
 
 def callers_name(field: str) -> str:

@@ -1,7 +1,8 @@
 """The rows of a batch: a CSV or JSONL file, read as a stream, each row judged by itself.
 
-Columns: portrait, voice (or audio), output, priority, engine, model_version and every render parameter. A path that is
-not absolute is relative to the manifest; an empty cell was not given.
+Columns: portrait, voice (or audio), output, priority, engine, model_version, prefer_regions, require_regions,
+avoid_regions, deadline and every render parameter. A path that is not absolute is relative to the manifest; an empty
+cell was not given. A deadline is a time, never a duration: a rerun must ask for the same.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sonic import files, parameters
+from sonic import deadlines, files, parameters
 from sonic.config import nearest
 from sonic.exceptions import BadManifest
 from sonic.parameters import SPECS, InvalidParameters, Problem, told
 
 PRIORITY_LIMIT = 10
-_KINDS: dict[str, type] = {"priority": int, "engine": str, "model_version": str} | {s.name: s.kind for s in SPECS}
+_REGIONS = ("prefer_regions", "require_regions", "avoid_regions")
+_KINDS: dict[str, type] = {"priority": int, "engine": str, "model_version": str, "deadline": datetime}
+_KINDS |= dict.fromkeys(_REGIONS, tuple) | {s.name: s.kind for s in SPECS}
 _PRIORITIES = f"{-PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
 _WANTED = {"priority": f"a whole number from {_PRIORITIES}", "engine": "a name", "model_version": "a name"}
+_WANTED |= {"deadline": deadlines.TIME_WANTED} | dict.fromkeys(_REGIONS, "names of regions with spaces between them")
 _WANTED |= {s.name: s.wanted for s in SPECS}
 _PATHS = ("portrait", "voice", "audio", "output")
 _COLUMNS = (*_PATHS, *_KINDS)
@@ -38,7 +43,7 @@ class Row:
     portrait: Path
     voice: Path
     output: Path | None
-    wanted: Mapping[str, Any]  # parameters, priority, engine, model_version
+    wanted: Mapping[str, Any]  # parameters, priority, engine, model_version, regions, deadline (as it is written)
 
 
 @dataclass(frozen=True)
@@ -190,12 +195,22 @@ def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
             continue
         try:
             found[name] = _value(_KINDS[name], value)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             problems.append(Problem(name, f"is {value!r}; {_WANTED[name]} is wanted"))
     return found
 
 
 def _value(kind: type, value: Any) -> Any:
+    if kind is datetime:
+        if isinstance(value, datetime):  # TOML has times
+            value = value.isoformat()
+        deadlines.parse_time(value)
+        return value
+    if kind is tuple:
+        names = value.split() if isinstance(value, str) else value
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError
+        return tuple(names)
     if isinstance(value, str):
         return _TRUTH[value.lower()] if kind is bool else kind(value)
     if type(value) is kind or (kind is float and type(value) is int):

@@ -15,7 +15,8 @@ from sonic.v1 import jobs_pb2, parameters_pb2
 from sonic_runtime import errors
 from sonic_runtime.engines.base import Engine, Voice
 from sonic_runtime.faces import FaceFinder
-from sonic_runtime.media import portraits, videos, voices
+from sonic_runtime.media import videos, voices
+from sonic_runtime.prepared import PreparedPortraits
 
 _log = logging.getLogger("sonic_runtime")
 _SHARES = {"preparing": 0.1, "rendering": 0.87, "checking": 0.03}  # of the whole, for the progress
@@ -66,10 +67,12 @@ class Tracker:
             self.tell(jobs_pb2.Progress(stage=self._stage, done=done, total=total, fraction=self._fraction))
 
 
-def render(request: Request, engine: Engine, finder: FaceFinder, tracker: Tracker) -> jobs_pb2.RenderReport:
-    """Render one video. Raises errors.RenderError, and nothing else."""
+def render(
+    request: Request, engine: Engine, finder: FaceFinder, tracker: Tracker, kept: PreparedPortraits | None = None
+) -> jobs_pb2.RenderReport:
+    """Render one video; portraits in `kept` need not be prepared again. Raises errors.RenderError, and nothing else."""
     try:
-        return _render(request, engine, finder, tracker)
+        return _render(request, engine, finder, tracker, kept or PreparedPortraits())
     except errors.RenderError:
         raise
     except MemoryError as error:
@@ -79,13 +82,15 @@ def render(request: Request, engine: Engine, finder: FaceFinder, tracker: Tracke
         raise errors.RenderError(f"{type(error).__name__}: {error}") from error
 
 
-def _render(request: Request, engine: Engine, finder: FaceFinder, tracker: Tracker) -> jobs_pb2.RenderReport:
+def _render(
+    request: Request, engine: Engine, finder: FaceFinder, tracker: Tracker, kept: PreparedPortraits
+) -> jobs_pb2.RenderReport:
     with tracker.stage("preparing"):
         wanted, cautions = _parameters(request.parameters)
-        portrait = portraits.load(request.portrait, finder)
+        portrait, was_prepared = kept.get(request.portrait, engine, finder, wanted)
         voice = voices.load(request.voice)
         _check_duration(wanted, voice)
-        take = engine.prepare(portrait, voice, wanted)
+        take = engine.prepare(portrait.portrayed, voice, wanted)
     shape = take.shape
     with tracker.stage("rendering"), videos.recording(request.output, shape, request.voice) as recorder:
         for done, frame in enumerate(take.frames(tracker.report), 1):
@@ -109,6 +114,7 @@ def _render(request: Request, engine: Engine, finder: FaceFinder, tracker: Track
         audio_seconds=voice.duration_s,
         stages=[jobs_pb2.StageTime(stage=name, seconds=seconds) for name, seconds in tracker.seconds.items()],
         warnings=[jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in cautions],
+        portrait_was_prepared=was_prepared,
     )
 
 

@@ -21,10 +21,11 @@ from typing import BinaryIO
 
 from sonic import logs, pipe
 from sonic.v1 import jobs_pb2, nodes_pb2, worker_pb2
-from sonic_runtime import engines, errors, probe
+from sonic_runtime import engines, errors, memory, probe
 from sonic_runtime.engines.base import Engine
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.pipeline import Request, Tracker, render
+from sonic_runtime.prepared import PreparedPortraits
 
 ALIVE_INTERVAL_S = 1.0
 EXIT_CANNOT_LOAD = 3
@@ -42,6 +43,7 @@ class Worker:
         self._work: queue.SimpleQueue[worker_pb2.RenderCommand | worker_pb2.ProbeCommand] = queue.SimpleQueue()
         self._ticks = 0
         self._finder = FaceFinder()
+        self._portraits = PreparedPortraits()
         self._engines: dict[str, Engine] = {name: engines.load(name) for name in engine_names}
 
     def run(self, commands: BinaryIO) -> None:
@@ -65,13 +67,18 @@ class Worker:
             raise errors.BadParameters(f"engine {command.engine!r} is not loaded here")
         tracker = self._tracker(command.render_id)
         if isinstance(command, worker_pb2.ProbeCommand):
-            speed = probe.run(engine, self._finder, tracker)
-            self._send(probed=worker_pb2.WorkerProbed(render_id=command.render_id, realtime_factor=speed))
+            clip = probe.run(engine, self._finder, tracker)
+            probed = worker_pb2.WorkerProbed(
+                render_id=command.render_id, realtime_factor=clip.realtime_factor, digest=clip.digest
+            )
+            self._send(probed=probed)
             return
         request = Request(
             Path(command.portrait_path), Path(command.voice_path), Path(command.output_path), command.parameters
         )
-        report = render(request, engine, self._finder, tracker)
+        memory.forget_peak()
+        report = render(request, engine, self._finder, tracker, self._portraits)
+        report.peak_memory_bytes = memory.peak_bytes()
         self._send(rendered=worker_pb2.WorkerRendered(render_id=command.render_id, report=report))
 
     def _tracker(self, render_id: str) -> Tracker:

@@ -1,7 +1,8 @@
-"""Material for tests: real faces and voices. What is fetched is kept beside the models, so that it is fetched once."""
+"""Material and servers for all tests. Faces and voices are kept beside the models, so that they are fetched once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from sonic_runtime import models
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.models.samples import Samples, fetch_samples
+from tests import postgres, s3
 
 MATERIAL = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -31,3 +33,17 @@ def material() -> Path:
     if not MATERIAL.exists():
         pytest.skip("no further material beside the checkout")
     return MATERIAL
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[postgres.Cluster]:
+    """One PostgreSQL for all tests; each makes a database of its own in it."""
+    with postgres.cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    """One S3 server for all tests; each makes a bucket of its own in it."""
+    with s3.server(tmp_path_factory.mktemp("s3")) as running:
+        yield running

@@ -30,6 +30,7 @@ class Fault(IntEnum):
     NODE_LOST = 8
     DECLINED = 9
     TRANSFER = 10
+    DEADLINE = 11
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from agent.core.attempts import Failure, Progress, Ref, Work
+from agent.core.game_day import GameDayFault
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,22 @@ class DrainWished:
     drain: bool
 
 
+@dataclass(frozen=True)
+class ProbeWished:
+    """The hub wants the probe clip rendered in a free slot."""
+
+    probe_id: str
+    slot: int
+
+
+@dataclass(frozen=True)
+class FaultWished:
+    """An operator wants the node to suffer a fault for so long, or to be rid of it: 0."""
+
+    fault: GameDayFault
+    seconds: float
+
+
 # From the inputs, the outbox and the uploads.
 
 
@@ -146,11 +163,16 @@ class WorkerLoaded:
 
 @dataclass(frozen=True)
 class WorkerProbed:
-    """The probe clip was right. `realtime_factor` is seconds of video per second of work."""
+    """The probe clip was right. `realtime_factor` is seconds of video per second of work.
+
+    `render_id` is the hub's name of the probe, if the hub has asked for it.
+    """
 
     slot: int
     generation: int
     realtime_factor: float
+    render_id: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,7 +206,7 @@ class WorkerRendered:
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """A render, or the probe clip, came to nothing."""
+    """A render, or a probe clip, came to nothing. `render_id` is that of the attempt or of the hub's probe."""
 
     slot: int
     generation: int
@@ -221,6 +243,8 @@ Event = (
     | CancelRequested
     | Acknowledged
     | DrainWished
+    | ProbeWished
+    | FaultWished
     | InputsReady
     | InputsFailed
     | ResultStored

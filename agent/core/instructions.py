@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from agent.core.attempts import Outcome, Progress, Ref, Work
+from agent.core.attempts import Failure, Outcome, Progress, Ref, Work
+from agent.core.game_day import GameDayFault
 
 
 class SlotState(IntEnum):
@@ -48,6 +49,7 @@ class SendHeartbeat:
 
     slots: tuple[SlotView, ...]
     attempts: tuple[Ref, ...]
+    faults: tuple[tuple[GameDayFault, float], ...] = ()  # that are played, and for how many seconds more
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,23 @@ class SendDraining:
     reason: str
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A probe clip that was right. `digest` is carried as it is and means nothing to the decisions."""
+
+    realtime_factor: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class SendProbed:
+    """Say how a probe that the hub has asked for went."""
+
+    probe_id: str
+    slot: int
+    outcome: Clip | Failure
+
+
 # To a worker.
 
 
@@ -92,10 +111,11 @@ class StartWorker:
 
 @dataclass(frozen=True)
 class Probe:
-    """Have the probe clip rendered; answered by WorkerProbed or WorkerFailed."""
+    """Have the probe clip rendered, for the hub if there is an id; answered by WorkerProbed or WorkerFailed."""
 
     slot: int
     generation: int
+    probe_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,15 @@ class CancelRender:
     slot: int
     generation: int
     ref: Ref
+
+
+@dataclass(frozen=True)
+class CancelProbe:
+    """Ask a worker to stop a probe clip that nobody waits for any more."""
+
+    slot: int
+    generation: int
+    probe_id: str
 
 
 @dataclass(frozen=True)
@@ -167,6 +196,24 @@ class ForgetResult:
     ref: Ref
 
 
+# Game days.
+
+
+@dataclass(frozen=True)
+class BeginFault:
+    """Suffer a fault from now on, or begin it anew."""
+
+    fault: GameDayFault
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EndFault:
+    """Be rid of it."""
+
+    fault: GameDayFault
+
+
 @dataclass(frozen=True)
 class Exit:
     """Everything is done: end the session, the workers and the agent."""
@@ -179,15 +226,19 @@ Instruction = (
     | SendProgress
     | SendResult
     | SendDraining
+    | SendProbed
     | StartWorker
     | Probe
     | Render
     | CancelRender
+    | CancelProbe
     | KillWorker
     | FetchInputs
     | StopFetching
     | StoreResult
     | UploadVideo
     | ForgetResult
+    | BeginFault
+    | EndFault
     | Exit
 )

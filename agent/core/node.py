@@ -4,10 +4,11 @@ Every event is handled in two steps. First whoever it concerns takes it: the ses
 `_due` asks everyone what is to be done by now, in this order:
 
 1. leave, if leaving and nothing is left to wait for;
-2. call the hub, if no session stands;
-3. start, or end, workers;
-4. upload and report results, if a session stands;
-5. give a sign of life, if it is time or a slot has changed.
+2. end the faults of a game day whose time is up;
+3. call the hub, if no session stands;
+4. start, or end, workers;
+5. upload and report results, if a session stands;
+6. give a sign of life, if it is time or a slot has changed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from dataclasses import replace
 from agent.core import events
 from agent.core.attempts import Failure, Fault, Ref, Stopped, Work
 from agent.core.deliveries import Deliveries
+from agent.core.game_day import GameDay, GameDayFault
 from agent.core.instructions import (
+    BeginFault,
     Connect,
+    EndFault,
     Exit,
     Instruction,
     SendDraining,
     SendHeartbeat,
+    SendProbed,
     SendProgress,
     SendStarted,
     SlotState,
@@ -42,6 +47,7 @@ class Node:
         self.session = Session(terms)
         self.deliveries = Deliveries(terms)
         self._slots = [Slot(index, terms, self.deliveries) for index in range(terms.slots)]
+        self._game_day = GameDay()
         self._hub_drains = False
         self._drain_until_s: float | None = None  # set when leaving
         self._idle_since_s: float | None = None  # leaving, and nothing runs any more
@@ -71,7 +77,7 @@ class Node:
         wanted = [*self._take(event, now), *self._due(now)]
         if self.session.up:
             return wanted
-        return [one for one in wanted if not isinstance(one, SendProgress | SendStarted)]
+        return [one for one in wanted if not isinstance(one, SendProgress | SendStarted | SendProbed)]
 
     def _take(self, event: events.Event, now: float) -> list[Instruction]:
         match event:
@@ -92,6 +98,10 @@ class Node:
                 return self._assigned(work)
             case events.CancelRequested(ref):
                 return self._cancelled(ref, now)
+            case events.ProbeWished(probe_id, slot):
+                return self._probe_wished(probe_id, slot, now)
+            case events.FaultWished(fault, seconds):
+                return self._fault_wished(fault, seconds, now)
             case events.DrainWished(drain):
                 self._hub_drains = drain
                 return []
@@ -118,6 +128,12 @@ class Node:
         started = [slot.attempt.work.ref for slot in self._slots if slot.attempt and slot.attempt.rendering]
         return [SendStarted(ref) for ref in started]
 
+    def _probe_wished(self, probe_id: str, slot: int, now: float) -> list[Instruction]:
+        why_not = "the agent is stopping" if self.leaving else self._no_slot(slot)
+        if why_not:
+            return [SendProbed(probe_id, slot, Failure(Fault.DECLINED, "DECLINED", why_not))]
+        return self._slots[slot].probe(probe_id, now)
+
     def _assigned(self, work: Work) -> list[Instruction]:
         if work.ref in self.deliveries or work.ref in self.running:
             return []
@@ -131,9 +147,12 @@ class Node:
             return "the agent is stopping"
         if self._hub_drains:
             return "the node is drained"
-        if not 0 <= work.slot < len(self._slots):
-            return f"there is no slot {work.slot}; the node has {len(self._slots)}, counted from 0"
-        return self._slots[work.slot].why_not(work)
+        return self._no_slot(work.slot) or self._slots[work.slot].why_not(work)
+
+    def _no_slot(self, index: int) -> str:
+        if 0 <= index < len(self._slots):
+            return ""
+        return f"there is no slot {index}; the node has {len(self._slots)}, counted from 0"
 
     def _cancelled(self, ref: Ref, now: float) -> list[Instruction]:
         for slot in self._slots:
@@ -142,6 +161,19 @@ class Node:
         if ref in self.deliveries:
             return self.deliveries.cancel(ref)
         return self.deliveries.add(ref, Stopped())
+
+    def _fault_wished(self, fault: GameDayFault, seconds: float, now: float) -> list[Instruction]:
+        if not self._terms.plays_faults:
+            return []
+        if seconds <= 0:
+            return self._end_fault(fault)
+        self._game_day.begin(fault, seconds, now)
+        self.session.heartbeat_soon()
+        return [BeginFault(fault, seconds)]
+
+    def _end_fault(self, fault: GameDayFault) -> list[Instruction]:
+        self.session.heartbeat_soon()
+        return [EndFault(fault)] if self._game_day.end(fault) else []
 
     def _leave(self, now: float) -> list[Instruction]:
         again = self.leaving
@@ -155,14 +187,16 @@ class Node:
             self._exited = True
             yield Exit()
             return
-        if self.session.connect_due(now):
+        for fault in self._game_day.over(now):
+            yield from self._end_fault(fault)
+        if not self._game_day.cut and self.session.connect_due(now):
             yield Connect(self._told, self.running, self.deliveries.refs, self.leaving)
         for slot in self._slots:
             yield from slot.due(now, restart=not self.leaving)
         if self.session.up:
             yield from self.deliveries.due(now)
         if self.session.heartbeat_due(self._told, now):
-            yield SendHeartbeat(self._told, (*self.running, *self.deliveries.refs))
+            yield SendHeartbeat(self._told, (*self.running, *self.deliveries.refs), self._game_day.left(now))
 
     def _hand_back(self, now: float) -> Iterator[Instruction]:
         for slot in self._slots:

@@ -59,6 +59,10 @@ class Session:
         self.state = SessionState.CONNECTING
         return True
 
+    def heartbeat_soon(self) -> None:
+        """Something has changed that the hub is to see."""
+        self._heartbeat_at_s = 0.0
+
     def heartbeat_due(self, slots: tuple[SlotView, ...], now: float) -> bool:
         """Whether to send one now: time has come, or a slot has changed."""
         if not self.up or (now < self._heartbeat_at_s and slots == self._told):

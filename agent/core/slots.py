@@ -5,6 +5,8 @@ The attempt: FETCHING -> RENDERING -> gone; its outcome is in the deliveries fro
 
 A slot takes an attempt only while its worker is READY. An attempt whose worker is killed ends at the kill, not at the
 exit: a process that the kernel cannot end must not keep a job.
+
+A probe that the hub asks for is rendered while the slot is free, and gives way to an attempt at once.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from agent.core import events
 from agent.core.attempts import Failure, Fault, Outcome, Progress, Ref, Rendered, Stopped, Work
 from agent.core.deliveries import UPLOADING_FROM, Deliveries
 from agent.core.instructions import (
+    CancelProbe,
     CancelRender,
+    Clip,
     FetchInputs,
     Instruction,
     KillWorker,
     Probe,
     Render,
+    SendProbed,
     SendProgress,
     SendStarted,
     SlotState,
@@ -59,12 +64,21 @@ class Attempt:
     progress_at_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class AskedProbe:
+    """A probe clip that the hub waits for."""
+
+    probe_id: str
+    began_at_s: float
+
+
 class Slot:
     """Room for one attempt."""
 
     def __init__(self, index: int, terms: Terms, deliveries: Deliveries) -> None:
         self.index = index
         self.attempt: Attempt | None = None
+        self._probe: AskedProbe | None = None
         self.engines: tuple[tuple[str, str], ...] = ()
         self._terms = terms
         self._deliveries = deliveries
@@ -120,7 +134,7 @@ class Slot:
     def take(self, work: Work) -> list[Instruction]:
         """Begin an attempt; `why_not` has said nothing against it."""
         self.attempt = Attempt(work, stage="fetching")
-        return [SendProgress(work.ref, Progress("fetching")), FetchInputs(work)]
+        return [*self._give_way(), SendProgress(work.ref, Progress("fetching")), FetchInputs(work)]
 
     def inputs_ready(self, ref: Ref, now: float) -> list[Instruction]:
         attempt = self.attempt
@@ -150,6 +164,27 @@ class Slot:
         assert self.attempt
         ref, self.attempt = self.attempt.work.ref, None
         return self._deliveries.add(ref, outcome)
+
+    # A probe that the hub has asked for.
+
+    def probe(self, probe_id: str, now: float) -> list[Instruction]:
+        """Render the probe clip, if the slot is free."""
+        if self.attempt or self._probe or not self.ready:
+            busy = f"slot {self.index} is {'busy' if self.attempt or self._probe else 'not ready'}"
+            return [SendProbed(probe_id, self.index, _declined(busy))]
+        self._probe = AskedProbe(probe_id, now)
+        return [Probe(self.index, self._generation, probe_id)]
+
+    def _give_way(self) -> list[Instruction]:
+        probe = self._probe
+        if probe is None:
+            return []
+        cancel = CancelProbe(self.index, self._generation, probe.probe_id)
+        return [cancel, *self._end_probe(_declined(f"slot {self.index} has got work"))]
+
+    def _end_probe(self, outcome: Clip | Failure) -> list[Instruction]:
+        probe, self._probe = self._probe, None
+        return [SendProbed(probe.probe_id, self.index, outcome)] if probe else []
 
     # The worker.
 
@@ -187,6 +222,9 @@ class Slot:
         if self._worker is WorkerState.PROBING:
             self._realtime_factor = event.realtime_factor
             self._enter(WorkerState.READY, now)
+        elif self._probe and self._probe.probe_id == event.render_id:
+            self._realtime_factor = event.realtime_factor
+            return self._end_probe(Clip(event.realtime_factor, event.digest))
         return []
 
     def _alive(self, event: events.WorkerAlive, now: float) -> list[Instruction]:
@@ -219,6 +257,9 @@ class Slot:
             return self._kill(f"could not load its engine: {event.failure.message}", now)
         if self._worker is WorkerState.PROBING:
             return self._kill(f"could not render the probe clip: {event.failure.message}", now)
+        if self._probe and self._probe.probe_id == event.render_id:
+            failed = self._end_probe(event.failure)
+            return [*failed, *self._kill(f"could not render the probe clip: {event.failure.message}", now)]
         attempt = self._rendering(event.render_id)
         if attempt is None:
             return []
@@ -235,8 +276,9 @@ class Slot:
             self._detail = f"{event.detail}; its last words: {event.last_words}" if event.last_words else event.detail
         self._start_at_s = now + self._terms.restart.delay_s(self._failures)
         self._enter(WorkerState.BACKOFF, now, self._detail)
+        probed = self._end_probe(_death(event))
         if self.attempt is None:
-            return []
+            return probed
         if not self.attempt.rendering:
             return [StopFetching(self.attempt.work.ref), *self._end(_declined(f"its worker ended: {event.detail}"))]
         return self._end(self.attempt.ending or _death(event))
@@ -267,7 +309,7 @@ class Slot:
         why = self._overdue(now)
         if not why:
             return []
-        ended: list[Instruction] = []
+        ended = self._end_probe(Failure(Fault.TIMEOUT, "WORKER_HUNG", f"the worker {why}"))
         if attempt:
             fetching = [] if attempt.rendering else [StopFetching(attempt.work.ref)]
             outcome = attempt.ending or Failure(Fault.TIMEOUT, "WORKER_HUNG", f"the worker {why}")
@@ -292,6 +334,8 @@ class Slot:
             return ""
         if now - self._heard_at_s >= terms.silence_timeout_s:
             return f"gave no sign of life for {terms.silence_timeout_s:g} s"
+        if self._probe and now - self._probe.began_at_s >= terms.probe_timeout_s:
+            return f"did not render the probe clip within {terms.probe_timeout_s:g} s"
         rendering = self.attempt is not None and self.attempt.rendering
         if rendering and now - self._ticked_at_s >= terms.stall_timeout_s:
             return f"made no progress for {terms.stall_timeout_s:g} s"

@@ -25,6 +25,7 @@ class Terms:
     """What one agent's decisions go by."""
 
     slots: int = 1
+    plays_faults: bool = False  # whether operators may let it suffer faults
     load_timeout_s: float = 300.0
     probe_timeout_s: float = 120.0
     silence_timeout_s: float = 30.0  # no sign of life from a loaded worker

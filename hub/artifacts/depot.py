@@ -15,7 +15,7 @@ import obstore
 from obstore.store import ObjectStore
 
 from hub import exceptions
-from hub.artifacts import media_types
+from hub.artifacts import durations, media_types
 from sonic.parameters import Problem
 
 MAX_CHUNK_BYTES = 1 << 20
@@ -30,6 +30,7 @@ class Stored:
     sha256: str
     size_bytes: int
     media_type: str
+    duration_s: float | None = None  # of a recording that tells it in its first bytes
 
 
 def check_hash(sha256: str, field: str = "sha256") -> str:
@@ -78,7 +79,7 @@ class Depot:
                 )
             await obstore.put_async(self._objects, _key(tenant, sha256), part)
             part.unlink()
-        return Stored(sha256, size_bytes, media_types.media_type(head))
+        return Stored(sha256, size_bytes, media_types.media_type(head), durations.told(head, size_bytes))
 
     async def read(self, tenant: str, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to `end`, in chunks."""

@@ -1,7 +1,7 @@
 """Slots in pools of their like, so that a choice among ten thousand slots looks at some dozens of pools.
 
-All slots of a pool are alike to every job: same region, engines, class of GPU and memory, and, in steps of a tenth, same
-pace and trust. Within a pool only the time differs at which a slot is free.
+All slots of a pool are alike to every job: same region, engines, class of GPU and memory, and, in steps of a tenth, the
+same pace and trust. Within a pool only the time differs at which a slot is free.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Board:
         after: dict[int, _Filed] = {}
         for slot in node.slots.values() if usable else ():
             if slot.engines and slot.state in (SlotState.READY, SlotState.BUSY):
-                after[slot.index] = _Filed(self._pool(self._traits(node, slot, now)), _busy_until_s(node, slot, now))
+                after[slot.index] = _Filed(self._pool(self._traits(node, slot)), _busy_until_s(node, slot, now))
         if before == after:
             return
         for index, filed in before.items():
@@ -142,15 +142,18 @@ class Board:
             self._unusable[node_id] = state
             self.unusable[state] += 1
 
-    def _traits(self, node: Node, slot: Slot, now: float) -> Traits:
+    def _traits(self, node: Node, slot: Slot) -> Traits:
         gpu = node.gpu_of(slot)
+        trust_steps = round(node.vitals.trust(gpu.uuid if gpu else "") * _TRUST_STEPS)
+        if len(node.gpus) < 2:  # a node is ejected as a whole; beside others, a broken GPU gets nothing
+            trust_steps = max(trust_steps, 1)
         return Traits(
             region=node.region,
             offers=slot.engines,
             gpu_class=node.gpu_class(slot),
             memory_bytes=gpu.memory_bytes if gpu else 0,
             pace_steps=round(math.log(self._pace(node, slot)) / _STEP),
-            trust_steps=round(node.vitals.score(now, slot.gpu_uuid) * _TRUST_STEPS),
+            trust_steps=trust_steps,
         )
 
     def _pool(self, traits: Traits) -> Pool:

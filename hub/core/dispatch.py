@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from hub.core import events, placement
+from hub.core import admission, events, placement
 from hub.core.board import Board
 from hub.core.decisions import Decision, PassedOver
 from hub.core.decisions import Kind as DecisionKind
@@ -35,11 +36,12 @@ from hub.core.instructions import (
     TellDrain,
     Verdict,
 )
-from hub.core.jobs import Input, Job, Needs, Progress, Ref, State
+from hub.core.jobs import Input, Job, Needs, Progress, Ref, Requirement, State
 from hub.core.nodes import Busy, Node, Slot, SlotState
 from hub.core.placement import Placement, Round
 from hub.core.quarantine import Quarantine
 from hub.core.standing import Standing
+from hub.core.tenants import Limits
 
 LOOK_AHEAD = 64  # jobs that wait for a better slot before the queue is looked at no further
 _OVERDUE_SHARE = 0.25  # of the time that it has run: what a render that should have ended is still given
@@ -83,6 +85,9 @@ class Dispatch:
         self.board = Board(self._pace)
         self.standing = Standing(self.nodes, self.rules.heartbeat_interval_s, self.rules.lease_s)
         self._place = place
+        self._limits = Limits()
+        self._running: Counter[str] = Counter()  # jobs that nodes have, by tenant
+        self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
         self._quarantine = Quarantine()
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
@@ -99,11 +104,16 @@ class Dispatch:
         at = Round(self.board, self.forecasts, now)
         full: set[Needs] = set()
         passed: set[str] = set()
-        while self.board.free_slots and len(passed) < LOOK_AHEAD and (job_id := self.queue.next(full, passed)):
+        held_back = self._limits.held_back(self._running)
+        while self.board.free_slots and len(passed) < LOOK_AHEAD:
+            job_id = self.queue.next(full, passed, held_back)
+            if job_id is None:
+                break
             job = self.jobs[job_id]
             choice = self._place(job, at)
             if choice.free:
                 out.append(self._give(job, choice, at))
+                held_back = self._limits.held_back(self._running)
             elif choice.option:
                 at.promise(choice.option)
                 passed.add(job_id)
@@ -112,6 +122,17 @@ class Dispatch:
             else:
                 full.add(job.needs)
         return out
+
+    def limit(self, limits: Limits) -> None:
+        """Weigh and bound tenants from now on."""
+        self._limits = limits
+        self.queue.weigh_all({name: of.weight for name, of in limits.named.items()}, limits.default.weight)
+
+    def admit(self, job: Job, now: float) -> admission.Refused | admission.Admitted:
+        """Judge a job that is not stored yet: one that no node could ever run is refused."""
+        if self._fleet is None:
+            self._fleet = admission.Fleet(capability for node in self.nodes.values() for capability in _able(node))
+        return admission.admit(job, self._fleet, self.forecasts, now)
 
     def outlook(self, job_id: str, now: float) -> Outlook:
         """Queue position, progress, and when a job is expected to start and to finish."""
@@ -160,6 +181,7 @@ class Dispatch:
                 if node := self._in_session(node_id, session_id):
                     yield from self.standing.cut(node, now)
                     node.session_id, node.was_ready, node.leaving = "", False, False
+                    self._fleet = None
                     self.board.file(node, now)
             case events.Probed():
                 yield from self._probed(event, now)
@@ -190,6 +212,7 @@ class Dispatch:
     # Jobs.
 
     def _load(self, event: events.Loaded, now: float) -> None:
+        self._fleet = None
         self.nodes.update((node.node_id, node) for node in event.nodes)
         for job in event.jobs:
             self._admit(job, now)
@@ -202,6 +225,7 @@ class Dispatch:
         if not job.held:
             self._wait_for_slot(job)
             return
+        self._running[job.tenant] += 1
         job.lease_expires_at_s = now + self.rules.lease_s
         job.started_at_s = now
         if node := self.nodes.get(job.node_id):
@@ -219,7 +243,8 @@ class Dispatch:
         passed_over = self._passed_over(job, choice, at)
         self.queue.start(job, option.work_s)
         node = self.nodes[choice.node_id]
-        job.state, job.attempt = State.ASSIGNED, job.attempt + 1
+        self._running[job.tenant] += 1
+        job.state, job.attempt, job.charged_s = State.ASSIGNED, job.attempt + 1, option.work_s
         job.node_id, job.slot, job.progress = node.node_id, choice.slot, Progress()
         job.lease_expires_at_s = at.now + self.rules.lease_s
         job.started_at_s = at.now
@@ -245,16 +270,17 @@ class Dispatch:
     def _forget(self, job_id: str) -> Job | None:
         job = self.jobs.pop(job_id, None)
         if job:
+            self._running[job.tenant] -= job.held
             self.queue.remove(job)
             self._not_before.pop(job_id, None)
         return job
 
     def _retry(self, job: Job, failure: Failure, now: float) -> Iterator[Instruction]:
         """The job's newest try is over: another one, unless its tries are used up, or its input is to blame."""
-        if verdict := self._quarantine.failed(job, failure.fault, job.state is State.RUNNING, now):
+        if verdict := self._quarantine.failed(job, failure.fault, now):
+            yield from self.standing.forgive(verdict, now)
             for node_id in verdict.nodes:
-                if node := self.nodes.get(node_id):
-                    node.breaker.forgive(job.job_id)
+                self.board.file(self.nodes[node_id], now)
             self._forget(job.job_id)
             yield CommitFailure(job.ref, verdict.failure)
             return
@@ -264,6 +290,8 @@ class Dispatch:
             yield CommitFailure(job.ref, replace(failure, message=f"gave up after {tries} tries: {failure.message}"))
             return
         yield Requeue(job.ref, failure, tries)
+        self._running[job.tenant] -= 1
+        self.queue.correct(job.tenant, -job.charged_s)  # no tenant pays for what a node has lost
         job.state, job.tries, job.progress = State.QUEUED, tries, Progress()
         self._not_before[job.job_id] = now + self.rules.backoff_s * 2 ** min(job.attempt - 1, 5)
 
@@ -273,8 +301,6 @@ class Dispatch:
             self._wait_for_slot(self.jobs[job_id])
         yield from self._drop_what_comes_too_late(now)
         yield from self.standing.tick(now)
-        for node in self.standing.changed():
-            self.board.file(node, now)
         if self.standing.frozen(now):
             return
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
@@ -282,8 +308,9 @@ class Dispatch:
             if node.online:
                 yield StopAttempt(job.node_id, job.ref, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
-            yield from self.standing.failed(node, job.ref, Fault.NODE_LOST, now)
+            yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
+            self.board.file(node, now)
         self._expect_overdue_ends(now)
 
     def _drop_what_comes_too_late(self, now: float) -> Iterator[Instruction]:
@@ -332,10 +359,10 @@ class Dispatch:
             False,
         )
         node.busy.clear()
-        node.gpus = event.gpus
-        yield from self.standing.joined(node, now)
+        node.gpus, self._fleet = event.gpus, None
         self.board.note_inputs(node, event.inputs[::-1])
         self._note_slots(node, event.slots, now)
+        self.standing.joined(node, now)
         holds = {*event.running, *event.finished}
         for job in [job for job in self.jobs.values() if job.held and job.node_id == node.node_id]:
             if job.ref in holds:
@@ -372,6 +399,8 @@ class Dispatch:
         self.board.file(node, now)
 
     def _note_slots(self, node: Node, slots: tuple[Slot, ...], now: float) -> None:
+        if self._fleet and _offers(slots) != _offers(node.slots.values()):
+            self._fleet = None
         node.slots = {slot.index: slot for slot in slots}
         node.was_ready = node.was_ready or any(slot.state in (SlotState.READY, SlotState.BUSY) for slot in slots)
         node.heard_at_s = now
@@ -421,6 +450,8 @@ class Dispatch:
         self.queue.remove(job)
         self._not_before.pop(job.job_id, None)
         job.state = State.RUNNING
+        self._running[job.tenant] += 1
+        self.queue.correct(job.tenant, job.charged_s)
         self._renew(job, now)
         node = self.nodes[job.node_id]
         node.busy[job.slot] = Busy(job.ref, now, self._expected_end_s(job, now))
@@ -458,13 +489,15 @@ class Dispatch:
         yield CommitSuccess(event.ref, event.node_id, event.result)
         if job is None:
             return
-        self._quarantine.succeeded(job, event.node_id, now)
+        self._quarantine.succeeded(job)
+        if job.held:
+            self.queue.correct(job.tenant, now - job.started_at_s - job.charged_s)
         if event.rendered:
-            self._learn(job, event.node_id, event.rendered, now)
+            yield from self._learn(job, event.node_id, event.rendered, now)
         if job.held and job.ref != event.ref:
             yield StopAttempt(job.node_id, job.ref, "an earlier try has finished first")
 
-    def _learn(self, job: Job, node_id: str, rendered: events.Rendered, now: float) -> None:
+    def _learn(self, job: Job, node_id: str, rendered: events.Rendered, now: float) -> Iterator[Instruction]:
         node = self.nodes.get(node_id)
         slot = node.slots.get(job.slot) if node else None
         offer = slot.offer(job.requirement) if slot else None
@@ -473,8 +506,9 @@ class Dispatch:
         kind = Kind(offer.engine, offer.model_version, node.gpu_class(slot))
         work = job.work._replace(video_s=rendered.video_s)
         warm, took_s = rendered.portrait_was_prepared, rendered.render_s + rendered.preparing_s
-        self.standing.rendered(node, slot, took_s / self.forecasts.baseline(kind, work, warm), now)
+        usual_s = self.forecasts.baseline(kind, work, warm)
         self.forecasts.rendered(kind, node_id, work, took_s, warm, rendered.preparing_s)
+        yield from self.standing.rendered(node, took_s / usual_s if took_s else 1.0, now)
         self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
         self.board.file(node, now)
 
@@ -485,7 +519,7 @@ class Dispatch:
             yield Acknowledge(node_id, ref, Verdict.SUPERSEDED)
             return
         node = self.nodes[node_id]
-        yield from self.standing.failed(node, ref, failure.fault, now)
+        yield from self.standing.failed(node, job, failure.fault, now)
         if failure.fault is Fault.OUT_OF_MEMORY:
             self._learn_limit(job, node)
         if failure.fault.final:
@@ -512,16 +546,24 @@ class Dispatch:
         return now + remaining.expected_s if remaining else 0.0
 
     def _remaining(self, job: Job, now: float) -> Estimate | None:
+        """By the forecast at first, and by the attempt's own progress once half of it is done."""
         elapsed_s, done = now - job.started_at_s, job.progress.fraction
-        if done > 0.02 and elapsed_s > 0:
-            left_s = elapsed_s * (1 - done) / done
-            return Estimate(left_s, left_s * (0.6 + 0.4 * done), left_s * (1.6 - 0.6 * done))
-        for index, (pool, _) in self.board.slots_of(job.node_id).items():
-            if index == job.slot and pool.offer(job.requirement):
-                fetch, render, _ = placement.forecast(job, pool, job.node_id, self.board, self.forecasts)
-                work = (fetch + render).scaled(1 / max(pool.traits.trust, 0.1))
-                return Estimate(*(max(seconds - elapsed_s, 0.0) for seconds in work))
-        return None
+        foretold = self._foretold(job, elapsed_s)
+        if done <= 0 or elapsed_s <= 0:
+            return foretold
+        left_s = elapsed_s * (1 - done) / done
+        seen = Estimate(left_s, left_s * (0.6 + 0.4 * done), left_s * (1.6 - 0.6 * done))
+        if foretold is None or done >= 0.5:
+            return seen
+        return Estimate(*(a * 2 * done + b * (1 - 2 * done) for a, b in zip(seen, foretold, strict=True)))
+
+    def _foretold(self, job: Job, elapsed_s: float) -> Estimate | None:
+        pool = next((pool for i, (pool, _) in self.board.slots_of(job.node_id).items() if i == job.slot), None)
+        if pool is None or not pool.offer(job.requirement):
+            return None
+        fetch, render, _ = placement.forecast(job, pool, job.node_id, self.board, self.forecasts)
+        work = (fetch + render).scaled(1 / max(pool.traits.trust, 0.1))
+        return Estimate(*(max(seconds - elapsed_s, 0.0) for seconds in work))
 
     def _wait(self, job: Job, option: placement.Option, position: int, now: float) -> Estimate:
         """Until a job that waits starts: its slot is free, and those ahead of it have gone."""
@@ -541,6 +583,22 @@ class Dispatch:
         return (
             ahead + ("goes to " if choice.free else "") + (f"{choice.node_id}: " if choice.free else "") + choice.reason
         )
+
+
+def _able(node: Node) -> Iterator[admission.Capability]:
+    """What a node can do, told once for each kind of slot."""
+    offering = [slot for slot in node.slots.values() if slot.engines]
+    for slot in offering:
+        gpu = node.gpu_of(slot)
+        memory_bytes = gpu.memory_bytes if gpu else 0
+        gpu_class = node.gpu_class(slot)
+        yield admission.Capability(node.node_id, node.region, node.online, slot.engines, gpu_class, memory_bytes)
+    if not offering:
+        yield admission.Capability(node.node_id, node.region, node.online)
+
+
+def _offers(slots: Iterable[Slot]) -> set[tuple[tuple[Requirement, ...], str]]:
+    return {(slot.engines, slot.gpu_uuid) for slot in slots}
 
 
 def _bytes(inputs: list[Input]) -> int:

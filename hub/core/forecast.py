@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import NamedTuple, TypeVar
 
 from hub.core.jobs import Work
@@ -25,7 +27,8 @@ MAX_NODES = 65_536
 _Z = 1.645  # nine of ten of a normal distribution
 _CLIP = 2.5  # standard deviations: what is further out counts as if it were there
 _WINDOW = 50  # renders: knowledge is never held for surer than so many make it, so that it can change
-_NODE_WINDOW = 20
+_NODE_WINDOW = 9
+_MEDIAN_VARIANCE = math.pi / 2  # of the median of a normal distribution against that of the mean
 _NOISE_SHARE = 0.05
 _LEAST_NOISE = 0.05**2
 _FIRST_NOISE = 0.3**2
@@ -33,6 +36,7 @@ _CALIBRATION_NOISE = 0.25**2  # half a second of another kind of video says only
 _UNKNOWN_LENGTH = 0.8**2
 _TYPICAL_VIDEO_S = 15.0
 _MAX_CACHED = 4096
+_MARGIN = 1.05  # of memory
 _FIXED, _RATE, _POWER, _STEPS, _PREPARING = range(5)
 _MEAN = (math.log(0.3), math.log(0.6), 0.8, 0.5, math.log(0.5))
 _OWN_VARIANCE = (0.8**2, 0.5**2, 0.25**2, 0.5**2, 0.8**2)
@@ -96,23 +100,26 @@ class Forecasts:
         self._cache.pop(kind, None)
 
     def rendered(
-        self, kind: Kind, node_id: str, work: Work, took_s: float, warm: bool, preparing_s: float | None = None
+        self, kind: Kind, node_id: str, work: Work, took_s: float, warm: bool, preparing_s: float = 0.0
     ) -> None:
-        """A render took so long without transfers; `preparing_s` is what its report says of preparing."""
+        """A render took so long without transfers; `preparing_s` is what its report says of preparing, if anything."""
         if took_s <= 0 or work.video_s <= 0:
             return
         self._typical += (math.log(work.video_s) - self._typical) / _WINDOW
         node, cls = self._node(kind, node_id), self._class(kind)
         ratio, unsure = node.ratio(cls)
-        surprise = cls.observe(work, warm, math.log(took_s) - ratio, unsure)
-        node.observe(surprise + ratio, math.sqrt(cls.noise + unsure), ratio)
-        if preparing_s is not None:
+        usual, own = cls.predict(work, warm)
+        cls.observe(work, warm, math.log(took_s) - ratio, unsure)
+        node.observe(math.log(took_s) - usual, cls.noise + own)
+        if preparing_s:
             cls.observe_preparing(preparing_s / math.exp(ratio), warm, unsure)
         self._cache.pop(kind, None)
 
     def render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
         """Seconds of work on that node; `warm` when its worker has the portrait prepared."""
-        cache = self._cache.setdefault(kind, {})
+        cache = self._cache.get(kind)
+        if cache is None:
+            cache = _kept(self._cache, kind, MAX_KINDS, dict)
         key = (node_id, work, warm)
         found = cache.get(key)
         if found is None:
@@ -163,20 +170,20 @@ class Forecasts:
         """A render did not fit into a device of so many bytes."""
         if had_bytes > 0:
             memory = _kept(self._memory, (kind.engine, kind.model_version), MAX_KINDS, _Memory)
-            memory.raise_to(work.side_px, had_bytes)
+            memory.run_out(work.side_px, had_bytes)
 
     def memory(self, engine: str, version: str, work: Work) -> int:
-        """Bytes of a device's memory that the work will take, with a margin; 0 when nothing is known.
+        """Bytes of a device's memory that the work should take, with a margin; 0 when nothing is known.
 
-        Sizes that were not seen are guessed from those that were: between them in proportion, beyond them by pixels.
+        A guess where the size was not seen, for choosing among devices: that a job fits nowhere, it does not prove.
         """
         memory = self._memory.get((engine, version))
-        return memory.expected(work.side_px) if memory else 0
+        return memory.needs(work.side_px)[1] if memory else 0
 
     def memory_at_least(self, engine: str, version: str, work: Work) -> int:
-        """Bytes that videos of this size or smaller were seen to take: no guess. 0 when nothing is known."""
+        """Bytes that videos of this size or smaller were seen to take, for refusing. 0 when nothing is known."""
         memory = self._memory.get((engine, version))
-        return memory.seen(work.side_px) if memory else 0
+        return memory.needs(work.side_px)[0] if memory else 0
 
     def _render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
         cls, node = self._class(kind), self._nodes.get((kind, node_id))
@@ -225,7 +232,7 @@ class _Class:
         if count < 4:
             return 0.5
         middle = self.calibrations[3 * count // 4] - self.calibrations[count // 4]
-        return min(max(middle / 1.349, 0.1), 1.5)
+        return min(max(middle / 1.349, 0.2), 1.5)
 
     @property
     def median(self) -> float:
@@ -243,7 +250,7 @@ class _Class:
             del self.calibrations[at]
         insort(self.calibrations, took)
         if len(self.calibrations) > MAX_NODES:
-            del self.calibrations[0 :: len(self.calibrations) - 1]
+            del self.calibrations[-1], self.calibrations[0]  # what is in the middle stays there
         self.observe(CALIBRATION, False, took, self.spread**2 + _CALIBRATION_NOISE, learns_noise=False)
 
     def predict(self, work: Work, warm: bool) -> tuple[float, float]:
@@ -251,14 +258,13 @@ class _Class:
         mean, slope = self._expected(work, warm)
         return mean, _along(self.covariance, slope)[1]
 
-    def observe(self, work: Work, warm: bool, took: float, unsure: float, learns_noise: bool = True) -> float:
-        """A usual node took exp(`took`) seconds, give or take `unsure`. Returns how far off that was, clipped."""
+    def observe(self, work: Work, warm: bool, took: float, unsure: float, learns_noise: bool = True) -> None:
+        """A usual node took exp(`took`) seconds, give or take `unsure`."""
         self.count += 1
         mean, slope = self._expected(work, warm)
         surprise, own = self._correct(slope, took - mean, unsure + self.noise)
         if learns_noise:
             self.noise = max(self.noise + _NOISE_SHARE * (surprise**2 - own - unsure - self.noise), _LEAST_NOISE)
-        return surprise
 
     def observe_preparing(self, took_s: float, warm: bool, unsure: float) -> None:
         """A usual node prepared for `took_s` seconds."""
@@ -303,8 +309,9 @@ class _Node:
     """How one node differs from its class."""
 
     calibration: float | None = None  # logarithm of what the probe clip took
-    count: int = 0
-    mean: float = 0.0  # of the logarithms of its renders against its class
+    renders: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_NODE_WINDOW))
+    middle: float = 0.0  # of the logarithms of its last renders against its class: no few of them can move it far
+    precision: float = 0.0
 
     def ratio(self, cls: _Class) -> tuple[float, float]:
         """Mean and variance of the logarithm of the ratio, drawn towards 1 the more, the less is known."""
@@ -312,15 +319,15 @@ class _Node:
         if self.calibration is not None:
             precision += 1 / _CALIBRATION_NOISE
             weighted += (self.calibration - cls.median) / _CALIBRATION_NOISE
-        precision += self.count / cls.noise
-        weighted += self.mean * self.count / cls.noise
+        precision += self.precision
+        weighted += self.middle * self.precision
         return weighted / precision, 1 / precision
 
-    def observe(self, off: float, deviation: float, expected: float) -> None:
-        """A render took exp(`off`) times as long as on a usual node."""
-        off = min(max(off, expected - _CLIP * deviation), expected + _CLIP * deviation)
-        self.count = min(self.count + 1, _NODE_WINDOW)
-        self.mean += (off - self.mean) / self.count
+    def observe(self, off: float, variance: float) -> None:
+        """A render took exp(`off`) times as long as on a usual node, which is known up to a variance."""
+        self.renders.append((off, variance))
+        self.middle = median(off for off, _ in self.renders)
+        self.precision = sum(1 / variance for _, variance in self.renders) / _MEDIAN_VARIANCE
 
 
 @dataclass
@@ -338,36 +345,54 @@ class _Line:
 
 @dataclass
 class _Memory:
-    """Bytes by the short side of the video: an upper quantile of what was seen."""
+    """Bytes by the short side of the video: an upper quantile of what was seen, and what was too little."""
 
-    by_side: dict[int, float] = field(default_factory=dict)
+    taken: dict[int, float] = field(default_factory=dict)
+    too_little: dict[int, tuple[float, int]] = field(default_factory=dict)  # and how often, since one has fitted
+
+    told: dict[int, tuple[int, int]] = field(default_factory=dict)  # `seen` and `expected` by side, until one changes
 
     def observe(self, side_px: int, peak_bytes: int) -> None:
-        known = self.by_side.get(side_px, 0.0)
-        self.by_side[side_px] = peak_bytes if peak_bytes > known else known + (peak_bytes - known) * 0.02
+        self.told.clear()
+        known = self.taken.get(side_px, 0.0)
+        self.taken[side_px] = peak_bytes if peak_bytes > known else known + (peak_bytes - known) * 0.02
+        for side, (size, _) in list(self.too_little.items()):
+            if side <= side_px and size >= peak_bytes:
+                del self.too_little[side]
 
-    def raise_to(self, side_px: int, had_bytes: int) -> None:
-        self.by_side[side_px] = max(self.by_side.get(side_px, 0.0), had_bytes * 1.05)
+    def run_out(self, side_px: int, had_bytes: int) -> None:
+        self.told.clear()
+        size, times = self.too_little.get(side_px, (0.0, 0))
+        self.too_little[side_px] = (max(size, had_bytes), times + 1)
 
-    def seen(self, side_px: int) -> int:
-        return int(max((size for side, size in self.by_side.items() if side <= side_px), default=0.0))
+    def needs(self, side_px: int) -> tuple[int, int]:
+        """Bytes that are sure to be needed, and those expected; neither is less for more pixels."""
+        if side_px not in self.told:
+            if len(self.told) >= _MAX_CACHED:
+                self.told.clear()
+            self.told[side_px] = (self._seen(side_px), self._expected(side_px))
+        return self.told[side_px]
 
-    def expected(self, side_px: int) -> int:
-        """With a margin of a twentieth; never less for more pixels."""
-        known = sorted(self.by_side.items())
+    def _seen(self, side_px: int) -> int:
+        """A single render that ran out proves nothing: somebody else may have been on the device."""
+        lacking = [size * _MARGIN for side, (size, times) in self.too_little.items() if side <= side_px and times > 1]
+        return int(max([*lacking, *(size for side, size in self.taken.items() if side <= side_px)], default=0.0))
+
+    def _expected(self, side_px: int) -> int:
+        sizes = dict(self.taken)
+        for side, (size, _) in self.too_little.items():
+            sizes[side] = max(sizes.get(side, 0.0), size)
+        known = [(side**2, size) for side, size in sorted(sizes.items())]
         if not known:
             return 0
         pixels = side_px**2
-        below = [(side**2, size) for side, size in known if side <= side_px]
-        above = [(side**2, size) for side, size in known if side >= side_px]
-        if not below:
-            guess = above[0][1] * pixels / above[0][0]
-        elif not above:
-            guess = below[-1][1] * pixels / below[-1][0]
-        else:
-            (few, little), (many, much) = below[-1], above[0]
-            guess = little + (much - little) * (pixels - few) / max(many - few, 1)
-        return int(1.05 * max(guess, self.seen(side_px)))
+        at = bisect_left(known, (pixels, 0.0))
+        if len(known) == 1:
+            guess = known[0][1] * pixels / known[0][0]
+        else:  # along the line through the two that are nearest
+            (few, little), (many, much) = known[min(max(at - 1, 0), len(known) - 2) :][:2]
+            guess = little + (much - little) * (pixels - few) / (many - few)
+        return int(_MARGIN * max(guess, *(size for count, size in known[: at + 1] if count <= pixels), 0.0))
 
 
 def _prior(scale_variance: float, share: float = 1.0) -> list[list[float]]:

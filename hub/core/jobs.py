@@ -104,6 +104,7 @@ class Job:
     lease_expires_at_s: float = 0.0
     started_at_s: float = 0.0
     progress: Progress = field(default_factory=Progress)
+    charged_s: float = 0.0  # what its tenant was charged for the newest try
 
     @property
     def ref(self) -> Ref:

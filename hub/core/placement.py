@@ -143,6 +143,7 @@ def options(job: Job, at: Round) -> Iterator[Option]:
     pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
     calm = [pool for pool in pools if pool.traits.region not in job.regions.avoid]
     pools = calm or pools
+    pools = [pool for pool in pools if not _crowded(job, pool, at)] or pools
     barred = job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
     for pool in pools:
         if key := next((key for key in islice(pool.free, 4096) if key[0] != barred), None):
@@ -175,7 +176,7 @@ def explain(job: Job, chosen: Option | None, nodes: Iterable[Node], at: Round) -
 
 
 def summarise(job: Job, chosen: Option | None, nodes: dict[NodeState, int], at: Round) -> tuple[PassedOver, ...]:
-    """Why not the others, kind by kind, where they are too many to be named. `nodes` counts those that are not usable."""
+    """Why not the others, kind by kind, where they are too many to be named. `nodes` counts those not usable."""
     found = [PassedOver("", f"{state}", count) for state, count in nodes.items() if count]
     pools = set(at.board.pools(job.requirement))
     for pool in at.board.all_pools():
@@ -217,10 +218,18 @@ def _pool_problem(job: Job, pool: Pool, at: Round) -> str:
         return f"is in {traits.region}; the job must run in {', '.join(sorted(job.regions.require))}"
     offer = pool.offer(job.requirement)
     assert offer
-    needs = at.forecasts.memory(offer.engine, offer.model_version, job.work)
+    needs = at.forecasts.memory_at_least(offer.engine, offer.model_version, job.work)
     if traits.memory_bytes and needs > traits.memory_bytes:
         return f"its {traits.memory_bytes / GIB:.0f} GiB are less than the {needs / GIB:.1f} GiB that such jobs need"
     return "" if traits.trust_steps else "its health is 0"
+
+
+def _crowded(job: Job, pool: Pool, at: Round) -> bool:
+    """Its memory may not be enough: no place for the job while there is another, but better than to wait for ever."""
+    offer = pool.offer(job.requirement)
+    assert offer
+    needs = at.forecasts.memory(offer.engine, offer.model_version, job.work)
+    return 0 < pool.traits.memory_bytes < needs
 
 
 def _no_engine(job: Job) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 
@@ -13,7 +15,7 @@ from hub.server import job_service, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
-from hub.server.sessions import Sessions
+from hub.server.sessions import Outgoing, Sessions
 from hub.store import records
 from hub.store.records import Page
 from sonic.parameters import Problem
@@ -21,6 +23,9 @@ from sonic.v1 import admin_service_pb2 as pb
 from sonic.v1 import admin_service_pb2_grpc, decisions_pb2, nodes_pb2
 
 MAX_DECISIONS = 100
+
+LONGEST_FAULT_S = 86_400.0
+_log = logging.getLogger("hub.admin")
 
 
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
@@ -74,6 +79,21 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         found = [decisions_pb2.Decision.FromString(message) for message in stored]
         return pb.ExplainNodeResponse(node=node, decisions=found)
 
+    async def PlayFault(self, request: pb.PlayFaultRequest, context: Context) -> pb.PlayFaultResponse:
+        if problems := list(_fault_problems(request.fault)):
+            raise exceptions.InvalidRequest(problems)
+        node = await self._node(request.node_id)
+        session = self._sessions.get(node.node_id)
+        if session is None:
+            raise exceptions.NoGameDay(f"node {node.node_id} is not connected; it plays faults only while it is")
+        if not session.hello.plays_faults:
+            raise exceptions.NoGameDay(f"node {node.node_id} does not allow it; start its agent with --plays-faults")
+        self._sessions.send(node.node_id, Outgoing(play_fault=request.fault))
+        fault = nodes_pb2.GameDayFault.Name(request.fault.fault)
+        extra = {"node_id": node.node_id, "fault": fault, "seconds": request.fault.seconds}
+        _log.warning("game day", extra=extra)
+        return pb.PlayFaultResponse()
+
     async def _nodes(self) -> list[nodes_pb2.Node]:
         rows = await reading(self._database, records.node_rows)
         known = self._dispatcher.nodes
@@ -98,3 +118,10 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         if await asyncio.to_thread(write):
             await self._dispatcher.settle(events.DrainSet(node_id, drain))
         return await self._node(node_id)
+
+
+def _fault_problems(wanted: nodes_pb2.PlayFault) -> Iterator[Problem]:
+    if wanted.fault not in set(nodes_pb2.GameDayFault.values()) - {nodes_pb2.GAME_DAY_FAULT_UNSPECIFIED}:
+        yield Problem("fault.fault", f"is {wanted.fault}; choose one of GameDayFault")
+    if not 0 <= wanted.seconds <= LONGEST_FAULT_S:
+        yield Problem("fault.seconds", f"is {wanted.seconds:g}; use 0 to {LONGEST_FAULT_S:g}, 0 ends the fault")

@@ -21,12 +21,14 @@ import sqlalchemy as sa
 
 from hub import exceptions, wire
 from hub.core import events, instructions
+from hub.core.admission import Admitted, Refused
 from hub.core.decisions import Decision
 from hub.core.decisions import Kind as DecisionKind
 from hub.core.dispatch import Dispatch, Outlook, Rules
 from hub.core.health import Health
 from hub.core.jobs import State
 from hub.core.nodes import Node
+from hub.core.tenants import Limits
 from hub.server import metrics
 from hub.server.sessions import Outgoing, Sessions
 from hub.server.watchers import Watchers
@@ -105,6 +107,18 @@ class Dispatcher:
     def queued(self, tenant: str) -> int:
         return self._dispatch.queue.waiting(tenant)
 
+    def started(self, tenant: str) -> int:
+        """How many of the tenant's jobs have left the queue for a node since the hub's start."""
+        return self._dispatch.queue.started(tenant)
+
+    def limit(self, limits: Limits) -> None:
+        """Weigh and bound tenants as an operator wishes, from now on."""
+        self._dispatch.limit(limits)
+
+    def admit(self, new: NewJob) -> Refused | Admitted:
+        """Judge a job that is not stored yet."""
+        return self._dispatch.admit(new.live(_clock_offset_s()), time.monotonic())
+
     def post(self, event: events.Event) -> None:
         """Let an event be dealt with soon."""
         self._put(_Posted(event))
@@ -126,7 +140,9 @@ class Dispatcher:
 
         def read() -> events.Loaded:
             with self._database.connect() as connection:
-                return events.Loaded(tuple(records.live_jobs(connection)), tuple(records.known_nodes(connection)))
+                return events.Loaded(
+                    tuple(records.live_jobs(connection, _clock_offset_s())), tuple(records.known_nodes(connection))
+                )
 
         loaded = await self._in_writer(read)
         self._dispatch.handle(loaded, time.monotonic())
@@ -211,11 +227,11 @@ class Dispatcher:
             return []
         new: list[events.Event] = []
         for item, answer in zip(submissions, stored, strict=True):
-            fresh = [record for record, created in answer if created]
-            for record in fresh:
+            fresh = [(record, job) for (record, created), job in zip(answer, item.jobs, strict=True) if created]
+            for record, _ in fresh:
                 self._tenants[record.row.job_id] = record.row.tenant
                 metrics.JOBS_SUBMITTED.labels(record.row.tenant).inc()
-            new += [events.JobStored(record.live()) for record in fresh]
+            new += [events.JobStored(record.live(_clock_offset_s(), job.sizes)) for record, job in fresh]
             if not item.done.done():
                 item.done.set_result(answer)
         return new
@@ -275,8 +291,7 @@ class Dispatcher:
 
     def _as_stored(self, job_id: str) -> events.Diverged:
         with self._database.connect() as connection:
-            record = records.job(connection, None, job_id)
-        return events.Diverged(job_id, record.live() if record and not record.state.ended else None)
+            return events.Diverged(job_id, records.live_job(connection, job_id, _clock_offset_s()))
 
     def _send(self, item: instructions.Send) -> None:
         match item:
@@ -297,6 +312,11 @@ class Dispatcher:
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+
+def _clock_offset_s() -> float:
+    """How far the decisions' clock is ahead of the wall's."""
+    return time.monotonic() - time.time()
 
 
 def _job_id(write: instructions.Write) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from hub.artifacts.depot import MAX_CHUNK_BYTES
 from hub.config import HubConfig
 from hub.core import events
 from hub.core.instructions import Verdict
+from hub.core.names import name_problem
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
 from hub.server.callers import Context
@@ -30,7 +30,6 @@ from sonic.v1 import fleet_service_pb2 as pb
 
 HELLO_TIMEOUT_S = 10.0
 SILENT_INTERVALS = 4  # a session that has said nothing for so many heartbeat intervals is ended
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _log = logging.getLogger("hub.fleet")
 
 
@@ -86,6 +85,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def GetVideo(self, request: pb.GetVideoRequest, context: Context) -> pb.GetVideoResponse:
         attempt = await self._attempt(request.node_id, request.ref)
         return pb.GetVideoResponse(status=await self._files.status(attempt.tenant, request.sha256))
+
+    async def PlaceVideo(self, request: pb.PlaceVideoRequest, context: Context) -> pb.PlaceVideoResponse:
+        return pb.PlaceVideoResponse()
 
     async def UploadVideo(
         self, request: AsyncIterator[pb.UploadVideoRequest], context: Context
@@ -236,9 +238,9 @@ async def _first(messages: AsyncIterator[pb.SessionRequest]) -> pb.Hello:
     if message is None or message.WhichOneof("message") != "hello":
         raise exceptions.OutOfSequence("the first message of a session is Hello")
     problems = [
-        Problem(f"hello.{name}", f"is {value!r}; use 1 to 63 letters, digits and ._- and begin with a letter or digit")
+        Problem(f"hello.{name}", problem)
         for name, value in (("node_id", message.hello.node_id), ("region", message.hello.region))
-        if not _NAME.fullmatch(value)
+        if (problem := name_problem(value))
     ]
     if problems:
         raise exceptions.InvalidRequest(problems)
@@ -266,6 +268,6 @@ def _heard(session: AgentSession, heartbeat: pb.Heartbeat) -> events.NodeHeard:
         session_id=session.session_id,
         slots=tuple(wire.slot(slot) for slot in heartbeat.slots),
         attempts=tuple(wire.ref(ref) for ref in heartbeat.attempts),
-        readings=wire.readings(session.hello, heartbeat.health),
+        readings=wire.readings(session.hello.gpus, heartbeat.health),
         round_trip_s=heartbeat.health.round_trip_seconds,
     )

@@ -18,6 +18,7 @@ from hub.server import submissions, transfers, views
 from hub.server.callers import Context, tenant_of
 from hub.server.dispatcher import Dispatcher
 from hub.server.guard import status_of
+from hub.server.tenant_limits import Door
 from hub.server.watchers import Watchers
 from hub.store import records
 from hub.store.records import JobRecord, NewJob, Page
@@ -41,13 +42,13 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         dispatcher: Dispatcher,
         files: transfers.Transfers,
         watchers: Watchers,
-        max_queued_jobs: int,
+        door: Door,
     ) -> None:
         self._database = database
         self._dispatcher = dispatcher
         self._files = files
         self._watchers = watchers
-        self._max_queued_jobs = max_queued_jobs
+        self._door = door
 
     async def GetArtifact(self, request: pb.GetArtifactRequest, context: Context) -> pb.GetArtifactResponse:
         return pb.GetArtifactResponse(status=await self._files.status(tenant_of(context), request.sha256))
@@ -139,25 +140,26 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self, tenant: str, requests: Sequence[pb.SubmitJobRequest]
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
-        held = await reading(self._database, lambda connection: records.artifacts_of(connection, tenant, hashes))
+        keys = {item.idempotency_key for item in requests}
+
+        def look_up(connection: sa.Connection) -> tuple[dict[str, sa.Row[Any]], set[str]]:
+            return records.artifacts_of(connection, tenant, hashes), records.known_keys(connection, tenant, keys)
+
+        held, known = await reading(self._database, look_up)
+        now_s = time.time()
         outcomes: list[jobs_pb2.Job | exceptions.Refusal | None] = []
         good: list[NewJob] = []
         for item in requests:
             try:
-                good.append(submissions.new_job(tenant, item, held))
+                again = item.idempotency_key in known
+                good.append(submissions.new_job(tenant, item, held, again, now_s, self._dispatcher.admit))
                 outcomes.append(None)
             except exceptions.Refusal as refusal:
                 outcomes.append(refusal)
-        self._check_room(tenant, len(good))
-        answers = iter(await self._dispatcher.submit(good) if good else [])
+        with self._door.passing(tenant, len({job.idempotency_key for job in good} - known)):
+            answers = iter(await self._dispatcher.submit(good) if good else [])
         wanted = iter(good)
         return [self._answer(next(wanted), *next(answers)) if item is None else item for item in outcomes]
-
-    def _check_room(self, tenant: str, more: int) -> None:
-        queued = self._dispatcher.queued(tenant)
-        if queued + more > self._max_queued_jobs:
-            limit = f"{queued} jobs wait and {more} more were sent; {self._max_queued_jobs} may wait at a time"
-            raise exceptions.LimitReached(f"queued jobs of tenant {tenant}", limit, retry_after_s=30.0)
 
     def _answer(self, wanted: NewJob, record: JobRecord, created: bool) -> jobs_pb2.Job | exceptions.Refusal:
         if not created and record.row.spec != wanted.spec:

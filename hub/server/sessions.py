@@ -21,6 +21,7 @@ class AgentSession:
     outgoing: asyncio.Queue[Outgoing | None] = field(default_factory=asyncio.Queue)
     slots: list[nodes_pb2.Slot] = field(default_factory=list)
     health: nodes_pb2.NodeHealth = field(default_factory=nodes_pb2.NodeHealth)
+    faults: list[nodes_pb2.PlayFault] = field(default_factory=list)  # of a game day, that it plays now
     heard_at_s: float = field(default_factory=time.time)  # wall clock
     metrics: Source = field(init=False)
 
@@ -34,6 +35,7 @@ class AgentSession:
     def hear(self, heartbeat: fleet_service_pb2.Heartbeat) -> None:
         self.slots = list(heartbeat.slots)
         self.health = heartbeat.health
+        self.faults = list(heartbeat.faults)
         self.heard_at_s = time.time()
 
 

@@ -56,9 +56,7 @@ class Transfers:
 
         def write() -> None:
             with self._database.begin() as connection:
-                records.add_artifact(
-                    connection, tenant, stored.sha256, stored.size_bytes, stored.media_type, time.time()
-                )
+                records.add_artifact(connection, tenant, stored, time.time())
 
         try:
             await asyncio.to_thread(write)

@@ -134,6 +134,7 @@ def node(row: sa.Row[Any], known: Node | None, session: AgentSession | None, hea
         message.slots.extend(session.slots)
         message.health.CopyFrom(session.health)
         message.plays_faults = session.hello.plays_faults
+        message.faults.extend(session.faults)
     if health:
         message.standing.CopyFrom(wire.health_message(health))
     return message

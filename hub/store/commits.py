@@ -23,9 +23,12 @@ from hub.core.instructions import (
     Write,
 )
 from hub.core.jobs import Ref, State
+from hub.store import records
 from hub.store.schema import attempts, decisions, jobs
+from sonic.v1 import fleet_service_pb2, jobs_pb2
 
 _LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
+_EXACT_ENOUGH = 0.02
 _HELD = (State.ASSIGNED, State.RUNNING)
 
 
@@ -120,15 +123,22 @@ def _fail(connection: sa.Connection, write: CommitFailure, now_s: float) -> Outc
 
 def _succeed(connection: sa.Connection, write: CommitSuccess, now_s: float) -> Outcome:
     """The first valid result wins, whichever try it is of; a repeat is answered with what already holds."""
-    given = sa.select(attempts.c.node_id).where(
-        attempts.c.job_id == write.ref.job_id, attempts.c.attempt == write.ref.attempt
-    )
-    if connection.execute(given).scalar() != write.node_id:
+    given = records.attempt(connection, write.ref.job_id, write.ref.attempt, write.node_id)
+    if given is None:
         return Outcome(applied=False, verdict=Verdict.UNKNOWN)
     where = (jobs.c.job_id == write.ref.job_id, jobs.c.state.in_(_LIVE))
     won = {"state": State.SUCCEEDED, "won_by": write.ref.attempt, "result": write.result, "ended_at_s": now_s}
     if _update(connection, where, **won):
         _end_attempt(connection, write.ref, now_s, None)
+        _learn_duration(connection, given, write.result)
         return Outcome(applied=True, verdict=Verdict.COMMITTED)
     winner = connection.execute(sa.select(jobs.c.won_by).where(jobs.c.job_id == write.ref.job_id)).scalar()
     return Outcome(applied=False, verdict=Verdict.COMMITTED if winner == write.ref.attempt else Verdict.SUPERSEDED)
+
+
+def _learn_duration(connection: sa.Connection, given: sa.Row[Any], result: bytes) -> None:
+    """The next job with the same recording need not guess, if this one's guess was wrong."""
+    audio_s = fleet_service_pb2.RenderedVideo.FromString(result).report.audio_seconds
+    if audio_s and abs(audio_s - (given.video_s or 0.0)) > _EXACT_ENOUGH * audio_s:
+        spec = jobs_pb2.JobSpec.FromString(given.spec)
+        records.learn_duration(connection, given.tenant, spec.voice_sha256, audio_s)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from hub.core.jobs import Job, Requirement, State
+from hub.artifacts.depot import Stored
+from hub.core.jobs import Input, Job, RegionRules, Requirement, State, Work
 from hub.core.nodes import Node
 from hub.store.database import insert_ignoring
 from hub.store.schema import artifacts, attempts, decisions, jobs, nodes
+from sonic.v1 import jobs_pb2
+
+_HASHES_AT_A_TIME = 500
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,14 @@ class NewJob:
     spec: bytes  # JobSpec, complete, serialized deterministically
     requirement: Requirement
     priority: int
-    cautions: bytes  # RenderReport
+    cautions: bytes = b""  # RenderReport
+    video_s: float = 0.0  # as guessed; 0 when nothing can be told
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of its inputs, in bytes, by hash
+
+    def live(self, clock_offset_s: float) -> Job:
+        """The job as the decisions see it before it is stored."""
+        return _live(self.job_id, self.tenant, self.requirement, self.priority, self.spec, self.video_s, self.sizes,
+                     clock_offset_s)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,22 +51,42 @@ class JobRecord:
     def state(self) -> State:
         return State(self.row.state)
 
-    def live(self) -> Job:
-        """The job as the decisions see it."""
-        newest = next((a for a in self.attempts if a.attempt == self.row.attempt), None)
-        return Job(
-            job_id=self.row.job_id,
-            tenant=self.row.tenant,
-            requirement=Requirement(self.row.engine, self.row.model_version),
-            priority=self.row.priority,
-            submitted_at_s=self.row.submitted_at_s,
-            sequence=self.row.sequence,
-            state=self.state,
-            attempt=self.row.attempt,
-            tries=self.row.tries,
-            node_id=newest.node_id if newest else "",
-            slot=newest.slot if newest else -1,
-        )
+    def live(self, clock_offset_s: float, sizes: Mapping[str, int]) -> Job:
+        """The job as the decisions see it; their clock is `clock_offset_s` ahead of the wall's. `sizes` of inputs."""
+        row = self.row
+        newest = next((a for a in self.attempts if a.attempt == row.attempt), None)
+        wanted = Requirement(row.engine, row.model_version)
+        made = _live(row.job_id, row.tenant, wanted, row.priority, row.spec, row.video_s or 0.0, sizes, clock_offset_s)
+        made.submitted_at_s, made.sequence = row.submitted_at_s, row.sequence
+        made.state, made.attempt, made.tries = self.state, row.attempt, row.tries
+        made.node_id, made.slot = (newest.node_id, newest.slot) if newest else ("", -1)
+        return made
+
+
+def _live(
+    job_id: str,
+    tenant: str,
+    wanted: Requirement,
+    priority: int,
+    serialized: bytes,
+    video_s: float,
+    sizes: Mapping[str, int],
+    clock_offset_s: float,
+) -> Job:
+    spec = jobs_pb2.JobSpec.FromString(serialized)
+    regions = spec.regions
+    return Job(
+        job_id=job_id,
+        tenant=tenant,
+        requirement=wanted,
+        priority=priority,
+        submitted_at_s=0.0,
+        sequence=0,
+        work=Work(video_s, spec.parameters.min_resolution, spec.parameters.inference_steps),
+        inputs=tuple(Input(sha256, sizes.get(sha256, 0)) for sha256 in (spec.portrait_sha256, spec.voice_sha256)),
+        regions=RegionRules(frozenset(regions.prefer), frozenset(regions.require), frozenset(regions.avoid)),
+        deadline_s=seconds_of(spec.deadline) + clock_offset_s if spec.HasField("deadline") else math.inf,
+    )
 
 
 @dataclass(frozen=True)
@@ -83,6 +116,7 @@ def add_job(connection: sa.Connection, new: NewJob, now_s: float) -> tuple[JobRe
         "tries": 0,
         "submitted_at_s": now_s,
         "cautions": new.cautions,
+        "video_s": new.video_s or None,
     }
     created = connection.execute(insert_ignoring(connection.engine, jobs), values).rowcount == 1
     where = (jobs.c.tenant == new.tenant, jobs.c.idempotency_key == new.idempotency_key)
@@ -115,7 +149,21 @@ def page(connection: sa.Connection, tenant: str | None, wanted: Page) -> list[Jo
     return with_attempts(connection, connection.execute(query).all())
 
 
-def live_jobs(connection: sa.Connection) -> list[Job]:
+def known_keys(connection: sa.Connection, tenant: str, keys: Iterable[str]) -> set[str]:
+    """Those of the idempotency keys that the tenant has used."""
+    query = sa.select(jobs.c.idempotency_key).where(jobs.c.tenant == tenant, jobs.c.idempotency_key.in_(set(keys)))
+    return set(connection.execute(query).scalars())
+
+
+def live_job(connection: sa.Connection, job_id: str, clock_offset_s: float) -> Job | None:
+    """One job as the decisions see it, unless it has ended."""
+    record = job(connection, None, job_id)
+    if record is None or record.state.ended:
+        return None
+    return record.live(clock_offset_s, _sizes(connection, [record.row]))
+
+
+def live_jobs(connection: sa.Connection, clock_offset_s: float) -> list[Job]:
     """Every job that has not ended, in the order of submission."""
     states = (State.QUEUED, State.ASSIGNED, State.RUNNING)
     query = sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.sequence)
@@ -123,7 +171,20 @@ def live_jobs(connection: sa.Connection) -> list[Job]:
     newest = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
     tries = connection.execute(sa.select(attempts).join(jobs, newest).where(jobs.c.state.in_(states))).all()
     by_job = {row.job_id: [row] for row in tries}
-    return [JobRecord(row, by_job.get(row.job_id, [])).live() for row in rows]
+    sizes = _sizes(connection, rows)
+    return [JobRecord(row, by_job.get(row.job_id, [])).live(clock_offset_s, sizes) for row in rows]
+
+
+def _sizes(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> dict[str, int]:
+    """The sizes of the inputs of jobs; a hash has the same with every tenant."""
+    specs = [jobs_pb2.JobSpec.FromString(row.spec) for row in rows]
+    hashes = sorted({sha256 for spec in specs for sha256 in (spec.portrait_sha256, spec.voice_sha256)})
+    found: dict[str, int] = {}
+    for start in range(0, len(hashes), _HASHES_AT_A_TIME):
+        some = hashes[start : start + _HASHES_AT_A_TIME]
+        query = sa.select(artifacts.c.sha256, artifacts.c.size_bytes).where(artifacts.c.sha256.in_(some))
+        found |= {row.sha256: row.size_bytes for row in connection.execute(query)}
+    return found
 
 
 def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[JobRecord]:
@@ -137,15 +198,16 @@ def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> lis
 
 def attempt(connection: sa.Connection, job_id: str, number: int, node_id: str) -> sa.Row[Any] | None:
     """The attempt with its job's tenant and spec, if it was given to that node."""
-    query = sa.select(attempts, jobs.c.tenant, jobs.c.spec, jobs.c.state, jobs.c.submitted_at_s).join(jobs).where(
+    of_job = (jobs.c.tenant, jobs.c.spec, jobs.c.state, jobs.c.submitted_at_s, jobs.c.video_s)
+    query = sa.select(attempts, *of_job).join(jobs).where(
         attempts.c.job_id == job_id, attempts.c.attempt == number, attempts.c.node_id == node_id
     )  # fmt: skip
     return connection.execute(query).one_or_none()
 
 
-def add_artifact(connection: sa.Connection, tenant: str, sha256: str, size: int, media_type: str, now_s: float) -> None:
+def add_artifact(connection: sa.Connection, tenant: str, stored: Stored, now_s: float) -> None:
     """Note a stored artifact; a repeat changes nothing."""
-    values = {"tenant": tenant, "sha256": sha256, "size_bytes": size, "media_type": media_type, "stored_at_s": now_s}
+    values = {"tenant": tenant, "stored_at_s": now_s} | asdict(stored)
     connection.execute(insert_ignoring(connection.engine, artifacts), values)
 
 
@@ -194,6 +256,17 @@ def node_rows(connection: sa.Connection) -> list[sa.Row[Any]]:
 def known_nodes(connection: sa.Connection) -> list[Node]:
     """Every node ever seen, as the decisions see it: offline until it says Hello."""
     return [Node(row.node_id, row.region, drain_wanted=row.drain_wanted) for row in node_rows(connection)]
+
+
+def learn_duration(connection: sa.Connection, tenant: str, sha256: str, duration_s: float) -> None:
+    """A render has told how long a recording is."""
+    where = (artifacts.c.tenant == tenant, artifacts.c.sha256 == sha256)
+    connection.execute(sa.update(artifacts).where(*where).values(duration_s=duration_s))
+
+
+def seconds_of(when: Timestamp) -> float:
+    """Seconds since the epoch."""
+    return when.seconds + when.nanos / 1e9
 
 
 def _of(tenant: str | None) -> tuple[sa.ColumnElement[bool], ...]:

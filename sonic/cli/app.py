@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sonic.cli import batch, demo, doctor, jobs, models, nodes, render, running, services, settings, submit
+from sonic.cli import batch, demo, doctor, gameday, jobs, models, nodes, render, running, services, settings, submit
 
 
 class Commands(TyperGroup):
@@ -48,6 +48,7 @@ app.command()(batch.batch)
 app.command()(render.render)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.command()(gameday.gameday)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(models.app, name="models")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonic import config, manifest, parameters
+from sonic import config, deadlines, manifest, parameters
 from sonic.cli import options, output, running
 from sonic.cli.exit_codes import ExitCode
 from sonic.cli.progress import ProgressBar
@@ -35,6 +36,10 @@ def batch(
     settings = options.client_of(given)
     parameters.complete(options.parameters_of(given))
     defaults = (manifest.read_preset(preset) if preset else {}) | options.job_of(given)
+    if deadline := given.get("deadline"):
+        if isinstance(deadline, timedelta):  # a rerun would ask for other jobs
+            raise typer.BadParameter(f"for a batch, {deadlines.TIME_WANTED} is wanted", param_hint="--deadline")
+        defaults["deadline"] = deadline.isoformat()
     summary = running.run(_run(settings, rows, defaults), _LEAVING)
     if json:
         output.print_json(dataclasses.asdict(summary))

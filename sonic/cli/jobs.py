@@ -188,8 +188,13 @@ def _print(job: jobs_pb2.Job) -> None:
             ("priority", str(job.spec.priority)),
             ("engine", f"{job.spec.engine} {job.spec.model_version}".strip()),
             ("parameters", _parameters(job)),
+            ("regions", _regions(job)),
+            ("deadline", _utc(job.spec.deadline)),
             ("submitted", _utc(job.submitted_at)),
+            ("queue", f"number {job.queue_position}" if job.queue_position else ""),
+            ("starts", _expected(job.forecast.start)),
             ("started", _utc(job.started_at)),
+            ("finishes", _expected(job.forecast.finish)),
             ("ended", _utc(job.ended_at)),
             ("video", _video(job)),
         ]
@@ -208,6 +213,17 @@ def _print(job: jobs_pb2.Job) -> None:
 
 def _parameters(job: jobs_pb2.Job) -> str:
     return ", ".join(f"{field.name} {_short(value)}" for field, value in job.spec.parameters.ListFields())
+
+
+def _regions(job: jobs_pb2.Job) -> str:
+    return "; ".join(f"{rule.name} {', '.join(names)}" for rule, names in job.spec.regions.ListFields())
+
+
+def _expected(within: jobs_pb2.SecondsRange) -> str:
+    """From now on: what is expected, and what nine of ten such jobs take."""
+    if not within.high:
+        return ""
+    return f"in about {output.seconds(within.expected)} ({output.seconds_range(within.low, within.high)})"
 
 
 def _short(value: float | bool) -> str:

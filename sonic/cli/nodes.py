@@ -106,6 +106,7 @@ def _print(node: nodes_pb2.Node) -> None:
             ("agent", node.agent_version),
             ("heard", node.last_heard_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC")),
             ("health", _health(node.health) if node.HasField("health") else ""),
+            ("game days", "allowed" if node.plays_faults else ""),
         ]
     )
     for gpu in node.gpus:
@@ -121,7 +122,16 @@ def _state(node: nodes_pb2.Node) -> str:
     from sonic.v1 import nodes_pb2
 
     state = nodes_pb2.NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
-    return f"{state} ({node.state_reason})" if node.state_reason else state
+    said = [node.state_reason, f"plays {_faults(node)}" if node.faults else ""]
+    return f"{state} ({'; '.join(part for part in said if part)})" if any(said) else state
+
+
+def _faults(node: nodes_pb2.Node) -> str:
+    from sonic.v1 import nodes_pb2
+
+    names = [nodes_pb2.GameDayFault.Name(one.fault).removeprefix("GAME_DAY_FAULT_").lower() for one in node.faults]
+    left = [output.seconds(one.seconds) for one in node.faults]
+    return ", ".join(f"{name} for {seconds} more" for name, seconds in zip(names, left, strict=True))
 
 
 def _health(health: nodes_pb2.NodeHealth) -> str:

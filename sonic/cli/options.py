@@ -5,16 +5,22 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from sonic import config, files
+from sonic import config, deadlines, files
 from sonic.parameters import SPECS, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Group = tuple[inspect.Parameter, ...]
+_REGION_RULES = {
+    "prefer": "Rather in this region, if that costs little time.",
+    "require": "In this region and nowhere else.",
+    "avoid": "In this region only if nowhere else could ever run it.",
+}
 _RECEIVER = (  # settings of [forward] that say where Mimir is, and as whom to speak to it
     *("url", "tenant_header", "operator_tenant", "timeout_s", "username", "password_file", "bearer_token_file"),
     *("oauth2_token_url", "oauth2_client_id", "oauth2_client_secret_file", "oauth2_scopes"),
@@ -62,9 +68,17 @@ def parameters_of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_of(given: dict[str, Any]) -> dict[str, Any]:
-    """What the options say of a job: parameters, engine, model version, priority; those only that were given."""
+    """What the options say of a job: parameters, engine, version, priority, regions; those only that were given."""
     chosen = {name: given[name] for name in ("engine", "model_version", "priority") if given.get(name) is not None}
-    return chosen | parameters_of(given)
+    regions = {f"{rule}_regions": tuple(named) for rule in _REGION_RULES if (named := given.get(f"{rule}_region"))}
+    return chosen | regions | parameters_of(given)
+
+
+def _deadline(text: str) -> timedelta | datetime:
+    try:
+        return deadlines.parse(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r}; {deadlines.WANTED} is wanted") from None
 
 
 def _parameter(name: str, kind: Any, flags: Iterable[str], default: Any = None, **more: Any) -> inspect.Parameter:
@@ -149,6 +163,18 @@ JOB: Group = (
         "model_version", str, ["--model-version"], help="Which version of the engine's model; any when not given."
     ),
     _parameter("priority", int, ["--priority"], help="-10 to 10; each step is worth a minute of waiting. Default: 0."),
+    *(
+        _parameter(f"{rule}_region", list[str], [f"--{rule}-region"], metavar="REGION", help=f"{said} May be repeated.")
+        for rule, said in _REGION_RULES.items()
+    ),
+    _parameter(
+        "deadline",
+        str,
+        ["--deadline"],
+        parser=_deadline,
+        metavar="WHEN",
+        help=f"A job that cannot end by then fails without using a GPU: {deadlines.WANTED}.",
+    ),
 )
 
 

@@ -70,6 +70,12 @@ def seconds(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def seconds_range(low: float, high: float) -> str:
+    """Two durations for a person: 40 s to 2 min 5 s."""
+    shortest, longest = seconds(low), seconds(high)
+    return shortest if shortest == longest else f"{shortest} to {longest}"
+
+
 def _literal(cell: str) -> Any:
     from rich.text import Text
 

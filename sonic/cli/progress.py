@@ -68,7 +68,7 @@ def state_name(state: jobs_pb2.JobState.ValueType) -> str:
 
 
 def describe(job: jobs_pb2.Job, why: str = "") -> str:
-    """State, place in the queue, stage and time left, in a few words; `why` in the place of what a failure says."""
+    """State, place in the queue, stage and when it should be done; `why` in the place of what a failure says."""
     said = [state_name(job.state)]
     if job.queue_position:
         said.append(f"number {job.queue_position} in the queue")
@@ -76,7 +76,10 @@ def describe(job: jobs_pb2.Job, why: str = "") -> str:
         said.append(_stage(job.progress))
     if job.state == jobs_pb2.JOB_STATE_FAILED:
         said.append(why or job.failure.message)
-    if job.eta_seconds > 0:
+    finish = job.forecast.finish
+    if job.state == jobs_pb2.JOB_STATE_QUEUED and finish.high > 0:
+        said.append(f"done in {output.seconds_range(finish.low, finish.high)}")
+    elif job.eta_seconds > 0:
         said.append(f"about {output.seconds(job.eta_seconds)} left")
     return ", ".join(said)
 

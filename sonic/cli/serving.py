@@ -31,7 +31,7 @@ def serve(name: str, given: Mapping[str, Any]) -> None:
     log = settings.build(config.LogConfig)
     chosen: list[Any] = [settings.build(config.kind_of(table)) for table in _TABLES[name]]
     logs.configure(log.format, log.level)
-    service = running.need(f"{name}.service", name)
+    service = running.need(f"{name}.{'simulation' if getattr(chosen[0], 'simulate', 0) else 'service'}", name)
     try:
         running.run(service.run(*chosen))
     except importlib.import_module(f"{name}.config").InvalidConfig as error:

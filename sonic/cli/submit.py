@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,8 @@ def submit(
         files.check_output(destination, portrait, audio)
     if destination and not out:
         files.check_unused(destination)
-    job = running.run(_submit(settings, portrait, audio, options.job_of(given)))
+    wanted = options.job_of(given) | {"deadline": _deadline(given)}
+    job = running.run(_submit(settings, portrait, audio, wanted))
     if not destination:
         output.print_json(output.plain(job)) if json else output.line(job.job_id)
         return
@@ -47,6 +49,11 @@ def submit(
             output.print_json(output.plain(error.job))
         raise
     output.print_json(output.plain(job) | {"output": str(destination)}) if json else output.line(str(destination))
+
+
+def _deadline(given: dict[str, Any]) -> datetime | None:
+    deadline: datetime | timedelta | None = given.get("deadline")
+    return datetime.now(UTC) + deadline if isinstance(deadline, timedelta) else deadline
 
 
 def connect(settings: config.ClientConfig, at_most_s: float = math.inf) -> AsyncSonicClient:

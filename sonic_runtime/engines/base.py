@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,10 @@ class Engine(Protocol):
 
     name: str
     model_version: str
+    portrait_parameters: tuple[str, ...]  # the parameters that `portray` goes by
 
-    def prepare(self, portrait: Portrait, voice: Voice, parameters: RenderParameters) -> Take:
+    def portray(self, portrait: Portrait, parameters: RenderParameters) -> Any:
+        """Do what is done once per portrait; `prepare` may be given it again and again. Raises errors.RenderError."""
+
+    def prepare(self, portrayed: Any, voice: Voice, parameters: RenderParameters) -> Take:
         """Do what is done once per job. Raises errors.RenderError."""

@@ -19,9 +19,12 @@ DOUBLE = (sys.executable, str(Path(__file__).with_name("worker_double.py")))
 MAIN = """
 import asyncio, json, pathlib, sys
 from agent import config, service
+from agent.probes import hardware, sysfs
 from sonic import logs
 
 given = json.loads(sys.argv[1])
+if sys.argv[2:]:  # where a driver has written what it would write under /sys
+    hardware.detect = lambda: [sysfs.AmdProbe(pathlib.Path(sys.argv[2]))]
 given |= {"data_dir": pathlib.Path(given["data_dir"]), "worker_command": tuple(given["worker_command"])}
 logs.configure("json", "info")
 try:
@@ -34,8 +37,8 @@ except config.InvalidConfig as error:
 class AgentProcess:
     """A real agent in a process of its own."""
 
-    def __init__(self, config: AgentConfig, environment: dict[str, str]) -> None:
-        self._given = json.dumps(asdict(config), default=str)
+    def __init__(self, config: AgentConfig, environment: dict[str, str], root: Path | None) -> None:
+        self._given = [json.dumps(asdict(config), default=str), *([str(root)] if root else [])]
         self._environment = {**os.environ, **environment}
         self._reader: asyncio.Task[None] | None = None
         self.log: list[dict[str, Any]] = []
@@ -43,7 +46,7 @@ class AgentProcess:
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", MAIN, self._given, stderr=asyncio.subprocess.PIPE, env=self._environment
+            sys.executable, "-c", MAIN, *self._given, stderr=asyncio.subprocess.PIPE, env=self._environment
         )
         self._reader = asyncio.create_task(self._read(), name="agent's log")
 
@@ -91,10 +94,12 @@ async def hub() -> AsyncIterator[ScriptedHub]:
 
 @pytest.fixture
 async def start(hub: ScriptedHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Start]:
-    """Starts an agent: `await start()`, with any setting of AgentConfig, and `environment`."""
+    """Starts an agent: `await start()`, with any setting of AgentConfig, `environment`, and a `root` with GPUs."""
     agents: list[AgentProcess] = []
 
-    async def begin(environment: dict[str, str] | None = None, **settings: Any) -> AgentProcess:
+    async def begin(
+        environment: dict[str, str] | None = None, root: Path | None = None, **settings: Any
+    ) -> AgentProcess:
         usual: dict[str, Any] = {
             "hub": hub.address,
             "node_id": "box",
@@ -104,7 +109,7 @@ async def start(hub: ScriptedHub, tmp_path: Path, capsys: pytest.CaptureFixture[
             "cancel_grace_s": 0.5,
             "worker_command": DOUBLE,
         }
-        agent = AgentProcess(AgentConfig(**{**usual, **settings}), environment or {})
+        agent = AgentProcess(AgentConfig(**{**usual, **settings}), environment or {}, root)
         agents.append(agent)
         await agent.start()
         return agent

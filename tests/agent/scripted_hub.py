@@ -129,6 +129,8 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
                     late_samples=self.late_samples,
                 )
                 outgoing.put_nowait(pb.SessionResponse(welcome=welcome))
+            if message.heartbeat.echo:
+                outgoing.put_nowait(pb.SessionResponse(echo=pb.Echo(echo=message.heartbeat.echo)))
             if message.HasField("result") and self.acknowledging:
                 outgoing.put_nowait(pb.SessionResponse(result_ack=self._judge(message.result)))
             if message.HasField("samples") and self.acknowledging_samples:

@@ -4,9 +4,14 @@ import pytest
 
 from agent.core import events
 from agent.core.attempts import Failure, Fault, Progress, Ref, Rendered, Stopped, Work
+from agent.core.game_day import GameDayFault
 from agent.core.instructions import (
+    BeginFault,
+    CancelProbe,
     CancelRender,
+    Clip,
     Connect,
+    EndFault,
     Exit,
     FetchInputs,
     ForgetResult,
@@ -15,6 +20,7 @@ from agent.core.instructions import (
     Render,
     SendDraining,
     SendHeartbeat,
+    SendProbed,
     SendProgress,
     SendResult,
     SendStarted,
@@ -375,6 +381,92 @@ class TestDelivery:
         book.told(events.Assigned(WORK))
         book.on(events.InputsFailed(REF, failure), StoreResult(REF, failure))
         assert slot_state(book) is SlotState.READY
+
+
+class TestProbesOfTheHub:
+    ASKED = events.ProbeWished("p", 0)
+    CLIP = events.WorkerProbed(0, 1, 2.5, "p", "digest")
+
+    def test_a_free_slot_renders_the_clip_and_is_as_fast_as_that_was(self):
+        book = ready().on(self.ASKED, Probe(0, 1, "p"))
+        assert slot_state(book) is SlotState.READY
+        book.on(self.CLIP, SendProbed("p", 0, Clip(2.5, "digest")))
+        assert book.node.slots[0].realtime_factor == 2.5
+
+    def test_work_goes_first(self):
+        book = ready().on(self.ASKED, Probe(0, 1, "p"))
+        answer = SendProbed("p", 0, declined("slot 0 has got work"))
+        book.on(events.Assigned(WORK), CancelProbe(0, 1, "p"), answer, FetchInputs(WORK))
+        cancelled = Failure(Fault.INTERNAL, "CANCELLED", "cancelled")
+        book.on(events.WorkerFailed(0, 1, "p", cancelled)).on(
+            events.InputsReady(REF), Render(0, 1, WORK), SendStarted(REF)
+        )
+
+    def test_a_slot_that_cannot_says_why(self):
+        rendering().on(self.ASKED, SendProbed("p", 0, declined("slot 0 is busy")))
+        book = ready().on(self.ASKED, Probe(0, 1, "p"))
+        book.on(events.ProbeWished("q", 0), SendProbed("q", 0, declined("slot 0 is busy")))
+        why = declined("there is no slot 7; the node has 1, counted from 0")
+        book.on(events.ProbeWished("r", 7), SendProbed("r", 7, why))
+        starting = Playbook()
+        starting.told(TICK)
+        starting.told(events.Welcomed(5.0))
+        starting.on(self.ASKED, SendProbed("p", 0, declined("slot 0 is not ready")))
+        starting.told(events.StopRequested())
+
+    def test_a_clip_that_is_wrong_ends_its_worker(self):
+        wrong = Failure(Fault.BROKEN_OUTPUT, "OUTPUT_BROKEN", "the mouth hardly moves")
+        book = ready().on(self.ASKED, Probe(0, 1, "p"))
+        killed = KillWorker(0, 1, "could not render the probe clip: the mouth hardly moves")
+        book.on(events.WorkerFailed(0, 1, "p", wrong), SendProbed("p", 0, wrong), killed)
+
+    def test_a_worker_that_dies_or_hangs_in_it_is_told(self):
+        crash = Failure(Fault.CRASH, "WORKER_CRASHED", "the worker died: signal 11")
+        book = ready().on(self.ASKED, Probe(0, 1, "p"))
+        book.on(events.WorkerExited(0, 1, CRASH, "signal 11"), SendProbed("p", 0, crash))
+        terms = Terms(probe_timeout_s=20)
+        late = "did not render the probe clip within 20 s"
+        hung = Failure(Fault.TIMEOUT, "WORKER_HUNG", f"the worker {late}")
+        book = ready(terms).on(self.ASKED, Probe(0, 1, "p"))
+        book.after(20).on(TICK, SendProbed("p", 0, hung), KillWorker(0, 1, late))
+
+    def test_no_answer_is_sent_into_a_cut(self):
+        book = ready().on(self.ASKED, Probe(0, 1, "p"))
+        book.told(events.SessionEnded("cut", jitter=1.0))
+        book.on(self.CLIP)
+
+
+class TestGameDays:
+    TERMS = Terms(plays_faults=True)
+
+    def test_a_fault_begins_ends_by_itself_and_is_told_meanwhile(self):
+        book = ready(self.TERMS)
+        told = book.told(events.FaultWished(GameDayFault.HEAT, 60.0))
+        assert told[0] == BeginFault(GameDayFault.HEAT, 60.0)
+        assert told[1].faults == ((GameDayFault.HEAT, 60.0),)
+        book.after(10).on(TICK)
+        for _ in range(5):
+            book.after(9.9).on(events.WorkerAlive(0, 1, 0))
+        told = book.after(0.5).told(TICK)
+        assert told[0] == EndFault(GameDayFault.HEAT)
+        assert told[1].faults == ()
+
+    def test_it_is_ended_or_begun_anew_when_told(self):
+        book = ready(self.TERMS).on(events.FaultWished(GameDayFault.SLOW, 5.0), BeginFault(GameDayFault.SLOW, 5.0))
+        book.after(4).on(events.FaultWished(GameDayFault.SLOW, 5.0), BeginFault(GameDayFault.SLOW, 5.0))
+        book.after(4).on(TICK)
+        book.on(events.FaultWished(GameDayFault.SLOW, 0.0), EndFault(GameDayFault.SLOW))
+        book.on(events.FaultWished(GameDayFault.SLOW, 0.0)).after(9).on(TICK)
+
+    def test_nobody_calls_the_hub_over_a_cut_line(self):
+        book = ready(self.TERMS).on(events.FaultWished(GameDayFault.CUT, 20.0), BeginFault(GameDayFault.CUT, 20.0))
+        book.told(events.SessionEnded("cut", jitter=0.0))
+        book.after(19).on(TICK)
+        told = book.after(1).told(TICK)
+        assert [type(one) for one in told] == [EndFault, Connect]
+
+    def test_where_it_is_not_allowed_nothing_happens(self):
+        ready().on(events.FaultWished(GameDayFault.CUT, 20.0))
 
 
 class TestLeaving:

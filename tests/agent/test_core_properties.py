@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from agent.core import events
 from agent.core.attempts import Failure, Fault, Progress, Ref, Rendered, Work
 from agent.core.instructions import (
+    CancelProbe,
     Connect,
     Exit,
     FetchInputs,
@@ -18,6 +19,7 @@ from agent.core.instructions import (
     Probe,
     Render,
     SendHeartbeat,
+    SendProbed,
     SendResult,
     SendStarted,
     SlotState,
@@ -45,6 +47,9 @@ class World(RuleBasedStateMachine):
         self.processes: dict[int, int] = {}  # slot -> generation of the process that runs
         self.probed: set[tuple[int, int]] = set()
         self.rendering: dict[int, Ref] = {}
+        self.probing: dict[int, str] = {}  # for the hub
+        self.asked: set[str] = set()  # probes without an answer, in this session
+        self.probes = 0
         self.fetching: dict[Ref, int] = {}
         self.held: set[Ref] = set()  # taken or answered, and not yet forgotten
         self.disk: dict[Ref, bool] = {}  # the outbox: has it a video?
@@ -71,8 +76,18 @@ class World(RuleBasedStateMachine):
             case StartWorker(slot, generation):
                 assert slot not in self.processes, "two processes in one slot"
                 self.processes[slot] = generation
-            case Probe(slot, generation):
+            case Probe(slot, generation, probe_id):
                 assert self.processes.get(slot) == generation
+                if probe_id:
+                    assert slot not in self.occupied, "a probe beside an attempt"
+                    assert slot not in self.probing, "two probes in one slot"
+                    self.probing[slot] = probe_id
+            case CancelProbe(slot, _, probe_id):
+                assert self.probing.pop(slot) == probe_id
+            case SendProbed(probe_id):
+                assert self.session == "up"
+                assert probe_id in self.asked, f"{probe_id} was answered twice"
+                self.asked.discard(probe_id)
             case FetchInputs(work):
                 assert work.slot not in self.occupied, "two attempts in one slot"
                 self.fetching[work.ref] = work.slot
@@ -81,10 +96,12 @@ class World(RuleBasedStateMachine):
                 assert self.processes.get(slot) == generation
                 assert (slot, generation) in self.probed, "a render before the probe clip"
                 assert slot not in self.rendering, "two attempts in one slot"
+                assert slot not in self.probing, "an attempt beside a probe"
                 del self.fetching[work.ref]
                 self.rendering[slot] = work.ref
             case KillWorker(slot):
                 self.rendering.pop(slot, None)
+                self.probing.pop(slot, None)
             case StoreResult(ref, outcome):
                 self.store(ref, isinstance(outcome, Rendered))
             case UploadVideo(ref):
@@ -146,12 +163,21 @@ class World(RuleBasedStateMachine):
             self.say(events.Assigned(Work(ref, slot, "warp")))
 
     @rule(slot=slots)
+    def ask_for_a_probe(self, slot: int) -> None:
+        if self.session == "up" and not self.exited:
+            self.probes += 1
+            self.asked.add(f"p{self.probes}")
+            self.say(events.ProbeWished(f"p{self.probes}", slot))
+
+    @rule(slot=slots)
     def go_on(self, slot: int) -> None:
         """The next step of a slot, as it goes when nothing goes wrong."""
         generation = self.processes.get(slot, 0)
         waiting = [ref for ref, of in self.fetching.items() if of == slot]
         if waiting:
             self.say(events.InputsReady(waiting[0]))
+        elif slot in self.probing:
+            self.say(events.WorkerProbed(slot, generation, 2.0, self.probing.pop(slot), "digest"))
         elif slot in self.rendering:
             self.say(events.WorkerRendered(slot, generation, str(self.rendering[slot]), b""))
         elif slot in self.processes and (slot, generation) not in self.probed:
@@ -201,6 +227,7 @@ class World(RuleBasedStateMachine):
         if self.session != "down":
             self.session = "down"
             self.reported.clear()
+            self.asked.clear()
             self.say(events.SessionEnded("cut", data.draw(st.floats(0, 1))))
 
     def hub_changes_its_mind(self, data: st.DataObject, slot: int, ref: Ref) -> None:
@@ -220,11 +247,12 @@ class World(RuleBasedStateMachine):
         if slot in self.processes:
             generation = self.processes.pop(slot)
             self.rendering.pop(slot, None)
+            self.probing.pop(slot, None)
             self.say(events.WorkerExited(slot, generation, data.draw(st.sampled_from(events.ExitCause)), "died"))
 
     def fail(self, data: st.DataObject, slot: int, ref: Ref) -> None:
         failure = Failure(data.draw(faults), "WRONG", "wrong")
-        render_id = str(self.rendering.get(slot, ref))
+        render_id = self.probing.pop(slot, "") or str(self.rendering.get(slot, ref))
         self.say(events.WorkerFailed(slot, self.processes.get(slot, 0), render_id, failure))
 
     def transfer_fails(self, data: st.DataObject, slot: int, ref: Ref) -> None:
@@ -262,6 +290,10 @@ class World(RuleBasedStateMachine):
     @invariant()
     def nothing_is_both_running_and_finished(self) -> None:
         assert not set(self.node.running) & self.told_finished
+
+    @invariant()
+    def a_probe_is_answered_when_it_is_over(self) -> None:
+        assert self.asked <= set(self.probing.values())
 
     @invariant()
     def only_a_probed_worker_without_an_attempt_is_offered(self) -> None:

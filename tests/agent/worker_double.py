@@ -1,7 +1,7 @@
 """A worker that speaks worker.proto and renders nothing: what it does is written in the voice.
 
-`ok`, `slow` (seconds), `crash`, `oom`, `hang` (signs of life, no progress), `silent` (stopped as a whole),
-`stubborn` (does not let go on cancel), `no face`.
+`ok`, `slow` (seconds), `steps` (how many, each a little work), `crash`, `oom`, `hang` (signs of life, no progress),
+`silent` (stopped as a whole), `stubborn` (does not let go on cancel), `no face`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Worker:
         if word == "silent":
             os.kill(os.getpid(), signal.SIGSTOP)
             time.sleep(60)
-        until = time.monotonic() + (float(seconds) if seconds else 0.0)
+        for _ in range(int(seconds) if word == "steps" else 0):
+            time.sleep(0.01)
+        until = time.monotonic() + (float(seconds) if word == "slow" else 0.0)
         while word in ("hang", "stubborn") or time.monotonic() < until:
             if word != "stubborn" and command.render_id in self.cancelled:
                 return self.fail(command.render_id, jobs_pb2.FAULT_KIND_INTERNAL, "CANCELLED")
@@ -81,7 +83,8 @@ def main() -> None:
             if arguments.broken_while and arguments.broken_while.exists():
                 worker.fail(command.probe.render_id, jobs_pb2.FAULT_KIND_BROKEN_OUTPUT, "OUTPUT_BROKEN")
             else:
-                worker.say(probed=pb.WorkerProbed(render_id=command.probe.render_id, realtime_factor=3.0))
+                probed = pb.WorkerProbed(render_id=command.probe.render_id, realtime_factor=3.0, digest="double")
+                worker.say(probed=probed)
         if command.HasField("cancel"):
             worker.cancelled.add(command.cancel.render_id)
         if command.HasField("render"):

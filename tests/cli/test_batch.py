@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -168,3 +169,19 @@ async def test_a_batch_says_how_much_there_is_before_the_first_video(acme, home,
         assert await batch.stderr.readline() == b"rows.csv   0% 0 of 3, 0 failed\n"
     batch.terminate()
     assert await batch.wait() == 130
+
+
+async def test_rows_name_regions_and_deadlines_and_a_rerun_asks_for_the_same_jobs(acme, node, manifest) -> None:
+    header = "portrait,voice,output,prefer_regions,deadline"
+    deadline = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    rows = (f"face.jpg,voice.wav,1.mp4,eu us,{deadline}", "face.jpg,voice.wav,2.mp4,,")
+    path = manifest(*rows, header=header)
+    async with busy(node) as rendered:
+        for _ in range(2):
+            ended = await acme("batch", path, "--avoid-region", "ap", "--json")
+            assert ended.code == 0, ended.err
+    assert len(rendered) == 2
+    specs = [job["spec"] for job in (await acme("jobs", "list", "--json")).data]
+    assert sorted(spec["regions"]["prefer"] for spec in specs) == [[], ["eu", "us"]]
+    assert [spec["regions"]["avoid"] for spec in specs] == [["ap"], ["ap"]]
+    assert sorted(spec.get("deadline", "") for spec in specs) == ["", deadline]

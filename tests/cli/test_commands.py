@@ -6,10 +6,13 @@ import asyncio
 import json
 import signal
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from hub.service import Hub
+from sonic.cli.jobs import _print
+from sonic.v1 import jobs_pb2
 from tests.client.conftest import busy
 from tests.hub import peers
 from tests.processes import process
@@ -25,6 +28,29 @@ async def test_submit_prints_the_id_and_nothing_else(acme, files) -> None:
     assert shown["spec"]["parameters"]["smooth_motion"] is False
     assert shown["spec"]["parameters"]["lip_sync_correction"] is True
     assert shown["spec"]["priority"] == 3
+
+
+async def test_submit_takes_regions_and_a_deadline_and_show_tells_them(acme, files) -> None:
+    regions = ("--prefer-region", "eu", "--prefer-region", "us", "--avoid-region", "ap")
+    job_id = (await acme("submit", *files, *regions, "--deadline", "10m")).out.strip()
+    spec = (await acme("jobs", "show", job_id, "--json")).data["spec"]
+    assert spec["regions"] == {"prefer": ["eu", "us"], "require": [], "avoid": ["ap"]}
+    left_s = (datetime.fromisoformat(spec["deadline"]) - datetime.now(UTC)).total_seconds()
+    assert 500 < left_s < 600
+    shown = (await acme("jobs", "show", job_id)).out
+    assert "regions     prefer eu, us; avoid ap\n" in shown
+    assert f"deadline    {spec['deadline'][:10]}" in shown
+    assert "queue       number 1\n" in shown
+
+
+def test_show_tells_when_a_job_should_start_and_finish(capsys) -> None:
+    job = jobs_pb2.Job(job_id="j", state=jobs_pb2.JOB_STATE_QUEUED, queue_position=2)
+    job.forecast.start.CopyFrom(jobs_pb2.SecondsRange(expected=40, low=20, high=90))
+    job.forecast.finish.CopyFrom(jobs_pb2.SecondsRange(expected=100, low=70, high=100))
+    _print(job)
+    said = capsys.readouterr().out
+    assert "starts      in about 40 s (20 s to 1 min 30 s)\n" in said
+    assert "finishes    in about 1 min 40 s (1 min 10 s to 1 min 40 s)\n" in said
 
 
 async def test_submit_and_wait_leaves_the_video(acme, node, files, tmp_path) -> None:
@@ -191,6 +217,10 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
         (("submit", "{portrait}", "{voice}", "--fps", "200"), 3, "fps is 200"),
         (("submit", "{voice}", "{portrait}"), 3, "the portrait"),
         (("submit", "{portrait}", "{voice}", "--priority", "99"), 3, "priority is"),
+        (("submit", "{portrait}", "{voice}", "--deadline", "soon"), 2, "1h30m"),
+        (("submit", "{portrait}", "{voice}", "--deadline", "2020-01-01T00:00:00Z"), 3, "deadline passed"),
+        (("submit", "{portrait}", "{voice}", "--avoid-region", "a b"), 3, "regions.avoid is 'a b'"),
+        (("batch", "no.csv", "--deadline", "10m"), 2, "for a batch, a time"),
         (("render", "--portrait", "no.jpg", "--audio", "no.wav", "-o", "x.mp4"), 3, "no.jpg"),
         (("batch", "no.csv"), 3, "no.csv"),
         (("models", "verify", "nothing"), 2, "face-mesh"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import grpc.aio
@@ -177,3 +178,15 @@ def test_what_grpc_says_of_an_address_is_told_without_its_brackets() -> None:
     said = "failed to connect to all addresses; last error: [UNAVAILABLE: dns: Domain name not found]"
     error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), said)
     assert "(Domain name not found);" in str(statuses.to_exception(error, "nowhere:1"))
+
+
+async def test_regions_and_a_deadline_reach_the_hub(client, files) -> None:
+    deadline = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    job = await client.submit(*files, prefer_regions=["eu"], avoid_regions=["ap", "us"], deadline=deadline)
+    assert (list(job.spec.regions.prefer), list(job.spec.regions.avoid)) == (["eu"], ["ap", "us"])
+    assert job.spec.deadline.ToDatetime(UTC) == deadline
+    plain = await client.submit(*files)
+    assert not plain.spec.HasField("regions")
+    assert not plain.spec.HasField("deadline")
+    with pytest.raises(ValueError, match="no offset"):
+        await client.submit(*files, deadline=datetime(2026, 5, 1))  # noqa: DTZ001 - that is the mistake

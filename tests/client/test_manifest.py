@@ -167,3 +167,34 @@ def test_the_inputs_of_a_manifest_are_known_before_its_rows(folder) -> None:
     (folder / "o").mkdir()
     rows(folder, "\n".join(lines), "m.jsonl")
     assert manifest.inputs(folder / "m.jsonl") == {folder / name for name in ("a.jpg", "a.wav", "ü, b.wav")}
+
+
+def test_regions_and_deadlines_are_read_from_cells_lists_and_presets(folder) -> None:
+    columns = "portrait,voice,prefer_regions,require_regions,avoid_regions,deadline"
+    (row,) = rows(folder, f"{columns}\na.jpg,a.wav,eu-west  us-east,,ap,2026-05-01T12:00:00+02:00\n")
+    wanted = {
+        "prefer_regions": ("eu-west", "us-east"),
+        "avoid_regions": ("ap",),
+        "deadline": "2026-05-01T12:00:00+02:00",
+    }
+    assert row.wanted == wanted
+    line = '{"portrait": "a.jpg", "voice": "a.wav", "require_regions": ["eu", "us"]}'
+    (listed,) = rows(folder, line, "m.jsonl")
+    assert listed.wanted == {"require_regions": ("eu", "us")}
+    (folder / "p.toml").write_text('avoid_regions = ["x"]\ndeadline = 2026-05-01T12:00:00Z\n')
+    preset = manifest.read_preset(folder / "p.toml")
+    assert preset == {"avoid_regions": ("x",), "deadline": "2026-05-01T12:00:00+00:00"}
+
+
+@pytest.mark.parametrize("deadline", ["10m", "tomorrow", "2026-05-01T12:00:00", "2026-13-01T12:00:00Z"])
+def test_a_deadline_in_a_manifest_is_a_time_with_an_offset(folder, deadline) -> None:
+    (row,) = rows(folder, f"portrait,voice,deadline\na.jpg,a.wav,{deadline}\n")
+    assert isinstance(row, BadRow)
+    assert [problem.field for problem in row.problems] == ["deadline"]
+    assert "2026-05-01T12:00:00Z is wanted" in row.problems[0].description
+
+
+def test_regions_that_are_no_names_are_named(folder) -> None:
+    (row,) = rows(folder, '{"portrait": "a.jpg", "voice": "a.wav", "require_regions": [1]}', "m.jsonl")
+    assert isinstance(row, BadRow)
+    assert [problem.field for problem in row.problems] == ["require_regions"]

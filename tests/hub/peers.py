@@ -48,7 +48,7 @@ class Caller:
         return await self.jobs.UploadArtifact(parts(), metadata=self.metadata)
 
     def spec(self, **about: Any) -> jobs_pb2.JobSpec:
-        return jobs_pb2.JobSpec(portrait_sha256=digest(JPEG), voice_sha256=digest(WAV), **about)
+        return jobs_pb2.JobSpec(**{"portrait_sha256": digest(JPEG), "voice_sha256": digest(WAV)} | about)
 
     async def submit(self, key: str, **about: Any) -> jobs_pb2.Job:
         request = job_pb.SubmitJobRequest(idempotency_key=key, spec=self.spec(**about))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from hub.core import events, instructions
 from hub.core.dispatch import Dispatch, Rules
@@ -13,8 +14,10 @@ from hub.core.nodes import Slot, SlotState
 WARP = Requirement("warp", "1")
 
 
-def job(name: str, *, tenant: str = "acme", at: float = 0.0, priority: int = 0, wants: Requirement = WARP) -> Job:
-    return Job(name, tenant, wants, priority, submitted_at_s=at, sequence=0)
+def job(
+    name: str, *, tenant: str = "acme", at: float = 0.0, priority: int = 0, wants: Requirement = WARP, **about: Any
+) -> Job:
+    return Job(name, tenant, wants, priority, submitted_at_s=at, sequence=0, **about)
 
 
 def slot(index: int = 0, state: SlotState = SlotState.READY, speed: float = 1.0, engine: Requirement = WARP) -> Slot:
@@ -40,6 +43,10 @@ def line(instruction: instructions.Instruction) -> str:
             return f"tell {node_id} {ref.job_id}#{ref.attempt} {verdict.name.lower()}"
         case instructions.StopAttempt(node_id, ref):
             return f"stop {ref.job_id}#{ref.attempt} on {node_id}"
+        case instructions.SendProbe(node_id, _, slot):
+            return f"probe {node_id} slot {slot}"
+        case instructions.Record(decision):
+            return f"note {decision.kind.name.lower()} {decision.node_id}".rstrip()
         case instructions.TellDrain(node_id, drain):
             return f"{'drain' if drain else 'resume'} {node_id}"
 
@@ -63,8 +70,8 @@ class Talk:
         self.now += seconds
         self.say(events.Ticked(), *expected)
 
-    def submit(self, name: str, *expected: str, **about: object) -> None:
-        self.say(events.JobStored(job(name, **about)), *expected)  # type: ignore[arg-type]
+    def submit(self, name: str, *expected: str, **about: Any) -> None:
+        self.say(events.JobStored(job(name, **about)), *expected)
 
     def join(self, node: str, *expected: str, slots: tuple[Slot, ...] = (slot(),), **holds: object) -> None:
         refs = {"running": (), "finished": (), **holds}

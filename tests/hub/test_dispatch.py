@@ -75,7 +75,7 @@ def test_heartbeats_keep_the_lease() -> None:
     talk.join("n1")
     talk.submit("a", "assign a#1 to n1 slot 0")
     for _ in range(10):
-        talk.now += 20
+        talk.now += 9
         talk.beat("n1", slots=(slot(state=SlotState.BUSY),), holds=(A1,))
         talk.wait(0)
 
@@ -140,9 +140,9 @@ def test_tries_are_bounded_and_move_to_another_node() -> None:
     talk.fail("n1", A1, Fault.CRASH, "requeue a#1 CRASH tries 1", "tell n1 a#1 committed")
     talk.beat("n1", slots=(slot(speed=9.0),))
     talk.wait(1, "assign a#2 to n2 slot 0")
-    talk.fail("n2", A2, Fault.CRASH, "requeue a#2 CRASH tries 2", "tell n2 a#2 committed")
+    talk.fail("n2", A2, Fault.OUT_OF_MEMORY, "requeue a#2 OUT_OF_MEMORY tries 2", "tell n2 a#2 committed")
     talk.wait(2, "assign a#3 to n1 slot 0")
-    talk.fail("n1", A3, Fault.OUT_OF_MEMORY, "fail a#3 OUT_OF_MEMORY", "tell n1 a#3 committed")
+    talk.fail("n1", A3, Fault.OUT_OF_MEMORY, "note derated n1", "fail a#3 OUT_OF_MEMORY", "tell n1 a#3 committed")
 
 
 def test_bad_input_is_final_at_once() -> None:
@@ -251,3 +251,22 @@ def test_progress_never_goes_back_and_tells_the_eta() -> None:
     assert outlook.finish
     assert (outlook.progress.fraction, outlook.finish.expected_s) == (0.5, 10.0)
     assert outlook.finish.low_s < 10.0 < outlook.finish.high_s
+
+
+def test_a_job_that_cannot_be_done_in_time_is_dropped_from_the_queue() -> None:
+    talk = Talk()
+    talk.join("n1", slots=(slot(speed=5.0),))
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.submit("b", deadline_s=talk.now + 20)
+    talk.wait(2)
+    talk.wait(17.5)
+    talk.wait(2, "fail b#0 DEADLINE_MISSED")
+    talk.succeed("n1", A1, "succeed a#1")
+
+
+def test_a_job_begun_in_time_is_not_dropped() -> None:
+    talk = Talk()
+    talk.join("n1")
+    talk.submit("a", "assign a#1 to n1 slot 0", deadline_s=talk.now + 5)
+    talk.wait(6)
+    talk.succeed("n1", A1, "succeed a#1")

@@ -22,7 +22,11 @@ from hub.store.database import open_database
 from hub.store.records import NewJob, Page
 from hub.store.schema import metadata
 from hub.testing import MemoryStore
+from sonic.v1 import artifacts_pb2, fleet_service_pb2
 
+ONE, TWO = (
+    fleet_service_pb2.RenderedVideo(video=artifacts_pb2.Artifact(sha256=name)).SerializeToString() for name in "12"
+)
 BROKE = Failure(Fault.CRASH, "CRASH", "it broke")
 
 
@@ -33,7 +37,7 @@ def database(tmp_path: Path) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def new(name: str, tenant: str = "acme", key: str = "", spec: bytes = b"spec") -> NewJob:
+def new(name: str, tenant: str = "acme", key: str = "", spec: bytes = b"") -> NewJob:
     return NewJob(name, tenant, key or name, spec, Requirement("warp", ""), 0, b"")
 
 
@@ -104,7 +108,7 @@ def write(kind: str, attempt: int, node: str) -> do.Write:
         case "requeue":
             return do.Requeue(ref, BROKE, attempt)
         case "succeed":
-            return do.CommitSuccess(ref, node, b"result")
+            return do.CommitSuccess(ref, node, b"")
         case "fail":
             return do.CommitFailure(ref, BROKE)
         case _:
@@ -117,7 +121,7 @@ def test_sql_and_memory_agree_on_every_write(database: sa.Engine, writes: list[t
     memory = MemoryStore()
     with database.connect() as connection, connection.begin() as transaction:
         record, _ = records.add_job(connection, new("a"), 1.0)
-        memory.add(replace(record.live()))
+        memory.add(replace(record.live(0.0, {})))
         for kind, attempt, node in writes:
             wanted = write(kind, attempt, node)
             assert commits.apply(connection, wanted, 2.0, "h1") == memory.apply(wanted)
@@ -135,16 +139,16 @@ def test_a_result_that_came_too_late_changes_nothing(database: sa.Engine) -> Non
         commits.apply(connection, do.Assign(first, "n1", "eu", 0, "because", ()), 2.0, "h1")
         commits.apply(connection, do.Requeue(first, BROKE, 1), 3.0, "h1")
         commits.apply(connection, do.Assign(second, "n2", "eu", 0, "because", ()), 4.0, "h1")
-        won = commits.apply(connection, do.CommitSuccess(first, "n1", b"one"), 5.0, "h1")
-        late = commits.apply(connection, do.CommitSuccess(second, "n2", b"two"), 6.0, "h1")
-        repeat = commits.apply(connection, do.CommitSuccess(first, "n1", b"three"), 7.0, "h1")
+        won = commits.apply(connection, do.CommitSuccess(first, "n1", ONE), 5.0, "h1")
+        late = commits.apply(connection, do.CommitSuccess(second, "n2", TWO), 6.0, "h1")
+        repeat = commits.apply(connection, do.CommitSuccess(first, "n1", TWO), 7.0, "h1")
         forged = commits.apply(connection, do.CommitSuccess(second, "n1", b"four"), 8.0, "h1")
         record = records.job(connection, "acme", "a")
     assert [o.verdict for o in (won, late, repeat, forged)] == [
         Verdict.COMMITTED, Verdict.SUPERSEDED, Verdict.COMMITTED, Verdict.UNKNOWN,
     ]  # fmt: skip
     assert record
-    assert (record.state, record.row.result, record.row.ended_at_s) == (State.SUCCEEDED, b"one", 5.0)
+    assert (record.state, record.row.result, record.row.ended_at_s) == (State.SUCCEEDED, ONE, 5.0)
     assert [attempt.ended_at_s for attempt in record.attempts] == [5.0, None]
 
 
@@ -153,7 +157,7 @@ def test_a_hub_that_starts_finds_every_job_that_has_not_ended(database: sa.Engin
     with database.begin() as connection:
         commits.apply(connection, do.Assign(Ref("b", 1), "n1", "eu", 3, "because", ()), 2.0, "h1")
         commits.apply(connection, do.CommitCancel("c"), 2.0, "h1")
-        live = {job.job_id: job for job in records.live_jobs(connection)}
+        live = {job.job_id: job for job in records.live_jobs(connection, 0.0)}
     assert set(live) == {"a", "b"}
     assert (live["b"].state, live["b"].node_id, live["b"].slot, live["b"].attempt) == (State.ASSIGNED, "n1", 3, 1)
 

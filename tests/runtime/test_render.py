@@ -93,7 +93,8 @@ def test_same_seed_same_frames_other_seed_others(samples: Samples, finder: FaceF
 def test_pixels_away_from_the_head_are_untouched(samples: Samples, finder: FaceFinder) -> None:
     wanted, _ = parameters.complete({"min_resolution": 512, "expand_ratio": 0.0})
     portrait, voice = portraits.load(samples.smile, finder), voices.load(samples.voice)
-    take = engines.load("warp").prepare(portrait, voice, wanted)
+    engine = engines.load("warp")
+    take = engine.prepare(engine.portray(portrait, wanted), voice, wanted)
     frames = [frame.copy() for frame in take.frames(lambda *_: None)]
     moved = np.ptp(np.stack([frame[:512] for frame in frames]), axis=0) > 0
     assert moved[60:200, 170:290].any()

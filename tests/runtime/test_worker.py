@@ -62,10 +62,13 @@ def test_it_loads_probes_and_renders(worker: Worker, samples: Samples, tmp_path:
     loaded = worker.hear("loaded").loaded
     assert [(e.engine, e.model_version) for e in loaded.engines] == [("warp", WarpEngine.model_version)]
     worker.say(probe=pb.ProbeCommand(render_id="p", engine="warp"))
-    assert worker.hear("probed", "failed").probed.realtime_factor > 0
+    probed = worker.hear("probed", "failed").probed
+    assert probed.realtime_factor > 0
+    assert len(probed.digest) == 16
     worker.say(render=command(samples, tmp_path / "out.mp4"))
     done = worker.hear("rendered", "failed")
     assert done.rendered.report.frames == 70
+    assert done.rendered.report.peak_memory_bytes > 50_000_000
     assert (tmp_path / "out.mp4").exists()
 
 

