@@ -127,10 +127,15 @@ class Dispatch:
                 self._free_slot(node_id, ref, restarts=False)
                 stopped = Failure(Fault.DECLINED, "STOPPED", "the node stopped it")
                 yield from self._fail(node_id, ref, stopped, now)
+            case events.ClaimLost(ref):
+                self._unclaim(ref)
             case events.Diverged(job_id, job):
-                self._forget(job_id)
-                if job:
-                    self._admit(job, now)
+                yield from self._correct(job_id, job, now)
+            case events.NodesSeen(nodes):
+                for seen in nodes:
+                    yield from self._see(seen)
+            case events.HubsAlive(hub_ids):
+                self._rely_on(hub_ids, now)
             case events.Ticked():
                 yield from self._tick(now)
 
@@ -188,6 +193,9 @@ class Dispatch:
             return
         yield Requeue(job.ref, failure, tries)
         job.state, job.tries, job.progress = State.QUEUED, tries, Progress()
+        self._pause(job, now)
+
+    def _pause(self, job: Job, now: float) -> None:
         self._not_before[job.job_id] = now + self.rules.backoff_s * 2 ** min(job.attempt - 1, 5)
 
     def _tick(self, now: float) -> Iterator[Instruction]:
@@ -195,10 +203,64 @@ class Dispatch:
             del self._not_before[job_id]
             self.queue.add(self.jobs[job_id])
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
-            if self.nodes[job.node_id].online:
-                yield StopAttempt(job.node_id, job.ref, "its lease ran out")
+            yield from self._stop(job, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
+
+    # Other hubs.
+
+    def _unclaim(self, ref: Ref) -> None:
+        """The slot is free: nothing was sent to it. The job is as the store has it, which is told next."""
+        if job := self._forget(ref.job_id):
+            node = self.nodes[job.node_id]
+            node.busy = {index: busy for index, busy in node.busy.items() if busy.ref != ref}
+
+    def _correct(self, job_id: str, stored: Job | None, now: float) -> Iterator[Instruction]:
+        """Think of a job as the store does."""
+        known = self.jobs.get(job_id)
+        if known and stored and (known.ref, known.node_id, known.held) == (stored.ref, stored.node_id, stored.held):
+            known.state, known.tries = stored.state, stored.tries
+            return
+        if known and known.held and stored and stored.ref == known.ref and not stored.held and self._has_here(known):
+            known.state, known.tries = State.QUEUED, stored.tries
+            yield self._revive(known, now)  # another hub took it for lost, and it is not
+            return
+        if known and known in self.queue and stored and stored.held:
+            self.queue.start(known)  # whichever hub starts it, its tenant has had its turn
+        self._forget(job_id)
+        if known and known.held:
+            yield from self._stop(known, "the job has ended or runs elsewhere")
+        if stored and stored.state is State.QUEUED and stored.attempt:
+            self.jobs[job_id] = replace(stored)
+            self._pause(stored, now)
+        elif stored:
+            self._admit(stored, now)
+
+    def _has_here(self, job: Job) -> bool:
+        node = self.nodes.get(job.node_id)
+        return node is not None and node.here
+
+    def _stop(self, job: Job, reason: str) -> Iterator[Instruction]:
+        if (node := self.nodes.get(job.node_id)) and node.online:
+            yield StopAttempt(job.node_id, job.ref, reason)
+
+    def _see(self, seen: Node) -> Iterator[Instruction]:
+        node = self.nodes.setdefault(seen.node_id, Node(seen.node_id, seen.region))
+        node.hub_id, node.state_there = seen.hub_id, seen.state_there
+        if node.hub_id:
+            node.region, node.slots = seen.region, seen.slots
+        if node.drain_wanted != seen.drain_wanted:
+            node.drain_wanted = seen.drain_wanted
+            yield TellDrain(node.node_id, node.drain_wanted)
+
+    def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:
+        for node in self.nodes.values():
+            if node.hub_id not in hub_ids:
+                node.hub_id = ""
+        elsewhere = {node.node_id for node in self.nodes.values() if node.hub_id}
+        for job in self.jobs.values():
+            if job.held and job.node_id in elsewhere:
+                self._renew(job, now)
 
     # Nodes.
 
@@ -214,6 +276,7 @@ class Dispatch:
             event.leaving,
             False,
         )
+        node.hub_id = ""
         node.busy.clear()
         self._note_slots(node, event.slots, now)
         holds = {*event.running, *event.finished}
@@ -331,7 +394,7 @@ class Dispatch:
         if job.held and job.progress.fraction > 0.02:
             elapsed_s = now - job.started_at_s
             return elapsed_s * (1 - job.progress.fraction) / job.progress.fraction
-        slots = sum(len(node.slots) for node in self.nodes.values() if node.online)
+        slots = sum(len(node.slots) for node in self.nodes.values() if node.online or node.hub_id)
         if not self._attempt_s or not slots:
             return 0.0
         return self._attempt_s * (1 + (position - 1) // slots if position else 1)

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from hub.core.jobs import Ref, Requirement
 
+DRAIN_WANTED = "an operator asked for it"
+
 
 class SlotState(StrEnum):
     """What the agent says of one of its slots."""
@@ -65,18 +67,27 @@ class Node:
     was_ready: bool = False  # in this session
     heard_at_s: float = 0.0
     busy: dict[int, Busy] = field(default_factory=dict)  # by slot index
+    hub_id: str = ""  # the other hub that holds its session
+    state_there: NodeState = NodeState.OFFLINE  # as that hub sees it
 
     @property
     def online(self) -> bool:
         return bool(self.session_id)
 
     @property
+    def here(self) -> bool:
+        """Its newest session is with this hub."""
+        return self.online and not self.hub_id
+
+    @property
     def state(self) -> tuple[NodeState, str]:
         """The state and why."""
+        if self.hub_id:
+            return self.state_there, f"its session is with hub {self.hub_id}"
         if not self.online:
             return NodeState.OFFLINE, "no session"
         if self.drain_wanted:
-            return NodeState.DRAINING, "an operator asked for it"
+            return NodeState.DRAINING, DRAIN_WANTED
         if self.leaving:
             return NodeState.DRAINING, "the agent is stopping"
         if not self.was_ready:

@@ -1,6 +1,7 @@
 """Where a job goes: one function over plain state that returns its choice and its reasons.
 
 Cases, in this order; the first that applies to a node passes it over:
+0. its session is with another hub, which is the one to give it work
 1. offline                          4. no slot has the engine (or its model version)
 2. draining                         5. no slot that has it is free
 3. not ready yet                    6. it is where the job's last try failed, and another node could take it
@@ -74,6 +75,8 @@ def _able(node: Node, job: Job) -> bool:
 
 def _offer(node: Node, job: Job, elsewhere: bool) -> tuple[Slot | None, str]:
     state, why = node.state
+    if node.hub_id:
+        return None, why
     if state not in (NodeState.READY, NodeState.DEGRADED):
         return None, f"{state}: {why}"
     able = [slot for slot in node.slots.values() if slot.offers(job.requirement)]

@@ -22,18 +22,21 @@ import sqlalchemy as sa
 from hub import exceptions, wire
 from hub.core import events, instructions
 from hub.core.dispatch import Dispatch, Outlook, Rules
-from hub.core.jobs import State
+from hub.core.jobs import Job, State
 from hub.core.nodes import Node
 from hub.server import metrics
 from hub.server.sessions import Outgoing, Sessions
 from hub.server.watchers import Watchers
 from hub.store import commits, records
+from hub.store.bulletin import Bulletin
 from hub.store.commits import Outcome
+from hub.store.database import snapshot
 from hub.store.records import JobRecord, NewJob
 from sonic.v1 import artifacts_pb2, fleet_service_pb2, jobs_pb2
 
 TICK_S = 0.5
 MAX_BATCH = 500
+MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
 _log = logging.getLogger("hub.dispatcher")
 _ENDS: dict[type, State] = {
@@ -65,12 +68,16 @@ class _Committed:
 class Dispatcher:
     """Owns the decisions and the only connection that writes jobs."""
 
-    def __init__(self, database: sa.Engine, rules: Rules, sessions: Sessions, watchers: Watchers) -> None:
+    def __init__(
+        self, database: sa.Engine, rules: Rules, sessions: Sessions, watchers: Watchers, bulletin: Bulletin
+    ) -> None:
         self._database = database
+        self._bulletin = bulletin
         self._dispatch = Dispatch(rules)
         self._sessions = sessions
         self._watchers = watchers
         self._inbox: deque[_Posted | _Submission] = deque()
+        self._doubtful: set[str] = set()  # jobs that others may have changed
         self._wakeup = asyncio.Event()
         self._stopping = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
@@ -93,6 +100,15 @@ class Dispatcher:
     def queued(self, tenant: str) -> int:
         return self._dispatch.queue.waiting(tenant)
 
+    def standings(self) -> dict[str, tuple[State, int, int]]:
+        """State, attempt and tries of every job that has not ended, as the decisions see it. Any thread may ask."""
+        return {job_id: (job.state, job.attempt, job.tries) for job_id, job in self._dispatch.jobs.copy().items()}
+
+    def look_again(self, job_ids: Iterable[str]) -> None:
+        """Somebody else may have changed these: read them before any event that is posted from now on."""
+        self._doubtful.update(job_ids)
+        self._wakeup.set()
+
     def post(self, event: events.Event) -> None:
         """Let an event be dealt with soon."""
         self._put(_Posted(event))
@@ -114,6 +130,7 @@ class Dispatcher:
 
         def read() -> events.Loaded:
             with self._database.connect() as connection:
+                snapshot(connection)
                 return events.Loaded(tuple(records.live_jobs(connection)), tuple(records.known_nodes(connection)))
 
         loaded = await self._in_writer(read)
@@ -136,7 +153,7 @@ class Dispatcher:
         self._wakeup.set()
 
     async def _take(self) -> list[_Posted | _Submission]:
-        if not self._inbox:
+        if not self._inbox and not self._doubtful:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
                     await self._wakeup.wait()
@@ -148,6 +165,7 @@ class Dispatcher:
         happened: list[events.Event] = await self._store_submissions(
             [item for item in items if isinstance(item, _Submission)]
         )
+        happened += await self._look()
         posted = [item for item in items if isinstance(item, _Posted)]
         happened += [item.event for item in posted]
         if now >= self._next_tick_s:
@@ -165,6 +183,8 @@ class Dispatcher:
             wanted += self._dispatch.handle(event, now)
             if isinstance(event, events.AttemptProgressed):
                 changed.add(event.ref.job_id)
+            elif isinstance(event, events.Diverged):
+                changed.add(event.job_id)
         wanted += self._dispatch.assign(now)
         writes = [item for item in wanted if isinstance(item, instructions.Write)]
         committed = iter(await self._commit(writes) if writes else [])
@@ -173,7 +193,7 @@ class Dispatcher:
                 self._send(instruction)
             else:
                 changed.add(_job_id(instruction))
-                self._follow_up(next(committed))
+                self._follow_up(next(committed), now)
         self._watchers.wake(changed)
 
     async def _store_submissions(self, submissions: list[_Submission]) -> list[events.Event]:
@@ -183,7 +203,10 @@ class Dispatcher:
         def write() -> list[list[tuple[JobRecord, bool]]]:
             now_s = time.time()
             with self._database.begin() as connection:
-                return [[records.add_job(connection, job, now_s) for job in item.jobs] for item in submissions]
+                stored = [[records.add_job(connection, job, now_s) for job in item.jobs] for item in submissions]
+                new = [record.row.job_id for answer in stored for record, created in answer if created]
+                self._bulletin.tell(connection, jobs=new)
+                return stored
 
         try:
             stored = await self._in_writer(write)
@@ -211,14 +234,43 @@ class Dispatcher:
         def write() -> list[_Committed]:
             now_s = time.time()
             with metrics.COMMIT_SECONDS.time(), self._database.begin() as connection:
-                return [_carry_out(connection, item, now_s) for item in writes]
+                done = {index: _carry_out(connection, writes[index], now_s) for index in in_order}
+                self._bulletin.tell(
+                    connection, jobs=[_job_id(one.write) for one in done.values() if one.outcome.applied]
+                )
+                return [done[index] for index in range(len(writes))]
 
+        # Hubs that change the same jobs take them in one order, so that none waits for another that waits for it.
+        in_order = sorted(range(len(writes)), key=lambda index: _job_id(writes[index]))
+        return await self._until_done(write)
+
+    async def _look(self) -> list[events.Event]:
+        """What the store holds of the doubtful jobs."""
+        if not self._doubtful:
+            return []
+        asked, self._doubtful = list(self._doubtful), set()
+
+        def read() -> dict[str, Job]:
+            with self._database.connect() as connection:
+                snapshot(connection)
+                parts = [asked[at : at + MAX_NAMED] for at in range(0, len(asked), MAX_NAMED)]
+                return {job.job_id: job for part in parts for job in records.live_jobs(connection, part)}
+
+        found = await self._until_done(read)
+        for job_id in asked:
+            if job_id in found:
+                self._tenants[job_id] = found[job_id].tenant
+            else:
+                self._tenants.pop(job_id, None)
+        return [events.Diverged(job_id, found.get(job_id)) for job_id in asked]
+
+    async def _until_done(self, work: Callable[[], T]) -> T:
         pause_s = 0.1
         while True:
             try:
-                committed = await self._in_writer(write)
+                done = await self._in_writer(work)
                 self.stalled = ""
-                return committed
+                return done
             except sa.exc.SQLAlchemyError as error:
                 self.stalled = str(error.__cause__ or error)
                 metrics.STORE_FAILURES.inc()
@@ -226,14 +278,16 @@ class Dispatcher:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
 
-    def _follow_up(self, item: _Committed) -> None:
+    def _follow_up(self, item: _Committed, now: float) -> None:
         write, outcome = item.write, item.outcome
         if isinstance(write, instructions.CommitSuccess):
             ack = instructions.Acknowledge(write.node_id, write.ref, outcome.verdict)
             self._send(ack)
         if not outcome.applied:
-            _log.warning("a decision was overtaken by the store", extra={"write": type(write).__name__})
-            self._put(_Posted(self._as_stored(_job_id(write))))
+            _log.info("somebody else was first", extra={"write": type(write).__name__, "job_id": _job_id(write)})
+            if isinstance(write, instructions.Assign):
+                self._dispatch.handle(events.ClaimLost(write.ref), now)
+            self.look_again([_job_id(write)])
         elif isinstance(write, instructions.Assign):
             assert item.assignment
             metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()
@@ -249,11 +303,6 @@ class Dispatcher:
         elif state := _ENDS.get(type(write)):
             metrics.JOBS_ENDED.labels(self._tenants.pop(_job_id(write), ""), state).inc()
             _log.info("ended", extra={"job_id": _job_id(write), "state": str(state)})
-
-    def _as_stored(self, job_id: str) -> events.Diverged:
-        with self._database.connect() as connection:
-            record = records.job(connection, None, job_id)
-        return events.Diverged(job_id, record.live() if record and not record.state.ended else None)
 
     def _send(self, item: instructions.Send) -> None:
         match item:

@@ -98,6 +98,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         tenant = tenant_of(context)
         if not (await self._record(tenant, request.job_id)).state.ended:
+            self._dispatcher.look_again([request.job_id])  # another hub may have taken it in just now
             await self._dispatcher.settle(events.CancelRequested(request.job_id))
         return pb.CancelJobResponse(job=await self._job(tenant, request.job_id))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ from hub.core.jobs import Job, Requirement, State
 from hub.core.nodes import Node
 from hub.store.database import insert_ignoring
 from hub.store.schema import artifacts, attempts, jobs, nodes
+
+_LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
+_NEWEST = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
 
 
 @dataclass(frozen=True)
@@ -115,15 +118,26 @@ def page(connection: sa.Connection, tenant: str | None, wanted: Page) -> list[Jo
     return with_attempts(connection, connection.execute(query).all())
 
 
-def live_jobs(connection: sa.Connection) -> list[Job]:
-    """Every job that has not ended, in the order of submission."""
-    states = (State.QUEUED, State.ASSIGNED, State.RUNNING)
-    query = sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.sequence)
-    rows = connection.execute(query).all()
-    newest = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
-    tries = connection.execute(sa.select(attempts).join(jobs, newest).where(jobs.c.state.in_(states))).all()
+def live_jobs(connection: sa.Connection, job_ids: Collection[str] | None = None) -> list[Job]:
+    """Every job that has not ended, or those of them that are named, in the order of submission."""
+    wanted = [jobs.c.state.in_(_LIVE)] + ([] if job_ids is None else [jobs.c.job_id.in_(job_ids)])
+    rows = connection.execute(sa.select(jobs).where(*wanted).order_by(jobs.c.sequence)).all()
+    tries = connection.execute(sa.select(attempts).join(jobs, _NEWEST).where(*wanted)).all()
     by_job = {row.job_id: [row] for row in tries}
     return [JobRecord(row, by_job.get(row.job_id, [])).live() for row in rows]
+
+
+def standings(connection: sa.Connection) -> dict[str, tuple[State, int, int]]:
+    """State, attempt and tries of every job that has not ended."""
+    query = sa.select(jobs.c.job_id, jobs.c.state, jobs.c.attempt, jobs.c.tries).where(jobs.c.state.in_(_LIVE))
+    return {job_id: (State(state), attempt, tries) for job_id, state, attempt, tries in connection.execute(query)}
+
+
+def held_by(connection: sa.Connection, node_id: str) -> list[str]:
+    """The jobs whose newest attempt a node has."""
+    held = jobs.c.state.in_((State.ASSIGNED, State.RUNNING))
+    query = sa.select(jobs.c.job_id).join(attempts, _NEWEST).where(held, attempts.c.node_id == node_id)
+    return list(connection.execute(query).scalars())
 
 
 def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[JobRecord]:
@@ -161,9 +175,18 @@ def artifacts_of(connection: sa.Connection, tenant: str, hashes: Iterable[str]) 
     return {row.sha256: row for row in connection.execute(query)}
 
 
-def note_node(connection: sa.Connection, node_id: str, region: str, agent_version: str, now_s: float) -> None:
-    """A node has said Hello."""
-    fresh = {"region": region, "agent_version": agent_version, "last_heard_at_s": now_s}
+def note_node(
+    connection: sa.Connection,
+    node_id: str,
+    region: str,
+    agent_version: str,
+    now_s: float,
+    hub_id: str = "",
+    session_id: str = "",
+) -> None:
+    """A node has said Hello; the newest session is the one that counts, whichever hub holds it."""
+    fresh = {"region": region, "agent_version": agent_version[:64], "last_heard_at_s": now_s}
+    fresh |= {"hub_id": hub_id, "session_id": session_id}
     added = {"node_id": node_id, "drain_wanted": False, "joined_at_s": now_s}
     if not connection.execute(insert_ignoring(connection.engine, nodes), fresh | added).rowcount:
         connection.execute(sa.update(nodes).where(nodes.c.node_id == node_id).values(**fresh))
