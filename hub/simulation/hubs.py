@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hub.core import events, instructions
-from hub.core.dispatch import Dispatch
 from hub.core.jobs import Job
 from hub.core.nodes import Node
 from hub.simulation import stories
@@ -114,9 +113,7 @@ class SimulatedHub:
             self._welcome(session, message)
             return
         if isinstance(message, events.AttemptSucceeded) and not self._was_given(message):
-            session.to_node(
-                instructions.Acknowledge(message.node_id, message.ref, instructions.Verdict.UNKNOWN)
-            )
+            session.to_node(instructions.Acknowledge(message.node_id, message.ref, instructions.Verdict.UNKNOWN))
             return
         self.post(message)
 
