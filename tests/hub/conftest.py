@@ -15,8 +15,8 @@ from .peers import Agent, Caller
 
 
 def config(data_dir: Path, **about: object) -> HubConfig:
-    free = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
-    return HubConfig(data_dir=data_dir, heartbeat_interval_s=0.5, lease_s=1.5, **(free | about))  # type: ignore[arg-type]
+    own = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "heartbeat_interval_s": 0.5, "lease_s": 1.5}
+    return HubConfig(data_dir=data_dir, **(own | about))  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
