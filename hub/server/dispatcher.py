@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from hub.core.decisions import Decision
 from hub.core.decisions import Kind as DecisionKind
 from hub.core.dispatch import Dispatch, Outlook, Rules
 from hub.core.health import Health
-from hub.core.jobs import Ref, State
+from hub.core.jobs import Job, Ref, State
 from hub.core.nodes import Node
 from hub.core.tenants import Limits
 from hub.server import metrics
@@ -34,12 +34,15 @@ from hub.server.sessions import Outgoing, Sessions
 from hub.server.watchers import Watchers
 from hub.store import records
 from hub.store.artifacts import KnownArtifacts
+from hub.store.bulletin import Bulletin
+from hub.store.database import snapshot
 from hub.store.ledger import Committed, Given, Ledger, Stored, is_passing
 from hub.store.records import NewJob
 from sonic.v1 import artifacts_pb2, fleet_service_pb2
 
 TICK_S = 0.5
 MAX_BATCH = 500
+MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
 _log = logging.getLogger("hub.dispatcher")
 _ENDS: dict[type, State] = {
@@ -71,14 +74,16 @@ class Dispatcher:
         rules: Rules,
         sessions: Sessions,
         watchers: Watchers,
+        bulletin: Bulletin,
         hub_id: str,
     ) -> None:
         self._database = database
-        self._ledger = Ledger(database, known, hub_id)
+        self._ledger = Ledger(database, known, bulletin, hub_id)
         self._dispatch = Dispatch(rules)
         self._sessions = sessions
         self._watchers = watchers
         self._inbox: deque[_Posted | _Submission] = deque()
+        self._doubtful: set[str] = set()  # jobs that others may have changed
         self._wakeup = asyncio.Event()
         self._stopping = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
@@ -126,6 +131,15 @@ class Dispatcher:
         """Judge a job that is not stored yet."""
         return self._dispatch.admit(new.live(_clock_offset_s()), time.monotonic())
 
+    def standings(self) -> dict[str, tuple[State, int, int]]:
+        """State, attempt and tries of every job that has not ended, as the decisions see it. Any thread may ask."""
+        return {job_id: (job.state, job.attempt, job.tries) for job_id, job in self._dispatch.jobs.copy().items()}
+
+    def look_again(self, job_ids: Iterable[str]) -> None:
+        """Somebody else may have changed these: read them before any event that is posted from now on."""
+        self._doubtful.update(job_ids)
+        self._wakeup.set()
+
     def post(self, event: events.Event) -> None:
         """Let an event be dealt with soon."""
         self._put(_Posted(event))
@@ -147,9 +161,9 @@ class Dispatcher:
 
         def read() -> events.Loaded:
             with self._database.connect() as connection:
-                return events.Loaded(
-                    tuple(records.live_jobs(connection, _clock_offset_s())), tuple(records.known_nodes(connection))
-                )
+                snapshot(connection)
+                live = records.live_jobs(connection, _clock_offset_s())
+                return events.Loaded(tuple(live), tuple(records.known_nodes(connection)))
 
         loaded = await self._in_writer(read)
         self._dispatch.handle(loaded, time.monotonic())
@@ -172,7 +186,7 @@ class Dispatcher:
         self._wakeup.set()
 
     async def _take(self) -> list[_Posted | _Submission]:
-        if not self._inbox:
+        if not self._inbox and not self._doubtful:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
                     await self._wakeup.wait()
@@ -183,17 +197,19 @@ class Dispatcher:
         now = time.monotonic()
         submitted = [item for item in items if isinstance(item, _Submission)]
         posted = [item for item in items if isinstance(item, _Posted)]
-        happened = [item.event for item in posted]
+        happened = await self._look()
+        happened += [item.event for item in posted]
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
             happened.append(events.Ticked())
         wanted = [instruction for event in happened for instruction in self._dispatch.handle(event, now)]
         changed = {event.ref.job_id for event in happened if isinstance(event, events.AttemptProgressed)}
+        changed |= {event.job_id for event in happened if isinstance(event, events.Diverged)}
         if submitted or not all(is_passing(instruction) for instruction in wanted):
-            new = await self._carry_out(wanted, submitted, changed)
+            new = await self._carry_out(wanted, submitted, changed, now)
             wanted = [instruction for event in new for instruction in self._dispatch.handle(event, now)]
         wanted += self._assign(now)
-        await self._carry_out(wanted, [], changed)
+        await self._carry_out(wanted, [], changed, now)
         self._watchers.wake(changed)
         for item in posted:
             if item.done and not item.done.done():
@@ -207,7 +223,7 @@ class Dispatcher:
         return assigned
 
     async def _carry_out(
-        self, wanted: list[instructions.Instruction], submitted: list[_Submission], changed: set[str]
+        self, wanted: list[instructions.Instruction], submitted: list[_Submission], changed: set[str], now: float
     ) -> list[events.Event]:
         """Commit, then send, in this order: an agent must hear that it is resumed before it is given work."""
         writes = [item for item in wanted if isinstance(item, instructions.Write)]
@@ -221,7 +237,7 @@ class Dispatcher:
                 self._tell(instruction.decision)
             else:
                 changed.add(_job_id(instruction))
-                self._follow_up(next(committed))
+                self._follow_up(next(committed), now)
         return new
 
     def _admit(self, submitted: list[_Submission], stored: list[Stored]) -> list[events.Event]:
@@ -273,14 +289,52 @@ class Dispatcher:
                 durable = True
             return await self._in_writer(lambda: self._ledger.write(writes, new, time.time(), durable))
 
-    def _follow_up(self, item: Committed) -> None:
+    async def _look(self) -> list[events.Event]:
+        """What the store holds of the doubtful jobs."""
+        if not self._doubtful:
+            return []
+        asked, self._doubtful = list(self._doubtful), set()
+
+        def read() -> dict[str, Job]:
+            with self._database.connect() as connection:
+                snapshot(connection)
+                parts = [asked[at : at + MAX_NAMED] for at in range(0, len(asked), MAX_NAMED)]
+                return {
+                    job.job_id: job for part in parts for job in records.live_jobs(connection, _clock_offset_s(), part)
+                }
+
+        found = await self._until_done(read)
+        for job_id in asked:
+            if job_id in found:
+                self._tenants[job_id] = found[job_id].tenant
+            else:
+                self._tenants.pop(job_id, None)
+        return [events.Diverged(job_id, found.get(job_id)) for job_id in asked]
+
+    async def _until_done(self, work: Callable[[], T]) -> T:
+        pause_s = 0.1
+        while True:
+            try:
+                done = await self._in_writer(work)
+                self.stalled = ""
+                return done
+            except sa.exc.SQLAlchemyError as error:
+                self.stalled = str(error.__cause__ or error)
+                metrics.STORE_FAILURES.inc()
+                _log.error("the store refused a transaction", extra={"error": self.stalled, "retry_s": pause_s})
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 5.0)
+
+    def _follow_up(self, item: Committed, now: float) -> None:
         write, outcome = item.write, item.outcome
         if isinstance(write, instructions.CommitSuccess):
             ack = instructions.Acknowledge(write.node_id, write.ref, outcome.verdict)
             self._send(ack)
         if not outcome.applied:
-            _log.warning("a decision was overtaken by the store", extra={"write": type(write).__name__})
-            self._put(_Posted(self._as_stored(_job_id(write))))
+            _log.info("somebody else was first", extra={"write": type(write).__name__, "job_id": _job_id(write)})
+            if isinstance(write, instructions.Assign):
+                self._dispatch.handle(events.ClaimLost(write.ref), now)
+            self.look_again([_job_id(write)])
         elif isinstance(write, instructions.Assign):
             assert item.given
             metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()
@@ -304,10 +358,6 @@ class Dispatcher:
         if decision.kind is DecisionKind.FROZEN:
             metrics.FREEZES.inc()
         _log.warning(kind, extra={"node_id": decision.node_id, "reason": decision.reason})
-
-    def _as_stored(self, job_id: str) -> events.Diverged:
-        with self._database.connect() as connection:
-            return events.Diverged(job_id, records.live_job(connection, job_id, _clock_offset_s()))
 
     def _send(self, item: instructions.Send) -> None:
         match item:

@@ -27,6 +27,7 @@ from hub.core.instructions import (
 )
 from hub.core.jobs import Ref, State
 from hub.store import records
+from hub.store.database import shared
 from hub.store.schema import attempts, decisions, jobs
 
 _LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
@@ -79,9 +80,11 @@ def apply_together(connection: sa.Connection, writes: Sequence[Write], now_s: fl
     ended = {write.ref for write in won}
     started = {write.ref for write in begun} & ended  # begun and done at once
     begun = [write for write in begun if write.ref not in started]
-    touched = [_job_id(write) for write in (*assigned, *begun, *won, *others) if not isinstance(write, Record)]
+    touched = [job_id(write) for write in (*assigned, *begun, *won, *others) if not isinstance(write, Record)]
     if len(set(touched)) < len(touched):
         raise Apart
+    if shared(connection.engine):  # hubs that change the same jobs lock them in one order
+        connection.execute(_LOCK, {"job_ids": touched})
     _assign_together(connection, assigned, now_s, hub_id)
     _begin_together(connection, [write.ref for write in begun], now_s)
     _succeed_together(connection, won, started, now_s)
@@ -177,6 +180,12 @@ _JOB, _ATTEMPT, _NODE = (
     sa.bindparam("of_node", type_=sa.String),
 )
 _NOW, _BEGUN = sa.bindparam("now_s", type_=sa.Double), sa.bindparam("begun_s", type_=sa.Double)
+_LOCK = (
+    sa.select(jobs.c.job_id)
+    .where(jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+    .order_by(jobs.c.job_id)
+    .with_for_update()
+)
 _ADD_ATTEMPT = sa.insert(attempts)
 _ASSIGN = (
     sa.update(jobs)
@@ -249,6 +258,6 @@ def _of(writes: Iterable[Write], kind: type[W]) -> list[W]:
     return [write for write in writes if isinstance(write, kind)]
 
 
-def _job_id(write: Write) -> str:
+def job_id(write: Write) -> str:
     assert not isinstance(write, Record)
     return write.job_id if isinstance(write, CommitCancel) else write.ref.job_id

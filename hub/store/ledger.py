@@ -15,9 +15,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hub.core.instructions import Assign, CommitSuccess, Instruction, MarkRunning, Send, Write
+from hub.core.instructions import Assign, CommitSuccess, Instruction, MarkRunning, Record, Send, Write
 from hub.store import commits, records
 from hub.store.artifacts import KnownArtifacts
+from hub.store.bulletin import Bulletin
 from hub.store.commits import Apart, Outcome
 from hub.store.database import is_local, passing
 from hub.store.records import JobRecord, NewJob
@@ -60,11 +61,12 @@ class Ledger:
     take longer than the statements. While somebody else is writing, it is refused at once.
     """
 
-    def __init__(self, database: sa.Engine, known: KnownArtifacts, hub_id: str) -> None:
+    def __init__(self, database: sa.Engine, known: KnownArtifacts, bulletin: Bulletin, hub_id: str) -> None:
         self.quick = is_local(database)
         self._database = database
         self._passing = passing(database)
         self._known = known
+        self._bulletin = bulletin
         self._hub_id = hub_id
 
     def close(self) -> None:
@@ -78,11 +80,28 @@ class Ledger:
         try:
             with engine.begin() as connection:
                 outcomes = commits.apply_together(connection, writes, now_s, self._hub_id)
-                return self._committed(connection, writes, outcomes, now_s), _add(connection, new, now_s)
+                return self._finish(connection, writes, outcomes, new, now_s)
         except Apart:
+            # Hubs that change the same jobs take them in one order, so that none waits for another that waits for it.
+            in_order = sorted(range(len(writes)), key=lambda index: _order(writes[index]))
             with engine.begin() as connection:
-                outcomes = [commits.apply(connection, write, now_s, self._hub_id) for write in writes]
-                return self._committed(connection, writes, outcomes, now_s), _add(connection, new, now_s)
+                done = {index: commits.apply(connection, writes[index], now_s, self._hub_id) for index in in_order}
+                return self._finish(connection, writes, [done[index] for index in range(len(writes))], new, now_s)
+
+    def _finish(
+        self,
+        connection: sa.Connection,
+        writes: Sequence[Write],
+        outcomes: Sequence[Outcome],
+        new: Sequence[Sequence[NewJob]],
+        now_s: float,
+    ) -> tuple[list[Committed], list[Stored]]:
+        committed = self._committed(connection, writes, outcomes, now_s)
+        stored = _add(connection, new, now_s)
+        changed = [_order(one.write) for one in committed if one.outcome.applied]
+        added = [record.row.job_id for answer in stored for record, created in answer if created]
+        self._bulletin.tell(connection, jobs=[*filter(None, changed), *added])
+        return committed, stored
 
     def _committed(
         self, connection: sa.Connection, writes: Sequence[Write], outcomes: Sequence[Outcome], now_s: float
@@ -115,6 +134,10 @@ class Ledger:
             portrait, voice = inputs[spec.portrait_sha256], inputs[spec.voice_sha256]
             found[row.job_id] = Given(row.tenant, spec, portrait, voice, max(now_s - row.submitted_at_s, 0.0))
         return found
+
+
+def _order(write: Write) -> str:
+    return "" if isinstance(write, Record) else commits.job_id(write)
 
 
 def _audio_s(result: bytes) -> float:
