@@ -41,6 +41,7 @@ from hub.store.records import NewJob
 from sonic.v1 import artifacts_pb2, fleet_service_pb2
 
 TICK_S = 0.5
+TELL_WITHIN_S = 0.02  # a change of a job that has not ended
 MAX_BATCH = 500
 MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
@@ -210,7 +211,9 @@ class Dispatcher:
             wanted = [instruction for event in new for instruction in self._dispatch.handle(event, now)]
         wanted += self._assign(now)
         await self._carry_out(wanted, [], changed, now)
-        self._watchers.wake(changed)
+        ended = {job_id for job_id in changed if job_id not in self._dispatch.jobs}
+        self._watchers.wake(ended)
+        self._watchers.wake(changed - ended, within_s=TELL_WITHIN_S)
         for item in posted:
             if item.done and not item.done.done():
                 item.done.set_result(None)

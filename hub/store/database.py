@@ -135,7 +135,7 @@ def is_local(engine: sa.Engine) -> bool:
 
 
 def passing(engine: sa.Engine) -> sa.Engine:
-    """The same database, for commits that survive the end of this process; a power loss only with the next one that does."""
+    """The same database, for commits that survive the end of this process, and a power loss with the next that does."""
     second = _engine(engine.url)
     if is_local(engine):
         sa.event.listen(second, "connect", _set_up_sqlite)
