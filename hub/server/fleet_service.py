@@ -76,6 +76,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         finally:
             listener.cancel()
             await asyncio.wait([listener])
+            if not listener.cancelled() and (broken := listener.exception()):
+                _log.error("a session broke", extra={"node_id": hello.node_id}, exc_info=broken)
             self._sessions.close(session)
             self._end_metrics(session)
             self._dispatcher.post(events.NodeCut(hello.node_id, session.session_id))
@@ -200,7 +202,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         node_id = session.hello.node_id
         match message.WhichOneof("message"):
             case "heartbeat":
-                session.hear(message.heartbeat)
+                if not session.hear(message.heartbeat) or not session.offered:
+                    session.offered = tuple(wire.slot(slot) for slot in session.slots)
                 self._dispatcher.post(_heard(session, message.heartbeat))
                 if message.heartbeat.echo:
                     session.outgoing.put_nowait(Outgoing(echo=pb.Echo(echo=message.heartbeat.echo)))
@@ -290,7 +293,7 @@ def _heard(session: AgentSession, heartbeat: pb.Heartbeat) -> events.NodeHeard:
     return events.NodeHeard(
         node_id=session.hello.node_id,
         session_id=session.session_id,
-        slots=tuple(wire.slot(slot) for slot in heartbeat.slots),
+        slots=session.offered,
         attempts=tuple(wire.ref(ref) for ref in heartbeat.attempts),
         readings=wire.readings(session.hello.gpus, heartbeat.health),
         round_trip_s=heartbeat.health.round_trip_seconds,
