@@ -39,6 +39,7 @@ from hub.server.tenant_limits import Door, LimitsFile
 from hub.server.transfers import Transfers
 from hub.server.watchers import Watchers
 from hub.store import records
+from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database, shared, sqlite_file
 from sonic.v1 import (
@@ -124,12 +125,13 @@ async def _serving(
         heartbeat_interval_s=config.heartbeat_interval_s,
     )
     bulletin = Bulletin(database, life)
-    dispatcher = Dispatcher(database, rules, sessions, watchers, bulletin, config.hub_id)
+    known = KnownArtifacts(database)
+    dispatcher = Dispatcher(database, known, rules, sessions, watchers, bulletin, config.hub_id)
     await dispatcher.load()
     beat_s = config.heartbeat_interval_s
     neighbours = Neighbours(config.hub_id, life, beat_s, database, bulletin, dispatcher, sessions)
     depot = _depot(config)
-    files = Transfers(database, depot)
+    files = Transfers(database, known, depot)
     door = Door(dispatcher.queued, dispatcher.started)
 
     def apply(read: Limits) -> None:

@@ -243,8 +243,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def _video(self, node_id: str, result: pb.AttemptResult) -> artifacts_pb2.Artifact | Verdict:
         """The reported video as the hub holds it, or what speaks against taking the result."""
         try:
-            attempt = await self._attempt(node_id, result.ref)
-            held = await self._files.find(attempt.tenant, result.video.video.sha256)
+            tenant = self._dispatcher.tenant_of(wire.ref(result.ref), node_id)
+            tenant = tenant or (await self._attempt(node_id, result.ref)).tenant
+            held = await self._files.find(tenant, result.video.video.sha256)
         except exceptions.NotFound:
             return Verdict.UNKNOWN
         except exceptions.InvalidRequest:

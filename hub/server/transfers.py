@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from hub import exceptions
 from hub.artifacts.depot import Depot, check_hash
 from hub.store import records
+from hub.store.artifacts import KnownArtifacts
 from sonic.parameters import Problem
 from sonic.v1 import artifacts_pb2
 
@@ -21,19 +22,15 @@ IDLE_TIMEOUT_S = 30.0
 class Transfers:
     """The depot's bytes together with the store's knowledge of who owns them."""
 
-    def __init__(self, database: sa.Engine, depot: Depot) -> None:
+    def __init__(self, database: sa.Engine, known: KnownArtifacts, depot: Depot) -> None:
         self._database = database
+        self.known = known
         self._depot = depot
 
     async def find(self, tenant: str, sha256: str) -> artifacts_pb2.Artifact | None:
         """A complete artifact of the tenant, or None. Raises InvalidRequest."""
         check_hash(sha256)
-
-        def read() -> sa.Row[Any] | None:
-            with self._database.connect() as connection:
-                return records.artifact(connection, tenant, sha256)
-
-        row = await asyncio.to_thread(read)
+        row = (await self.known.of(tenant, (sha256,))).get(sha256)
         if row is None:
             return None
         return artifacts_pb2.Artifact(sha256=sha256, size_bytes=row.size_bytes, media_type=row.media_type)

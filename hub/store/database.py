@@ -129,6 +129,26 @@ def _engine(url: str) -> sa.Engine:
         raise InvalidConfig(f"database_url is one of PostgreSQL, for which {needed}") from error
 
 
+def is_local(engine: sa.Engine) -> bool:
+    """Whether a statement is carried out by the thread that asks for it, and no other machine is waited for."""
+    return engine.dialect.name == "sqlite"
+
+
+def passing(engine: sa.Engine) -> sa.Engine:
+    """The same database, for commits that survive this process, but a power loss only with the next commit."""
+    if engine.dialect.name == "sqlite":
+        second = sa.create_engine(engine.url)
+        sa.event.listen(second, "connect", _set_up_sqlite)
+        sa.event.listen(second, "connect", lambda connection, _record: connection.execute("PRAGMA synchronous=NORMAL"))
+        sa.event.listen(second, "begin", _begin_sqlite)
+        return second
+    second = sa.create_engine(engine.url)
+    sa.event.listen(
+        second, "begin", lambda connection: connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+    )
+    return second
+
+
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # BEGIN is ours to say, see below
     cursor = connection.cursor()
