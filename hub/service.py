@@ -124,8 +124,8 @@ async def _serving(
         settle_s=2 * config.heartbeat_interval_s,
         heartbeat_interval_s=config.heartbeat_interval_s,
     )
-    bulletin = Bulletin(database, life)
     known = KnownArtifacts(database)
+    bulletin = Bulletin(database, life)
     dispatcher = Dispatcher(database, known, rules, sessions, watchers, bulletin, config.hub_id)
     await dispatcher.load()
     beat_s = config.heartbeat_interval_s

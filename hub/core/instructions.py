@@ -92,17 +92,6 @@ class Record:
 Write = Assign | MarkRunning | Requeue | CommitSuccess | CommitFailure | CommitCancel | Record
 
 
-def job_of(write: Write) -> str:
-    """The job that a write is about; empty for what is about a node."""
-    match write:
-        case Record():
-            return ""
-        case CommitCancel(job_id):
-            return job_id
-        case _:
-            return write.ref.job_id
-
-
 # Sent.
 
 

@@ -197,7 +197,8 @@ class Dispatcher:
         now = time.monotonic()
         submitted = [item for item in items if isinstance(item, _Submission)]
         posted = [item for item in items if isinstance(item, _Posted)]
-        happened = [*await self._look(), *(item.event for item in posted)]
+        happened = await self._look()
+        happened += [item.event for item in posted]
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
             happened.append(events.Ticked())
@@ -235,7 +236,7 @@ class Dispatcher:
                 next(committed)
                 self._tell(instruction.decision)
             else:
-                changed.add(instructions.job_of(instruction))
+                changed.add(_job_id(instruction))
                 self._follow_up(next(committed), now)
         return new
 
@@ -250,37 +251,6 @@ class Dispatcher:
             if not item.done.done():
                 item.done.set_result(answer)
         return new
-
-    async def _look(self) -> list[events.Event]:
-        """What the store holds of the doubtful jobs."""
-        if not self._doubtful:
-            return []
-        asked, self._doubtful = list(self._doubtful), set()
-
-        def read() -> dict[str, Job]:
-            with self._database.connect() as connection:
-                snapshot(connection)
-                parts = [asked[at : at + MAX_NAMED] for at in range(0, len(asked), MAX_NAMED)]
-                found = (job for part in parts for job in records.live_jobs(connection, _clock_offset_s(), part))
-                return {job.job_id: job for job in found}
-
-        found = await self._until_read(read)
-        for job_id in asked:
-            if job_id in found:
-                self._tenants[job_id] = found[job_id].tenant
-            else:
-                self._tenants.pop(job_id, None)
-        return [events.Diverged(job_id, found.get(job_id)) for job_id in asked]
-
-    async def _until_read(self, read: Callable[[], T]) -> T:
-        pause_s = 0.1
-        while True:
-            try:
-                return await self._in_writer(read)
-            except sa.exc.SQLAlchemyError as error:
-                _log.error("the store cannot be read", extra={"error": str(error.__cause__ or error)})
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 5.0)
 
     async def _commit(
         self, writes: list[instructions.Write], submitted: list[_Submission]
@@ -312,7 +282,48 @@ class Dispatcher:
         self, writes: list[instructions.Write], new: list[Sequence[NewJob]]
     ) -> tuple[list[Committed], list[Stored]]:
         with metrics.COMMIT_SECONDS.time():
-            return await self._in_writer(lambda: self._ledger.write(writes, new, time.time()))
+            durable = bool(new) or not all(map(is_passing, writes))
+            if self._ledger.quick and not durable:
+                with contextlib.suppress(sa.exc.OperationalError):
+                    return self._ledger.write(writes, new, time.time(), durable)
+                durable = True
+            return await self._in_writer(lambda: self._ledger.write(writes, new, time.time(), durable))
+
+    async def _look(self) -> list[events.Event]:
+        """What the store holds of the doubtful jobs."""
+        if not self._doubtful:
+            return []
+        asked, self._doubtful = list(self._doubtful), set()
+
+        def read() -> dict[str, Job]:
+            with self._database.connect() as connection:
+                snapshot(connection)
+                parts = [asked[at : at + MAX_NAMED] for at in range(0, len(asked), MAX_NAMED)]
+                return {
+                    job.job_id: job for part in parts for job in records.live_jobs(connection, _clock_offset_s(), part)
+                }
+
+        found = await self._until_done(read)
+        for job_id in asked:
+            if job_id in found:
+                self._tenants[job_id] = found[job_id].tenant
+            else:
+                self._tenants.pop(job_id, None)
+        return [events.Diverged(job_id, found.get(job_id)) for job_id in asked]
+
+    async def _until_done(self, work: Callable[[], T]) -> T:
+        pause_s = 0.1
+        while True:
+            try:
+                done = await self._in_writer(work)
+                self.stalled = ""
+                return done
+            except sa.exc.SQLAlchemyError as error:
+                self.stalled = str(error.__cause__ or error)
+                metrics.STORE_FAILURES.inc()
+                _log.error("the store refused a transaction", extra={"error": self.stalled, "retry_s": pause_s})
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 5.0)
 
     def _follow_up(self, item: Committed, now: float) -> None:
         write, outcome = item.write, item.outcome
@@ -320,12 +331,10 @@ class Dispatcher:
             ack = instructions.Acknowledge(write.node_id, write.ref, outcome.verdict)
             self._send(ack)
         if not outcome.applied:
-            _log.info(
-                "somebody else was first", extra={"write": type(write).__name__, "job_id": instructions.job_of(write)}
-            )
+            _log.info("somebody else was first", extra={"write": type(write).__name__, "job_id": _job_id(write)})
             if isinstance(write, instructions.Assign):
                 self._dispatch.handle(events.ClaimLost(write.ref), now)
-            self.look_again([instructions.job_of(write)])
+            self.look_again([_job_id(write)])
         elif isinstance(write, instructions.Assign):
             assert item.given
             metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()
@@ -339,8 +348,8 @@ class Dispatcher:
             extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "reason": write.failure.message}
             _log.warning("requeued", extra=extra)
         elif state := _ENDS.get(type(write)):
-            metrics.JOBS_ENDED.labels(self._tenants.pop(instructions.job_of(write), ""), state).inc()
-            _log.info("ended", extra={"job_id": instructions.job_of(write), "state": str(state)})
+            metrics.JOBS_ENDED.labels(self._tenants.pop(_job_id(write), ""), state).inc()
+            _log.info("ended", extra={"job_id": _job_id(write), "state": str(state)})
 
     def _tell(self, decision: Decision) -> None:
         kind = decision.kind.name.lower()
@@ -374,6 +383,11 @@ class Dispatcher:
 def _clock_offset_s() -> float:
     """How far the decisions' clock is ahead of the wall's."""
     return time.monotonic() - time.time()
+
+
+def _job_id(write: instructions.Write) -> str:
+    assert not isinstance(write, instructions.Record)
+    return write.job_id if isinstance(write, instructions.CommitCancel) else write.ref.job_id
 
 
 def _assignment(write: instructions.Assign, given: Given) -> fleet_service_pb2.Assignment:

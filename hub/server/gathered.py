@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
+from hub import exceptions
 from hub.store.database import is_local
 
 K = TypeVar("K")
@@ -26,13 +27,16 @@ class Gathered(Generic[K, V]):
         self._work: asyncio.Task[None] | None = None
 
     async def get(self, key: K) -> V | None:
-        """The answer, or None. Raises sqlalchemy.exc.SQLAlchemyError."""
+        """The answer, or None. Raises NotNow."""
         waiting = self._waiting.get(key)
         if waiting is None:
             waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
             if self._work is None:
                 self._work = asyncio.create_task(self._answer(), name="gathered reads")
-        return await asyncio.shield(waiting)
+        try:
+            return await asyncio.shield(waiting)
+        except sa.exc.SQLAlchemyError as error:
+            raise exceptions.NotNow("the hub's store cannot be read at the moment", retry_after_s=5.0) from error
 
     async def _answer(self) -> None:
         while self._waiting:

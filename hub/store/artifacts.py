@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from hub.store import records
 
-BELIEVED_S = 2.0
+BELIEVED_S = 30.0
 _MOST = 20_000
 Key = tuple[str, str]  # tenant, sha256
 
@@ -49,6 +49,10 @@ class KnownArtifacts:
                 self._rows.popitem(last=False)
             found |= fresh
         return found
+
+    def forget(self, tenant: str, sha256: str) -> None:
+        """The row has changed."""
+        self._rows.pop((tenant, sha256), None)
 
     def _seen(self, tenant: str, wanted: set[str]) -> dict[str, sa.Row[Any]]:
         now_s = time.monotonic()

@@ -24,15 +24,13 @@ from hub.core.instructions import (
     Requeue,
     Verdict,
     Write,
-    job_of,
 )
 from hub.core.jobs import Ref, State
 from hub.store import records
+from hub.store.database import shared
 from hub.store.schema import attempts, decisions, jobs
-from sonic.v1 import fleet_service_pb2, jobs_pb2
 
 _LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
-_EXACT_ENOUGH = 0.02
 _HELD = (State.ASSIGNED, State.RUNNING)
 
 
@@ -82,9 +80,11 @@ def apply_together(connection: sa.Connection, writes: Sequence[Write], now_s: fl
     ended = {write.ref for write in won}
     started = {write.ref for write in begun} & ended  # begun and done at once
     begun = [write for write in begun if write.ref not in started]
-    touched = [job_of(write) for write in (*assigned, *begun, *won, *others) if not isinstance(write, Record)]
+    touched = [job_id(write) for write in (*assigned, *begun, *won, *others) if not isinstance(write, Record)]
     if len(set(touched)) < len(touched):
         raise Apart
+    if shared(connection.engine):  # hubs that change the same jobs lock them in one order
+        connection.execute(_LOCK, {"job_ids": touched})
     _assign_together(connection, assigned, now_s, hub_id)
     _begin_together(connection, [write.ref for write in begun], now_s)
     _succeed_together(connection, won, started, now_s)
@@ -161,21 +161,9 @@ def _succeed(connection: sa.Connection, write: CommitSuccess, now_s: float) -> O
     won = {"state": State.SUCCEEDED, "won_by": write.ref.attempt, "result": write.result, "ended_at_s": now_s}
     if _update(connection, where, **won):
         _end_attempt(connection, write.ref, now_s, None)
-        _learn_duration(connection, given, _audio_s(write.result))
         return Outcome(applied=True, verdict=Verdict.COMMITTED)
     winner = connection.execute(sa.select(jobs.c.won_by).where(jobs.c.job_id == write.ref.job_id)).scalar()
     return Outcome(applied=False, verdict=Verdict.COMMITTED if winner == write.ref.attempt else Verdict.SUPERSEDED)
-
-
-def _learn_duration(connection: sa.Connection, job: sa.Row[Any], audio_s: float) -> None:
-    """The next job with the same recording need not guess, if this one's guess was wrong."""
-    if audio_s and abs(audio_s - (job.video_s or 0.0)) > _EXACT_ENOUGH * audio_s:
-        spec = jobs_pb2.JobSpec.FromString(job.spec)
-        records.learn_duration(connection, job.tenant, spec.voice_sha256, audio_s)
-
-
-def _audio_s(result: bytes) -> float:
-    return fleet_service_pb2.RenderedVideo.FromString(result).report.audio_seconds
 
 
 # Many at once. The statements are made once, since making one costs more than carrying it out.
@@ -192,6 +180,12 @@ _JOB, _ATTEMPT, _NODE = (
     sa.bindparam("of_node", type_=sa.String),
 )
 _NOW, _BEGUN = sa.bindparam("now_s", type_=sa.Double), sa.bindparam("begun_s", type_=sa.Double)
+_LOCK = (
+    sa.select(jobs.c.job_id)
+    .where(jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+    .order_by(jobs.c.job_id)
+    .with_for_update()
+)
 _ADD_ATTEMPT = sa.insert(attempts)
 _ASSIGN = (
     sa.update(jobs)
@@ -249,9 +243,6 @@ def _succeed_together(connection: sa.Connection, writes: list[CommitSuccess], be
     won = [{"of_node": write.node_id, "video": write.result} | row for write, row in zip(writes, rows, strict=True)]
     _update_all(connection, _SUCCEED, won)
     _update_all(connection, _SUCCEED_ATTEMPT, rows)
-    told_s = {write.ref.job_id: audio_s for write in writes if (audio_s := _audio_s(write.result))}
-    for job in records.specs(connection, list(told_s)) if told_s else ():
-        _learn_duration(connection, job, told_s[job.job_id])
 
 
 def _update_all(connection: sa.Connection, statement: sa.Update, rows: list[dict[str, Any]]) -> None:
@@ -265,3 +256,8 @@ def _at_ref(ref: Ref) -> dict[str, Any]:
 
 def _of(writes: Iterable[Write], kind: type[W]) -> list[W]:
     return [write for write in writes if isinstance(write, kind)]
+
+
+def job_id(write: Write) -> str:
+    assert not isinstance(write, Record)
+    return write.job_id if isinstance(write, CommitCancel) else write.ref.job_id

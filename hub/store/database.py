@@ -110,7 +110,7 @@ def listening_to(engine: sa.Engine) -> dict[str, Any]:
     return {**_NOTICE_CUTS, **arguments, "autocommit": True}
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str | sa.URL) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError as error:
@@ -135,17 +135,15 @@ def is_local(engine: sa.Engine) -> bool:
 
 
 def passing(engine: sa.Engine) -> sa.Engine:
-    """The same database, for commits that survive this process, but a power loss only with the next commit."""
-    if engine.dialect.name == "sqlite":
-        second = sa.create_engine(engine.url)
+    """The same database, for commits that survive the end of this process; a power loss only with the next one that does."""
+    second = _engine(engine.url)
+    if is_local(engine):
         sa.event.listen(second, "connect", _set_up_sqlite)
-        sa.event.listen(second, "connect", lambda connection, _record: connection.execute("PRAGMA synchronous=NORMAL"))
+        sa.event.listen(second, "connect", _pass_quickly)
         sa.event.listen(second, "begin", _begin_sqlite)
-        return second
-    second = sa.create_engine(engine.url)
-    sa.event.listen(
-        second, "begin", lambda connection: connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-    )
+    else:
+        sa.event.listen(second, "connect", _set_up_postgresql)
+        sa.event.listen(second, "begin", _pass)
     return second
 
 
@@ -155,6 +153,15 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _pass_quickly(connection: Any, _record: Any) -> None:
+    for pragma in ("synchronous=NORMAL", "busy_timeout=0", "wal_autocheckpoint=0"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _pass(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
 
 def _set_up_postgresql(connection: Any, _record: Any) -> None:

@@ -19,8 +19,6 @@ from sonic.v1 import jobs_pb2
 
 _HASHES_AT_A_TIME = 500
 
-_LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
-_NEWEST = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
 _JOBS_BY_ID = sa.select(jobs).where(jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
 _ATTEMPTS_BY_JOB = (
     sa.select(attempts)
@@ -34,6 +32,8 @@ _KNOWN_KEYS = sa.select(jobs.c.idempotency_key).where(
 _SPECS = sa.select(jobs.c.job_id, jobs.c.tenant, jobs.c.spec, jobs.c.submitted_at_s, jobs.c.video_s).where(
     jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True))
 )
+_LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
+_NEWEST = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
 
 
 @dataclass(frozen=True)
