@@ -39,6 +39,8 @@ MAX_BATCH = 500
 MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
 _log = logging.getLogger("hub.dispatcher")
+Link = Callable[[str, str], str]
+"""Where an artifact of a tenant can be fetched directly, by its hash; empty where it cannot."""
 _ENDS: dict[type, State] = {
     instructions.CommitSuccess: State.SUCCEEDED,
     instructions.CommitFailure: State.FAILED,
@@ -69,9 +71,16 @@ class Dispatcher:
     """Owns the decisions and the only connection that writes jobs."""
 
     def __init__(
-        self, database: sa.Engine, rules: Rules, sessions: Sessions, watchers: Watchers, bulletin: Bulletin
+        self,
+        database: sa.Engine,
+        rules: Rules,
+        sessions: Sessions,
+        watchers: Watchers,
+        bulletin: Bulletin,
+        link: Link,
     ) -> None:
         self._database = database
+        self._link = link
         self._bulletin = bulletin
         self._dispatch = Dispatch(rules)
         self._sessions = sessions
@@ -234,7 +243,7 @@ class Dispatcher:
         def write() -> list[_Committed]:
             now_s = time.time()
             with metrics.COMMIT_SECONDS.time(), self._database.begin() as connection:
-                done = {index: _carry_out(connection, writes[index], now_s) for index in in_order}
+                done = {index: _carry_out(connection, writes[index], now_s, self._link) for index in in_order}
                 self._bulletin.tell(
                     connection, jobs=[_job_id(one.write) for one in done.values() if one.outcome.applied]
                 )
@@ -326,14 +335,14 @@ def _job_id(write: instructions.Write) -> str:
     return write.job_id if isinstance(write, instructions.CommitCancel) else write.ref.job_id
 
 
-def _carry_out(connection: sa.Connection, write: instructions.Write, now_s: float) -> _Committed:
+def _carry_out(connection: sa.Connection, write: instructions.Write, now_s: float, link: Link) -> _Committed:
     outcome = commits.apply(connection, write, now_s)
     if isinstance(write, instructions.Assign) and outcome.applied:
-        return _Committed(write, outcome, _assignment(connection, write))
+        return _Committed(write, outcome, _assignment(connection, write, link))
     return _Committed(write, outcome)
 
 
-def _assignment(connection: sa.Connection, write: instructions.Assign) -> fleet_service_pb2.Assignment:
+def _assignment(connection: sa.Connection, write: instructions.Assign, link: Link) -> fleet_service_pb2.Assignment:
     row = records.attempt(connection, write.ref.job_id, write.ref.attempt, write.node_id)
     assert row is not None
     spec = jobs_pb2.JobSpec.FromString(row.spec)
@@ -349,6 +358,8 @@ def _assignment(connection: sa.Connection, write: instructions.Assign) -> fleet_
         spec=spec,
         portrait=artifact(spec.portrait_sha256),
         voice=artifact(spec.voice_sha256),
+        portrait_url=link(row.tenant, spec.portrait_sha256),
+        voice_url=link(row.tenant, spec.voice_sha256),
         slot=write.slot,
         queued_seconds=max(row.assigned_at_s - row.submitted_at_s, 0.0),
     )
