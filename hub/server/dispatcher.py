@@ -264,7 +264,8 @@ class Dispatcher:
             self._send(ack)
         if not outcome.applied:
             _log.warning("a decision was overtaken by the store", extra={"write": type(write).__name__})
-            self._put(_Posted(self._as_stored(_job_id(write))))
+            self._inbox.appendleft(_Posted(self._as_stored(_job_id(write))))  # before anything is decided on it
+            self._wakeup.set()
         elif isinstance(write, instructions.Assign):
             assert item.assignment
             metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()
