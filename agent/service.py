@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -34,11 +35,12 @@ from agent.metrics import NO_MODEL, NO_TENANT, Metrics
 from agent.notify import Notifier
 from agent.outbox import Outbox
 from agent.probes import hardware
-from agent.session import CLOSE_TIMEOUT_S, Session, open_channel
+from agent.session import CLOSE_TIMEOUT_S, Session, open_line
 from agent.spool import Spool
 from agent.telemetry import Telemetry
 from agent.workers import WorkerId, Workers
 from sonic.exceptions import HubError
+from sonic.lines import Line
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, nodes_pb2, worker_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -53,8 +55,8 @@ async def run(config: AgentConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal does not wait for what runs. Raises InvalidConfig."""
     with claimed(config.data_dir) as folders:
         probes = await asyncio.to_thread(hardware.detect)
-        async with open_channel(config.hub) as channel:
-            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), channel)
+        async with open_line(config.hub) as line:
+            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), line)
             async with http.serving(config.http_listen, agent.metrics.registry, agent.not_ready) as address:
                 where = {"http": address, "hub": config.hub, "data_dir": str(config.data_dir)}
                 _log.info("agent started", extra={"node_id": config.node_id, "region": config.region, **where})
@@ -65,14 +67,12 @@ async def run(config: AgentConfig) -> None:
 class Agent:
     """The shell around the decisions."""
 
-    def __init__(
-        self, config: AgentConfig, folders: Folders, box: hardware.Hardware, channel: grpc.aio.Channel
-    ) -> None:
+    def __init__(self, config: AgentConfig, folders: Folders, box: hardware.Hardware, line: Line) -> None:
         self.metrics = Metrics(config.region, config.node_id)
         self._config = config
         self._folders = folders
         self._box = box
-        self._hub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        self._hub = fleet_service_pb2_grpc.FleetServiceStub(cast(grpc.aio.Channel, line))
         self._events: asyncio.Queue[events.Event] = asyncio.Queue()
         self._node = Node(config.terms)
         self._clock = Clock()
@@ -81,7 +81,7 @@ class Agent:
             Spool(folders.metrics, config.metric_spool_max_bytes, config.metric_spool_max_age_s),
             self._clock,
         )
-        self._session = Session(self._hub, self._post, self._telemetry)
+        self._session = Session(self._hub, line, self._post, self._telemetry)
         self._workers = Workers(config.worker_command, config.engine, self._post)
         self._faults = Faults(self._clock, self._workers.hold)
         self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub)

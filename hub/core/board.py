@@ -85,7 +85,7 @@ class Board:
     def file(self, node: Node, now: float) -> None:
         """Put a node's slots where they belong now. To be called whenever anything of the node has changed."""
         state = node.state[0]
-        usable = state in (NodeState.READY, NodeState.DEGRADED)
+        usable = node.here and state in (NodeState.READY, NodeState.DEGRADED)
         self._count(node.node_id, None if usable else state)
         before = self._filed.get(node.node_id, {})
         after: dict[int, _Filed] = {}

@@ -202,10 +202,15 @@ class Dispatch:
                 self._free_slot(node_id, ref, now)
                 stopped = Failure(Fault.DECLINED, "STOPPED", "the node stopped it")
                 yield from self._fail(node_id, ref, stopped, now)
+            case events.ClaimLost(ref):
+                self._unclaim(ref, now)
             case events.Diverged(job_id, job):
-                self._forget(job_id)
-                if job:
-                    self._admit(job, now)
+                yield from self._correct(job_id, job, now)
+            case events.NodesSeen(nodes):
+                for seen in nodes:
+                    yield from self._see(seen, now)
+            case events.HubsAlive(hub_ids):
+                self._rely_on(hub_ids, now)
             case events.Ticked():
                 yield from self._tick(now)
 
@@ -293,6 +298,9 @@ class Dispatch:
         self._running[job.tenant] -= 1
         self.queue.correct(job.tenant, -job.charged_s)  # no tenant pays for what a node has lost
         job.state, job.tries, job.progress = State.QUEUED, tries, Progress()
+        self._pause(job, now)
+
+    def _pause(self, job: Job, now: float) -> None:
         self._not_before[job.job_id] = now + self.rules.backoff_s * 2 ** min(job.attempt - 1, 5)
 
     def _tick(self, now: float) -> Iterator[Instruction]:
@@ -305,8 +313,7 @@ class Dispatch:
             return
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
             node = self.nodes[job.node_id]
-            if node.online:
-                yield StopAttempt(job.node_id, job.ref, "its lease ran out")
+            yield from self._stop(job, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
             yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
@@ -344,6 +351,64 @@ class Dispatch:
                 busy.ends_at_s = now + max(_OVERDUE_SHARE * (now - busy.since_s), 0.5)
                 self.board.file(self.nodes[node_id], now)
 
+    # Other hubs.
+
+    def _unclaim(self, ref: Ref, now: float) -> None:
+        """The slot is free: nothing was sent to it. The job is as the store has it, which is told next."""
+        if job := self._forget(ref.job_id):
+            node = self.nodes[job.node_id]
+            node.busy = {index: busy for index, busy in node.busy.items() if busy.ref != ref}
+            self.board.file(node, now)
+
+    def _correct(self, job_id: str, stored: Job | None, now: float) -> Iterator[Instruction]:
+        """Think of a job as the store does."""
+        known = self.jobs.get(job_id)
+        if known and stored and (known.ref, known.node_id, known.held) == (stored.ref, stored.node_id, stored.held):
+            known.state, known.tries = stored.state, stored.tries
+            return
+        if known and known.held and stored and stored.ref == known.ref and not stored.held and self._has_here(known):
+            known.state, known.tries = State.QUEUED, stored.tries
+            self._running[known.tenant] -= 1
+            yield self._revive(known, now)  # another hub took it for lost, and it is not
+            return
+        if known and known in self.queue and stored and stored.held:
+            self.queue.start(known)  # whichever hub starts it, its tenant has had its turn
+        self._forget(job_id)
+        if known and known.held:
+            yield from self._stop(known, "the job has ended or runs elsewhere")
+        if stored and stored.state is State.QUEUED and stored.attempt:
+            self.jobs[job_id] = replace(stored)
+            self._pause(stored, now)
+        elif stored:
+            self._admit(stored, now)
+
+    def _has_here(self, job: Job) -> bool:
+        node = self.nodes.get(job.node_id)
+        return node is not None and node.here
+
+    def _stop(self, job: Job, reason: str) -> Iterator[Instruction]:
+        if (node := self.nodes.get(job.node_id)) and node.online:
+            yield StopAttempt(job.node_id, job.ref, reason)
+
+    def _see(self, seen: Node, now: float) -> Iterator[Instruction]:
+        node = self.nodes.setdefault(seen.node_id, Node(seen.node_id, seen.region))
+        node.hub_id, node.state_there = seen.hub_id, seen.state_there
+        if node.hub_id:
+            node.region, node.slots, self._fleet = seen.region, seen.slots, None
+        if node.drain_wanted != seen.drain_wanted:
+            node.drain_wanted = seen.drain_wanted
+            yield TellDrain(node.node_id, node.drain_wanted)
+        self.board.file(node, now)
+
+    def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:
+        for node in self.nodes.values():
+            if node.hub_id not in hub_ids:
+                node.hub_id = ""
+        elsewhere = {node.node_id for node in self.nodes.values() if node.hub_id}
+        for job in self.jobs.values():
+            if job.held and job.node_id in elsewhere:
+                self._renew(job, now)
+
     # Nodes.
 
     def _in_session(self, node_id: str, session_id: str) -> Node | None:
@@ -358,6 +423,7 @@ class Dispatch:
             event.leaving,
             False,
         )
+        node.hub_id = ""
         node.busy.clear()
         node.gpus, self._fleet = event.gpus, None
         self.board.note_inputs(node, event.inputs[::-1])

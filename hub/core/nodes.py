@@ -13,6 +13,7 @@ from hub.core.jobs import Ref, Requirement
 
 CPU = "cpu"
 _REMEMBERED_INPUTS = 256
+DRAIN_WANTED = "an operator asked for it"
 
 
 class SlotState(StrEnum):
@@ -91,18 +92,27 @@ class Node:
     breaker: Breaker = field(default_factory=Breaker)
     ejected: bool = False  # the breaker is open, and the region can do without it
     inputs: OrderedDict[str, None] = field(default_factory=OrderedDict)  # hashes that it has, the newest last
+    hub_id: str = ""  # the other hub that holds its session
+    state_there: NodeState = NodeState.OFFLINE  # as that hub sees it
 
     @property
     def online(self) -> bool:
         return bool(self.session_id)
 
     @property
+    def here(self) -> bool:
+        """Its newest session is with this hub."""
+        return self.online and not self.hub_id
+
+    @property
     def state(self) -> tuple[NodeState, str]:
         """The state and why."""
+        if self.hub_id:
+            return self.state_there, f"its session is with hub {self.hub_id}"
         if not self.online:
             return NodeState.OFFLINE, "no session"
         if self.drain_wanted:
-            return NodeState.DRAINING, "an operator asked for it"
+            return NodeState.DRAINING, DRAIN_WANTED
         if self.leaving:
             return NodeState.DRAINING, "the agent is stopping"
         if not self.was_ready:

@@ -7,6 +7,7 @@ is long enough to make it worth while. (Earliest finish time first, as in HEFT: 
     finish = when the slot is free + (inputs that are not there yet + render, at the node's own pace) / trust
 
 Cases, in this order; the first that applies to a slot rules it out:
+0. its node's session is with another hub, which is the one to give it work
 1. its node is offline, draining, joining or ejected     5. its GPU has less memory than such jobs have needed
 2. it has not the engine, or not in this version         6. its health is 0
 3. the job must run in another region                    7. the last try ended there, and another node could take it
@@ -243,6 +244,8 @@ def _named(pool: Pool) -> str:
 
 def _why_not(job: Job, node: Node, chosen: Option | None, at: Round) -> PassedOver:
     state, why = node.state
+    if node.hub_id:
+        return PassedOver(node.node_id, why)
     if state not in (NodeState.READY, NodeState.DEGRADED):
         return PassedOver(node.node_id, f"{state}: {why}")
     if not any(slot.offer(job.requirement) for slot in node.slots.values()):

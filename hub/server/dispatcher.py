@@ -26,19 +26,22 @@ from hub.core.decisions import Decision
 from hub.core.decisions import Kind as DecisionKind
 from hub.core.dispatch import Dispatch, Outlook, Rules
 from hub.core.health import Health
-from hub.core.jobs import State
+from hub.core.jobs import Job, State
 from hub.core.nodes import Node
 from hub.core.tenants import Limits
 from hub.server import metrics
 from hub.server.sessions import Outgoing, Sessions
 from hub.server.watchers import Watchers
 from hub.store import commits, records
+from hub.store.bulletin import Bulletin
 from hub.store.commits import Outcome
+from hub.store.database import snapshot
 from hub.store.records import JobRecord, NewJob
 from sonic.v1 import artifacts_pb2, fleet_service_pb2, jobs_pb2
 
 TICK_S = 0.5
 MAX_BATCH = 500
+MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
 _log = logging.getLogger("hub.dispatcher")
 _ENDS: dict[type, State] = {
@@ -70,13 +73,23 @@ class _Committed:
 class Dispatcher:
     """Owns the decisions and the only connection that writes jobs."""
 
-    def __init__(self, database: sa.Engine, rules: Rules, sessions: Sessions, watchers: Watchers, hub_id: str) -> None:
+    def __init__(
+        self,
+        database: sa.Engine,
+        rules: Rules,
+        sessions: Sessions,
+        watchers: Watchers,
+        bulletin: Bulletin,
+        hub_id: str,
+    ) -> None:
         self._database = database
+        self._bulletin = bulletin
         self._hub_id = hub_id
         self._dispatch = Dispatch(rules)
         self._sessions = sessions
         self._watchers = watchers
         self._inbox: deque[_Posted | _Submission] = deque()
+        self._doubtful: set[str] = set()  # jobs that others may have changed
         self._wakeup = asyncio.Event()
         self._stopping = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
@@ -119,6 +132,15 @@ class Dispatcher:
         """Judge a job that is not stored yet."""
         return self._dispatch.admit(new.live(_clock_offset_s()), time.monotonic())
 
+    def standings(self) -> dict[str, tuple[State, int, int]]:
+        """State, attempt and tries of every job that has not ended, as the decisions see it. Any thread may ask."""
+        return {job_id: (job.state, job.attempt, job.tries) for job_id, job in self._dispatch.jobs.copy().items()}
+
+    def look_again(self, job_ids: Iterable[str]) -> None:
+        """Somebody else may have changed these: read them before any event that is posted from now on."""
+        self._doubtful.update(job_ids)
+        self._wakeup.set()
+
     def post(self, event: events.Event) -> None:
         """Let an event be dealt with soon."""
         self._put(_Posted(event))
@@ -140,9 +162,9 @@ class Dispatcher:
 
         def read() -> events.Loaded:
             with self._database.connect() as connection:
-                return events.Loaded(
-                    tuple(records.live_jobs(connection, _clock_offset_s())), tuple(records.known_nodes(connection))
-                )
+                snapshot(connection)
+                live = records.live_jobs(connection, _clock_offset_s())
+                return events.Loaded(tuple(live), tuple(records.known_nodes(connection)))
 
         loaded = await self._in_writer(read)
         self._dispatch.handle(loaded, time.monotonic())
@@ -164,7 +186,7 @@ class Dispatcher:
         self._wakeup.set()
 
     async def _take(self) -> list[_Posted | _Submission]:
-        if not self._inbox:
+        if not self._inbox and not self._doubtful:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
                     await self._wakeup.wait()
@@ -176,6 +198,7 @@ class Dispatcher:
         happened: list[events.Event] = await self._store_submissions(
             [item for item in items if isinstance(item, _Submission)]
         )
+        happened += await self._look()
         posted = [item for item in items if isinstance(item, _Posted)]
         happened += [item.event for item in posted]
         if now >= self._next_tick_s:
@@ -193,6 +216,8 @@ class Dispatcher:
             wanted += self._dispatch.handle(event, now)
             if isinstance(event, events.AttemptProgressed):
                 changed.add(event.ref.job_id)
+            elif isinstance(event, events.Diverged):
+                changed.add(event.job_id)
         wanted += self._dispatch.assign(now)
         writes = [item for item in wanted if isinstance(item, instructions.Write)]
         committed = iter(await self._commit(writes) if writes else [])
@@ -204,7 +229,7 @@ class Dispatcher:
                 self._tell(instruction.decision)
             else:
                 changed.add(_job_id(instruction))
-                self._follow_up(next(committed))
+                self._follow_up(next(committed), now)
         self._watchers.wake(changed)
 
     async def _store_submissions(self, submissions: list[_Submission]) -> list[events.Event]:
@@ -214,7 +239,10 @@ class Dispatcher:
         def write() -> list[list[tuple[JobRecord, bool]]]:
             now_s = time.time()
             with self._database.begin() as connection:
-                return [[records.add_job(connection, job, now_s) for job in item.jobs] for item in submissions]
+                stored = [[records.add_job(connection, job, now_s) for job in item.jobs] for item in submissions]
+                new = [record.row.job_id for answer in stored for record, created in answer if created]
+                self._bulletin.tell(connection, jobs=new)
+                return stored
 
         try:
             stored = await self._in_writer(write)
@@ -242,14 +270,46 @@ class Dispatcher:
         def write() -> list[_Committed]:
             now_s = time.time()
             with metrics.COMMIT_SECONDS.time(), self._database.begin() as connection:
-                return [_carry_out(connection, item, now_s, self._hub_id) for item in writes]
+                done = {index: _carry_out(connection, writes[index], now_s, self._hub_id) for index in in_order}
+                changed = [one.write for one in done.values() if one.outcome.applied]
+                self._bulletin.tell(
+                    connection, jobs=[_job_id(write) for write in changed if not isinstance(write, instructions.Record)]
+                )
+                return [done[index] for index in range(len(writes))]
 
+        # Hubs that change the same jobs take them in one order, so that none waits for another that waits for it.
+        in_order = sorted(range(len(writes)), key=lambda index: _order(writes[index]))
+        return await self._until_done(write)
+
+    async def _look(self) -> list[events.Event]:
+        """What the store holds of the doubtful jobs."""
+        if not self._doubtful:
+            return []
+        asked, self._doubtful = list(self._doubtful), set()
+
+        def read() -> dict[str, Job]:
+            with self._database.connect() as connection:
+                snapshot(connection)
+                parts = [asked[at : at + MAX_NAMED] for at in range(0, len(asked), MAX_NAMED)]
+                return {
+                    job.job_id: job for part in parts for job in records.live_jobs(connection, _clock_offset_s(), part)
+                }
+
+        found = await self._until_done(read)
+        for job_id in asked:
+            if job_id in found:
+                self._tenants[job_id] = found[job_id].tenant
+            else:
+                self._tenants.pop(job_id, None)
+        return [events.Diverged(job_id, found.get(job_id)) for job_id in asked]
+
+    async def _until_done(self, work: Callable[[], T]) -> T:
         pause_s = 0.1
         while True:
             try:
-                committed = await self._in_writer(write)
+                done = await self._in_writer(work)
                 self.stalled = ""
-                return committed
+                return done
             except sa.exc.SQLAlchemyError as error:
                 self.stalled = str(error.__cause__ or error)
                 metrics.STORE_FAILURES.inc()
@@ -257,15 +317,16 @@ class Dispatcher:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
 
-    def _follow_up(self, item: _Committed) -> None:
+    def _follow_up(self, item: _Committed, now: float) -> None:
         write, outcome = item.write, item.outcome
         if isinstance(write, instructions.CommitSuccess):
             ack = instructions.Acknowledge(write.node_id, write.ref, outcome.verdict)
             self._send(ack)
         if not outcome.applied:
-            _log.warning("a decision was overtaken by the store", extra={"write": type(write).__name__})
-            self._inbox.appendleft(_Posted(self._as_stored(_job_id(write))))  # before anything is decided on it
-            self._wakeup.set()
+            _log.info("somebody else was first", extra={"write": type(write).__name__, "job_id": _job_id(write)})
+            if isinstance(write, instructions.Assign):
+                self._dispatch.handle(events.ClaimLost(write.ref), now)
+            self.look_again([_job_id(write)])
         elif isinstance(write, instructions.Assign):
             assert item.assignment
             metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()
@@ -289,10 +350,6 @@ class Dispatcher:
         if decision.kind is DecisionKind.FROZEN:
             metrics.FREEZES.inc()
         _log.warning(kind, extra={"node_id": decision.node_id, "reason": decision.reason})
-
-    def _as_stored(self, job_id: str) -> events.Diverged:
-        with self._database.connect() as connection:
-            return events.Diverged(job_id, records.live_job(connection, job_id, _clock_offset_s()))
 
     def _send(self, item: instructions.Send) -> None:
         match item:
@@ -318,6 +375,10 @@ class Dispatcher:
 def _clock_offset_s() -> float:
     """How far the decisions' clock is ahead of the wall's."""
     return time.monotonic() - time.time()
+
+
+def _order(write: instructions.Write) -> str:
+    return "" if isinstance(write, instructions.Record) else _job_id(write)
 
 
 def _job_id(write: instructions.Write) -> str:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -17,17 +17,21 @@ from hub.config import HubConfig
 from hub.core import events
 from hub.core.instructions import Verdict
 from hub.core.names import name_problem
+from hub.core.nodes import Node
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
+from hub.server.neighbours import Neighbours
 from hub.server.sessions import AgentSession, Outgoing, Sessions
-from hub.store import records
+from hub.store import hubs, records
+from hub.store.bulletin import Bulletin
 from sonic.parameters import Problem
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
+T = TypeVar("T")
 HELLO_TIMEOUT_S = 10.0
 SILENT_INTERVALS = 4  # a session that has said nothing for so many heartbeat intervals is ended
 _log = logging.getLogger("hub.fleet")
@@ -44,8 +48,12 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         files: transfers.Transfers,
         sessions: Sessions,
         forwarder: Forwarder | None,
+        neighbours: Neighbours,
+        bulletin: Bulletin,
     ) -> None:
         self._config = config
+        self._neighbours = neighbours
+        self._bulletin = bulletin
         self._database = database
         self._dispatcher = dispatcher
         self._files = files
@@ -55,8 +63,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[Outgoing]:
         hello = await _first(aiter(request))
         session = AgentSession(uuid.uuid4().hex, hello, slots=list(hello.slots))
-        await self._note(hello)
+        await self._note(session)
         self._sessions.open(session)
+        self._neighbours.joined(session)
         _log.info("session opened", extra={"node_id": hello.node_id, "region": hello.region})
         session.outgoing.put_nowait(Outgoing(welcome=self._welcome(session)))
         self._dispatcher.post(_joined(session))
@@ -128,24 +137,36 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         else:
             asyncio.get_running_loop().call_later(self._config.lease_s, end)
 
-    async def _note(self, hello: pb.Hello) -> None:
-        def write() -> None:
-            with self._database.begin() as connection:
-                records.note_node(connection, hello.node_id, hello.region, hello.agent_version, time.time())
+    async def _note(self, session: AgentSession) -> None:
+        """Store that the node's session is here, and look at what other hubs have done with it."""
+        hello = session.hello
+        version, mine = hello.agent_version, (self._config.hub_id, session.session_id)
 
-        await self._written(write)
+        def write() -> tuple[list[str], bool]:
+            with self._database.begin() as connection:
+                records.note_node(connection, hello.node_id, hello.region, version, time.time(), *mine)
+                self._bulletin.tell(connection, nodes=[hello.node_id])
+                (row,) = hubs.node_rows(connection, [hello.node_id])
+                return records.held_by(connection, hello.node_id), row.drain_wanted
+
+        held, drain = await self._written(write)
+        if self._bulletin.shared:
+            self._dispatcher.look_again([*held, *(ref.job_id for ref in (*hello.running, *hello.finished))])
+            self._dispatcher.post(events.NodesSeen((Node(hello.node_id, hello.region, drain_wanted=drain),)))
 
     async def _note_heard(self, session: AgentSession) -> None:
         def write() -> None:
             with self._database.begin() as connection:
                 records.node_heard(connection, session.hello.node_id, session.heard_at_s)
+                hubs.end_session(connection, session.hello.node_id, session.session_id)
+                self._bulletin.tell(connection, nodes=[session.hello.node_id])
 
         await self._written(write)
 
     @staticmethod
-    async def _written(write: Any) -> None:
+    async def _written(write: Callable[[], T]) -> T:
         try:
-            await asyncio.to_thread(write)
+            return await asyncio.to_thread(write)
         except sa.exc.SQLAlchemyError as error:
             raise exceptions.NotNow("the hub's store takes no writes at the moment", 5.0) from error
 
@@ -189,7 +210,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 self._dispatcher.post(events.AttemptStarted(node_id, wire.ref(message.started.ref)))
             case "progress":
                 progress = wire.progress(message.progress.progress)
-                self._dispatcher.post(events.AttemptProgressed(node_id, wire.ref(message.progress.ref), progress))
+                progressed = events.AttemptProgressed(node_id, wire.ref(message.progress.ref), progress)
+                self._dispatcher.post(progressed)
+                self._neighbours.progressed(progressed)
             case "result":
                 await self._take_result(message.result, session)
             case "series_table" if self._forwarder:

@@ -107,6 +107,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         tenant = tenant_of(context)
         if not (await self._record(tenant, request.job_id)).state.ended:
+            self._dispatcher.look_again([request.job_id])  # another hub may have taken it in just now
             await self._dispatcher.settle(events.CancelRequested(request.job_id))
         return pb.CancelJobResponse(job=await self._job(tenant, request.job_id))
 
@@ -171,13 +172,16 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
 
 
 async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
-    """Run a query in a thread of its own."""
+    """Run a query in a thread of its own. Raises NotNow."""
 
     def work() -> T:
         with database.connect() as connection:
             return read(connection)
 
-    return await asyncio.to_thread(work)
+    try:
+        return await asyncio.to_thread(work)
+    except sa.exc.SQLAlchemyError as error:
+        raise exceptions.NotNow("the hub's store cannot be read at the moment", retry_after_s=5.0) from error
 
 
 async def list_page(database: sa.Engine, tenant: str | None, wanted: Page) -> tuple[list[JobRecord], str]:

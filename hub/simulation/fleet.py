@@ -145,7 +145,9 @@ class Fleet:
         slots = self._slots()
         for number in range(self.plan.most_jobs):
             wish = self._wish(number, plain=True)
-            self.world.after(self.world.random.random() * (1 + 60 * number / self.plan.most_jobs), self.callers.submit, wish)
+            self.world.after(
+                self.world.random.random() * (1 + 60 * number / self.plan.most_jobs), self.callers.submit, wish
+            )
         self._go_on(FAIR_FROM_S)
         self.promises.begin_shares()
         self._go_on(FAIR_FROM_S + FAIR_FOR_S)

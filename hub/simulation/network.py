@@ -57,7 +57,9 @@ class Session:
         self._reaches_hub_s = max(self._reaches_hub_s, now + self._network.delay_s(self._line))
         self._world.after(self._reaches_hub_s - now, self._arrive, True, message)
         if isinstance(message, REPORTS) and self._network.repeats():
-            self._world.after(self._reaches_hub_s - now + self._world.random.uniform(0, 10), self._arrive, True, message)
+            self._world.after(
+                self._reaches_hub_s - now + self._world.random.uniform(0, 10), self._arrive, True, message
+            )
 
     def to_node(self, message: Any) -> None:
         if not self.hub_open:

@@ -256,8 +256,7 @@ class SimulatedNode:
 
     def _view(self) -> tuple[Slot, ...]:
         return tuple(
-            replace(slot, state=SlotState.BUSY) if index in self.running else slot
-            for index, slot in self.slots.items()
+            replace(slot, state=SlotState.BUSY) if index in self.running else slot for index, slot in self.slots.items()
         )
 
     def _say(self, event: events.Event) -> None:
@@ -367,7 +366,9 @@ class SimulatedNode:
             if attempt.ref == ref and not attempt.stopping:
                 attempt.stopping = True
                 hangs = self.ills.hung and attempt.rendering
-                self._after(CANCEL_GRACE_S if hangs else self._world.random.uniform(0.02, 0.8), self._stopped, slot, ref)
+                self._after(
+                    CANCEL_GRACE_S if hangs else self._world.random.uniform(0.02, 0.8), self._stopped, slot, ref
+                )
                 return
         report = self.outbox.get(ref)
         if report is None or (report.failure is None and not report.uploaded):
@@ -451,7 +452,9 @@ class SimulatedNode:
         broken = self._world.random.random() < self.ills.breaks or self.ills.hung
         failure = Failure(Fault.CRASH, "WORKER_CRASHED", "the worker died of signal 11") if broken else None
         speed = 0.0 if broken else self._probe_speed()
-        self._say(events.Probed(self.name, wanted.probe_id, wanted.slot, speed, "" if broken else PROBE_DIGEST, failure))
+        self._say(
+            events.Probed(self.name, wanted.probe_id, wanted.slot, speed, "" if broken else PROBE_DIGEST, failure)
+        )
 
     # Time.
 

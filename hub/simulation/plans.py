@@ -31,7 +31,9 @@ KINDS = (
     "commit_in_doubt",
     "answers_lost",
 )
-OF_THE_HUB = frozenset(kind for kind in KINDS if kind.startswith(("hub", "store", "commit", "mass", "region", "answers")))
+OF_THE_HUB = frozenset(
+    kind for kind in KINDS if kind.startswith(("hub", "store", "commit", "mass", "region", "answers"))
+)
 
 
 @dataclass(frozen=True)

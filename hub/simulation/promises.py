@@ -71,7 +71,9 @@ class Promises:
             self._refused(write, before, job_id)
             return
         if before.state.ended:
-            self._break("a job ends once", job_id, f"it was {before.state}; then the store took: {stories.words(write)}")
+            self._break(
+                "a job ends once", job_id, f"it was {before.state}; then the store took: {stories.words(write)}"
+            )
         self._wrote_s[job_id] = self._world.now
         self._fits(write, before)
         if isinstance(write, Assign):
@@ -129,7 +131,9 @@ class Promises:
             ref, node_id, session = brought
             report = self._fleet.nodes[node_id].outbox.get(ref)
             if report and report.failure is None and hub.sessions.get(node_id) is session:
-                self._break("what was finished is not rendered again", job_id, f"{node_id} has it; {stories.words(write)}")
+                self._break(
+                    "what was finished is not rendered again", job_id, f"{node_id} has it; {stories.words(write)}"
+                )
 
     def _others(self, job: Job, hub: SimulatedHub) -> list[str]:
         """Nodes, other than the job's last, that the hub itself calls ready for it."""
@@ -143,7 +147,9 @@ class Promises:
             and node.state[0] is NodeState.READY
             and (not job.regions.require or node.region in job.regions.require)
             and self._fleet.nodes[name].model.memory_bytes in (0, most)
-            and any(s.offer(job.requirement) and s.state in (SlotState.READY, SlotState.BUSY) for s in node.slots.values())
+            and any(
+                s.offer(job.requirement) and s.state in (SlotState.READY, SlotState.BUSY) for s in node.slots.values()
+            )
         ]
 
     def _account(self, write: Write, before: Job) -> None:
@@ -166,9 +172,7 @@ class Promises:
                 what = f"{stories.words(item)}, but the store holds it as {row.job.state}"
                 self._break("what is acknowledged is stored", item.ref.job_id, what)
 
-    def batch_done(
-        self, hub: SimulatedHub, posted: list[Posted], wanted: list[instructions.Instruction]
-    ) -> None:
+    def batch_done(self, hub: SimulatedHub, posted: list[Posted], wanted: list[instructions.Instruction]) -> None:
         """A batch of the hub is decided, committed and sent."""
         touched: dict[str, None] = {}
         for item in posted:
@@ -294,7 +298,9 @@ class Promises:
         lately_s = self._world.now - DEADLINE_NOTICED_S
         calm = hub.up_since_s < lately_s and self._fleet.store_calm_since_s < lately_s
         for job in hub.dispatch.jobs.values():
-            waits_since_s = max(job.deadline_s, job.submitted_at_s - hub.clock_off_s, self._wrote_s.get(job.job_id, 0.0))
+            waits_since_s = max(
+                job.deadline_s, job.submitted_at_s - hub.clock_off_s, self._wrote_s.get(job.job_id, 0.0)
+            )
             if calm and waits_since_s < lately_s and job in hub.dispatch.queue:
                 self._break("a deadline that is missed ends the job", job.job_id, f"it was at {job.deadline_s:.3f} s")
 
@@ -335,7 +341,6 @@ class Promises:
         """Count what is still held."""
         for tenant, since_s in self._used.values():
             self.used_s[tenant] += self._world.now - since_s
-
 
     def _break(self, promise: str, job_id: str, detail: str) -> None:
         raise Broken(promise, job_id, detail)

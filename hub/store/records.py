@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ from hub.store.schema import artifacts, attempts, decisions, jobs, nodes
 from sonic.v1 import jobs_pb2
 
 _HASHES_AT_A_TIME = 500
+
+_LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
+_NEWEST = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
 
 
 @dataclass(frozen=True)
@@ -155,21 +158,11 @@ def known_keys(connection: sa.Connection, tenant: str, keys: Iterable[str]) -> s
     return set(connection.execute(query).scalars())
 
 
-def live_job(connection: sa.Connection, job_id: str, clock_offset_s: float) -> Job | None:
-    """One job as the decisions see it, unless it has ended."""
-    record = job(connection, None, job_id)
-    if record is None or record.state.ended:
-        return None
-    return record.live(clock_offset_s, _sizes(connection, [record.row]))
-
-
-def live_jobs(connection: sa.Connection, clock_offset_s: float) -> list[Job]:
-    """Every job that has not ended, in the order of submission."""
-    states = (State.QUEUED, State.ASSIGNED, State.RUNNING)
-    query = sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.sequence)
-    rows = connection.execute(query).all()
-    newest = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
-    tries = connection.execute(sa.select(attempts).join(jobs, newest).where(jobs.c.state.in_(states))).all()
+def live_jobs(connection: sa.Connection, clock_offset_s: float, job_ids: Collection[str] | None = None) -> list[Job]:
+    """Every job that has not ended, or those of them that are named, in the order of submission."""
+    wanted = [jobs.c.state.in_(_LIVE)] + ([] if job_ids is None else [jobs.c.job_id.in_(job_ids)])
+    rows = connection.execute(sa.select(jobs).where(*wanted).order_by(jobs.c.sequence)).all()
+    tries = connection.execute(sa.select(attempts).join(jobs, _NEWEST).where(*wanted)).all()
     by_job = {row.job_id: [row] for row in tries}
     sizes = _sizes(connection, rows)
     return [JobRecord(row, by_job.get(row.job_id, [])).live(clock_offset_s, sizes) for row in rows]
@@ -185,6 +178,19 @@ def _sizes(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> dict[str, 
         query = sa.select(artifacts.c.sha256, artifacts.c.size_bytes).where(artifacts.c.sha256.in_(some))
         found |= {row.sha256: row.size_bytes for row in connection.execute(query)}
     return found
+
+
+def standings(connection: sa.Connection) -> dict[str, tuple[State, int, int]]:
+    """State, attempt and tries of every job that has not ended."""
+    query = sa.select(jobs.c.job_id, jobs.c.state, jobs.c.attempt, jobs.c.tries).where(jobs.c.state.in_(_LIVE))
+    return {job_id: (State(state), attempt, tries) for job_id, state, attempt, tries in connection.execute(query)}
+
+
+def held_by(connection: sa.Connection, node_id: str) -> list[str]:
+    """The jobs whose newest attempt a node has."""
+    held = jobs.c.state.in_((State.ASSIGNED, State.RUNNING))
+    query = sa.select(jobs.c.job_id).join(attempts, _NEWEST).where(held, attempts.c.node_id == node_id)
+    return list(connection.execute(query).scalars())
 
 
 def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[JobRecord]:
@@ -223,9 +229,18 @@ def artifacts_of(connection: sa.Connection, tenant: str, hashes: Iterable[str]) 
     return {row.sha256: row for row in connection.execute(query)}
 
 
-def note_node(connection: sa.Connection, node_id: str, region: str, agent_version: str, now_s: float) -> None:
-    """A node has said Hello."""
-    fresh = {"region": region, "agent_version": agent_version, "last_heard_at_s": now_s}
+def note_node(
+    connection: sa.Connection,
+    node_id: str,
+    region: str,
+    agent_version: str,
+    now_s: float,
+    hub_id: str = "",
+    session_id: str = "",
+) -> None:
+    """A node has said Hello; the newest session is the one that counts, whichever hub holds it."""
+    fresh = {"region": region, "agent_version": agent_version[:64], "last_heard_at_s": now_s}
+    fresh |= {"hub_id": hub_id, "session_id": session_id}
     added = {"node_id": node_id, "drain_wanted": False, "joined_at_s": now_s}
     if not connection.execute(insert_ignoring(connection.engine, nodes), fresh | added).rowcount:
         connection.execute(sa.update(nodes).where(nodes.c.node_id == node_id).values(**fresh))

@@ -235,7 +235,7 @@ def test_a_decision_overtaken_by_the_store_is_dropped() -> None:
     talk = Talk()
     talk.join("n1")
     talk.submit("a", "assign a#1 to n1 slot 0")
-    talk.say(events.Diverged("a", None))
+    talk.say(events.Diverged("a", None), "stop a#1 on n1")
     assert not talk.hub.jobs
 
 
