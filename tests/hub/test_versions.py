@@ -47,7 +47,7 @@ VALUES (:job_id, 1, :node_id, 'eu', 0, 'free slot', 2.0)
 
 def write_as_before(database: sa.Engine, job_id: str, node_id: str) -> None:
     with database.begin() as connection:
-        named = {"job_id": job_id, "node_id": node_id, "spec": b"spec"}
+        named = {"job_id": job_id, "node_id": node_id, "spec": b""}
         for statement in (OLD_JOB, OLD_NODE, OLD_ASSIGN, OLD_ATTEMPT):
             connection.execute(sa.text(statement), named)
 
@@ -59,7 +59,7 @@ def test_new_code_opens_what_old_code_has_written_and_goes_on_writing(database_u
     database = open_database(database_url)
     write_as_before(old, "b", "n2")
     with database.connect() as connection:
-        live = records.live_jobs(connection)
+        live = records.live_jobs(connection, 0.0)
         assert [(job.job_id, job.state, job.node_id) for job in live] == [
             ("a", State.ASSIGNED, "n1"),
             ("b", State.ASSIGNED, "n2"),
@@ -81,7 +81,7 @@ def test_a_database_of_the_next_version_is_served(database_url: str) -> None:
     add(again, new("b"))
     with again.begin() as connection:
         records.note_node(connection, "n1", "eu", "0.1", 1.0)
-        commits.apply(connection, commits.CommitCancel("a"), 2.0)
+        commits.apply(connection, commits.CommitCancel("a"), 2.0, "h1")
         assert [record.row.job_id for record in records.page(connection, None, Page(10))] == ["b", "a"]
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0003"
     for engine in (again, database):
