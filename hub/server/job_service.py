@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from hub.core.jobs import State
 from hub.server import submissions, transfers, views
 from hub.server.callers import Context, tenant_of
 from hub.server.dispatcher import Dispatcher
+from hub.server.gathered import Gathered
 from hub.server.guard import status_of
 from hub.server.tenant_limits import Door
 from hub.server.watchers import Watchers
@@ -45,6 +46,8 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         door: Door,
     ) -> None:
         self._database = database
+        self._jobs = Gathered(database, records.jobs_by_id)
+        self._keys = Gathered(database, _used)
         self._dispatcher = dispatcher
         self._files = files
         self._watchers = watchers
@@ -132,8 +135,8 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return self.show(await self._record(tenant, job_id))
 
     async def _record(self, tenant: str, job_id: str) -> JobRecord:
-        record = await reading(self._database, lambda connection: records.job(connection, tenant, job_id))
-        if record is None:
+        record = await self._jobs.get(job_id)
+        if record is None or record.row.tenant != tenant:
             raise exceptions.NotFound(f"there is no job {job_id[:80]!r}")
         return record
 
@@ -141,12 +144,9 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self, tenant: str, requests: Sequence[pb.SubmitJobRequest]
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
+        held = await self._files.known.of(tenant, hashes)
         keys = {item.idempotency_key for item in requests}
-
-        def look_up(connection: sa.Connection) -> tuple[dict[str, sa.Row[Any]], set[str]]:
-            return records.artifacts_of(connection, tenant, hashes), records.known_keys(connection, tenant, keys)
-
-        held, known = await reading(self._database, look_up)
+        known = await self._known_keys(tenant, keys)
         now_s = time.time()
         outcomes: list[jobs_pb2.Job | exceptions.Refusal | None] = []
         good: list[NewJob] = []
@@ -162,6 +162,14 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         wanted = iter(good)
         return [self._answer(next(wanted), *next(answers)) if item is None else item for item in outcomes]
 
+    async def _known_keys(self, tenant: str, keys: set[str]) -> set[str]:
+        if len(keys) == 1:
+            (key,) = keys
+            return keys if await self._keys.get((tenant, key)) else set()
+        pairs = [(tenant, key) for key in keys]
+        found = await reading(self._database, lambda connection: records.known_keys(connection, pairs))
+        return {key for _, key in found}
+
     def _answer(self, wanted: NewJob, record: JobRecord, created: bool) -> jobs_pb2.Job | exceptions.Refusal:
         if not created and record.row.spec != wanted.spec:
             return exceptions.KeyReused(
@@ -171,17 +179,18 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return self.show(record)
 
 
+def _used(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+    return dict.fromkeys(records.known_keys(connection, keys), True)
+
+
 async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
-    """Run a query in a thread of its own. Raises NotNow."""
+    """Run a query in a thread of its own."""
 
     def work() -> T:
         with database.connect() as connection:
             return read(connection)
 
-    try:
-        return await asyncio.to_thread(work)
-    except sa.exc.SQLAlchemyError as error:
-        raise exceptions.NotNow("the hub's store cannot be read at the moment", retry_after_s=5.0) from error
+    return await asyncio.to_thread(work)
 
 
 async def list_page(database: sa.Engine, tenant: str | None, wanted: Page) -> tuple[list[JobRecord], str]:

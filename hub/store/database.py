@@ -6,6 +6,7 @@ All SQL that only one kind of database understands is in this module.
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def migrate(engine: sa.Engine, revision: str = "head") -> None:
         if found is None or found in known:
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
-        elif found > str(scripts.get_current_head()):
+        elif re.fullmatch(r"\d{4}", found) and found > str(scripts.get_current_head()):
             _log.warning("the database is of a newer version; hubs of both can serve", extra={"schema": found})
         else:
             raise InvalidConfig(f"database_url names a database with the schema {found!r}, which is none of a hub")
@@ -110,7 +111,7 @@ def listening_to(engine: sa.Engine) -> dict[str, Any]:
     return {**_NOTICE_CUTS, **arguments, "autocommit": True}
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str | sa.URL) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError as error:
@@ -129,12 +130,39 @@ def _engine(url: str) -> sa.Engine:
         raise InvalidConfig(f"database_url is one of PostgreSQL, for which {needed}") from error
 
 
+def is_local(engine: sa.Engine) -> bool:
+    """Whether a statement is carried out by the thread that asks for it, and no other machine is waited for."""
+    return engine.dialect.name == "sqlite"
+
+
+def passing(engine: sa.Engine) -> sa.Engine:
+    """The same database, for commits that survive the end of this process; a power loss only with the next one that does."""
+    second = _engine(engine.url)
+    if is_local(engine):
+        sa.event.listen(second, "connect", _set_up_sqlite)
+        sa.event.listen(second, "connect", _pass_quickly)
+        sa.event.listen(second, "begin", _begin_sqlite)
+    else:
+        sa.event.listen(second, "connect", _set_up_postgresql)
+        sa.event.listen(second, "begin", _pass)
+    return second
+
+
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # BEGIN is ours to say, see below
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _pass_quickly(connection: Any, _record: Any) -> None:
+    for pragma in ("synchronous=NORMAL", "busy_timeout=0", "wal_autocheckpoint=0"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _pass(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
 
 def _set_up_postgresql(connection: Any, _record: Any) -> None:

@@ -19,6 +19,19 @@ from sonic.v1 import jobs_pb2
 
 _HASHES_AT_A_TIME = 500
 
+_JOBS_BY_ID = sa.select(jobs).where(jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+_ATTEMPTS_BY_JOB = (
+    sa.select(attempts)
+    .where(attempts.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+    .order_by(attempts.c.attempt)
+)
+
+_KNOWN_KEYS = sa.select(jobs.c.idempotency_key).where(
+    jobs.c.tenant == sa.bindparam("of_tenant"), jobs.c.idempotency_key.in_(sa.bindparam("keys", expanding=True))
+)
+_SPECS = sa.select(jobs.c.job_id, jobs.c.tenant, jobs.c.spec, jobs.c.submitted_at_s, jobs.c.video_s).where(
+    jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True))
+)
 _LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
 _NEWEST = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
 
@@ -105,7 +118,36 @@ class Page:
 
 def add_job(connection: sa.Connection, new: NewJob, now_s: float) -> tuple[JobRecord, bool]:
     """Store a job unless its tenant has used the idempotency key before. Returns the job and whether it is new."""
-    values = {
+    return add_jobs(connection, [new], now_s)[0]
+
+
+def add_jobs(connection: sa.Connection, new: Sequence[NewJob], now_s: float) -> list[tuple[JobRecord, bool]]:
+    """`add_job` for each; a key that comes twice makes the first the job of both."""
+    adding = insert_ignoring(connection.engine, jobs).returning(*jobs.c)
+    added = connection.execute(adding, [_job_values(job, now_s) for job in new]).all() if new else ()
+    created = {row.job_id for row in added}
+    found = {(row.tenant, row.idempotency_key): JobRecord(row) for row in added}
+    for job in new:
+        if (job.tenant, job.idempotency_key) not in found:
+            where = (jobs.c.tenant == job.tenant, jobs.c.idempotency_key == job.idempotency_key)
+            rows = connection.execute(sa.select(jobs).where(*where)).all()
+            found[job.tenant, job.idempotency_key] = with_attempts(connection, rows)[0]
+    return [(found[job.tenant, job.idempotency_key], job.job_id in created) for job in new]
+
+
+def jobs_by_id(connection: sa.Connection, job_ids: Iterable[str]) -> dict[str, JobRecord]:
+    """Those of the named jobs that exist, of whatever tenant."""
+    rows = connection.execute(_JOBS_BY_ID, {"job_ids": list(job_ids)}).all()
+    return {record.row.job_id: record for record in with_attempts(connection, rows)}
+
+
+def specs(connection: sa.Connection, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
+    """What nodes are told of these jobs."""
+    return list(connection.execute(_SPECS, {"job_ids": job_ids}))
+
+
+def _job_values(new: NewJob, now_s: float) -> dict[str, Any]:
+    return {
         "job_id": new.job_id,
         "tenant": new.tenant,
         "idempotency_key": new.idempotency_key,
@@ -121,10 +163,6 @@ def add_job(connection: sa.Connection, new: NewJob, now_s: float) -> tuple[JobRe
         "cautions": new.cautions,
         "video_s": new.video_s or None,
     }
-    created = connection.execute(insert_ignoring(connection.engine, jobs), values).rowcount == 1
-    where = (jobs.c.tenant == new.tenant, jobs.c.idempotency_key == new.idempotency_key)
-    row = connection.execute(sa.select(jobs).where(*where)).one()
-    return with_attempts(connection, [row])[0], created
 
 
 def job(connection: sa.Connection, tenant: str | None, job_id: str) -> JobRecord | None:
@@ -152,10 +190,16 @@ def page(connection: sa.Connection, tenant: str | None, wanted: Page) -> list[Jo
     return with_attempts(connection, connection.execute(query).all())
 
 
-def known_keys(connection: sa.Connection, tenant: str, keys: Iterable[str]) -> set[str]:
-    """Those of the idempotency keys that the tenant has used."""
-    query = sa.select(jobs.c.idempotency_key).where(jobs.c.tenant == tenant, jobs.c.idempotency_key.in_(set(keys)))
-    return set(connection.execute(query).scalars())
+def known_keys(connection: sa.Connection, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of the idempotency keys, each with its tenant, that have been used."""
+    by_tenant: dict[str, list[str]] = {}
+    for tenant, key in keys:
+        by_tenant.setdefault(tenant, []).append(key)
+    return {
+        (tenant, key)
+        for tenant, of_tenant in by_tenant.items()
+        for key in connection.execute(_KNOWN_KEYS, {"of_tenant": tenant, "keys": of_tenant}).scalars()
+    }
 
 
 def live_jobs(connection: sa.Connection, clock_offset_s: float, job_ids: Collection[str] | None = None) -> list[Job]:
@@ -196,8 +240,8 @@ def held_by(connection: sa.Connection, node_id: str) -> list[str]:
 def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[JobRecord]:
     """Jobs with their attempts, in one query for all."""
     records = {row.job_id: JobRecord(row) for row in rows}
-    query = sa.select(attempts).where(attempts.c.job_id.in_(records)).order_by(attempts.c.attempt)
-    for attempt in connection.execute(query) if records else ():
+    tried = [row.job_id for row in rows if row.attempt]
+    for attempt in connection.execute(_ATTEMPTS_BY_JOB, {"job_ids": tried}) if tried else ():
         records[attempt.job_id].attempts.append(attempt)
     return list(records.values())
 
