@@ -80,6 +80,7 @@ class Board:
         self._having: dict[str, set[str]] = {}  # input -> the nodes that have it
         self._unusable: dict[str, NodeState] = {}  # nodes that get no work
         self.free_slots = 0
+        self.changes = 0  # grows with whatever may make a choice come out otherwise
         self.unusable: Counter[NodeState] = Counter()
 
     def file(self, node: Node, now: float) -> None:
@@ -164,6 +165,7 @@ class Board:
         return pool
 
     def _put_in(self, key: Key, filed: _Filed) -> None:
+        self.changes += 1
         self._pools.setdefault(filed.pool.traits, filed.pool)
         if filed.busy_until_s is None:
             filed.pool.free[key] = None
@@ -172,6 +174,7 @@ class Board:
             insort(filed.pool.busy, (filed.busy_until_s, key))
 
     def _take_out(self, key: Key, filed: _Filed) -> None:
+        self.changes += 1
         if filed.busy_until_s is None:
             del filed.pool.free[key]
             self.free_slots -= 1

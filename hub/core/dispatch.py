@@ -44,6 +44,7 @@ from hub.core.standing import Standing
 from hub.core.tenants import Limits
 
 LOOK_AHEAD = 64  # jobs that wait for a better slot before the queue is looked at no further
+_LOOK_AGAIN_S = 0.5
 _OVERDUE_SHARE = 0.25  # of the time that it has run: what a render that should have ended is still given
 
 
@@ -89,6 +90,8 @@ class Dispatch:
         self._running: Counter[str] = Counter()  # jobs that nodes have, by tenant
         self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
         self._quarantine = Quarantine()
+        self._settled = (-1, -1)  # the changes up to which every waiting job has been looked at,
+        self._settled_until_s = 0.0  # and until when that holds: time alone makes a busy slot less attractive
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
 
@@ -100,6 +103,8 @@ class Dispatch:
         """Give waiting jobs to free slots, in fair order, until nothing fits any more."""
         out: list[Instruction] = []
         if not self.board.free_slots or not self.queue:
+            return out
+        if self._settled == self._changes and now < self._settled_until_s:
             return out
         at = Round(self.board, self.forecasts, now)
         full: set[Needs] = set()
@@ -121,7 +126,12 @@ class Dispatch:
                 passed.add(job_id)
             else:
                 full.add(job.needs)
+        self._settled, self._settled_until_s = self._changes, now + _LOOK_AGAIN_S
         return out
+
+    @property
+    def _changes(self) -> tuple[int, int]:
+        return self.board.changes, self.queue.changes
 
     def limit(self, limits: Limits) -> None:
         """Weigh and bound tenants from now on."""

@@ -199,7 +199,7 @@ class SimulatedHub:
         happened: list[events.Event] = [
             event for item in items if isinstance(item, Submission) for event in self._store_submission(item)
         ]
-        posted = [*self._look(), *(item for item in items if isinstance(item, Posted))]
+        posted = [*self._look_up(), *(item for item in items if isinstance(item, Posted))]
         self._taken = posted
         happened += [item.event for item in posted]
         now, story = self._world.now, self._world.story
@@ -221,7 +221,7 @@ class SimulatedHub:
         else:
             self._follow_up(life, wanted, [], posted)
 
-    def _look(self) -> list[Posted]:
+    def _look_up(self) -> list[Posted]:
         asked, self._doubtful = self._doubtful, {}
         rows = {job_id: self._fleet.store.rows.get(job_id) for job_id in asked}
         return [
