@@ -30,7 +30,7 @@ from agent.core.sessions import SessionState
 from agent.errands import Errands
 from agent.faults import Faults
 from agent.folders import Folders, claimed
-from agent.inputs import InputCorrupt, Inputs
+from agent.inputs import Download, InputCorrupt, Inputs
 from agent.metrics import NO_MODEL, NO_TENANT, Metrics
 from agent.notify import Notifier
 from agent.outbox import Outbox
@@ -91,6 +91,7 @@ class Agent:
         self._gpus: list[nodes_pb2.GpuInfo] = []
         self._calls = 0
         self._tenants: dict[Ref, str] = {}  # who owns what is under way
+        self._placed: set[Ref] = set()  # videos put directly; if that was not good enough, they go through the hub
         self._ends: dict[int, str] = {}  # slot -> why its last worker ended
 
     def not_ready(self) -> str:
@@ -231,6 +232,7 @@ class Agent:
                 self._errands.begin("upload", ref, self._upload(ref))
             case wants.ForgetResult(ref):
                 self._errands.cancel("upload", ref)
+                self._placed.discard(ref)
                 self._outbox.forget(ref)
             case wants.BeginFault(fault, seconds):
                 self._begin_fault(fault, seconds)
@@ -312,8 +314,12 @@ class Agent:
         scratch = self._folders.scratch(work.ref)
         try:
             await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-            for name, artifact in (("portrait", assignment.portrait), ("voice", assignment.voice)):
-                await self._bring(work.ref, assignment.tenant, artifact, scratch / name)
+            for name, artifact, link in (
+                ("portrait", assignment.portrait, assignment.portrait_url),
+                ("voice", assignment.voice, assignment.voice_url),
+            ):
+                download = transfers.download(self._hub, self._config.node_id, work.ref, artifact, link)
+                await self._bring(assignment.tenant, artifact, download, scratch / name)
         except InputCorrupt as error:
             self._post(events.InputsFailed(work.ref, Failure(Fault.TRANSFER, "INPUT_CORRUPT", str(error))))
         except (HubError, OSError) as error:
@@ -322,9 +328,7 @@ class Agent:
         else:
             self._post(events.InputsReady(work.ref))
 
-    async def _bring(self, ref: Ref, tenant: str, artifact: artifacts_pb2.Artifact, at: Path) -> None:
-        download = transfers.download(self._hub, self._config.node_id, ref, artifact)
-
+    async def _bring(self, tenant: str, artifact: artifacts_pb2.Artifact, download: Download, at: Path) -> None:
         async def counted(offset_bytes: int) -> AsyncIterator[bytes]:
             async for chunk in download(offset_bytes):
                 self.metrics.fetched(len(chunk), tenant)
@@ -359,7 +363,12 @@ class Agent:
         video, path = self._outbox.result(ref).video.video, self._outbox.video(ref)
         chunk_bytes = self._session.max_chunk_bytes
         try:
-            await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
+            if ref not in self._placed and await transfers.put_directly(
+                self._hub, self._config.node_id, ref, video, path
+            ):
+                self._placed.add(ref)
+            else:
+                await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
         except grpc.aio.AioRpcError as error:
             refused = error.code() in transfers.REFUSALS
             detail = f"{error.code().name}: {error.details()}"

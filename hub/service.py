@@ -6,13 +6,18 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import grpc.aio
+import obstore.exceptions
 import obstore.store
 import sqlalchemy as sa
 from aiohttp import web
@@ -20,7 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hub.artifacts.depot import Depot
-from hub.config import HubConfig, InvalidConfig
+from hub.config import HubConfig, InvalidConfig, is_loopback
 from hub.core.dispatch import Rules
 from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
@@ -50,6 +55,9 @@ from sonic.v1 import (
     job_service_pb2,
     job_service_pb2_grpc,
 )
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig  # the first and the last are there for types alone
 
 STOP_GRACE_S = 5.0
 SWEEP_INTERVAL_S = 3600.0
@@ -126,11 +134,15 @@ async def _serving(
     )
     known = KnownArtifacts(database)
     bulletin = Bulletin(database, life)
-    dispatcher = Dispatcher(database, known, rules, sessions, watchers, bulletin, config.hub_id)
+    depot = _depot(config)
+
+    def link(tenant: str, sha256: str) -> str:
+        return depot.link(tenant, sha256, config.link_valid_s)
+
+    dispatcher = Dispatcher(database, known, rules, sessions, watchers, bulletin, link, config.hub_id)
     await dispatcher.load()
     beat_s = config.heartbeat_interval_s
     neighbours = Neighbours(config.hub_id, life, beat_s, database, bulletin, dispatcher, sessions)
-    depot = _depot(config)
     files = Transfers(database, known, depot)
     door = Door(dispatcher.queued, dispatcher.started)
 
@@ -223,11 +235,28 @@ async def _http(config: HubConfig, dispatcher: Dispatcher, observe: Callable[[],
 
 
 def _depot(config: HubConfig) -> Depot:
-    if config.artifacts_url:
-        objects = obstore.store.from_url(config.artifacts_url)
-    else:
-        objects = obstore.store.LocalStore(config.data_dir / "artifacts", mkdir=True)
+    objects: ObjectStore
+    try:
+        if not config.artifacts_url:
+            objects = obstore.store.LocalStore(config.data_dir / "artifacts", mkdir=True)
+        elif config.artifacts_url.startswith("s3://"):
+            objects = _s3(config.artifacts_url)
+        else:
+            objects = obstore.store.from_url(config.artifacts_url)
+    except (obstore.exceptions.BaseError, ValueError) as error:
+        raise InvalidConfig(f"artifacts_url is {config.artifacts_url!r}, which cannot be used: {error}") from error
     return Depot(objects, config.data_dir / "incoming", config.max_artifact_bytes)
+
+
+def _s3(url: str) -> ObjectStore:
+    """Credentials, region and endpoint are those of the environment (AWS_*), or of the machine."""
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+    plain = endpoint.scheme == "http" and is_loopback(endpoint.hostname or "")
+    client: ClientConfig = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=5)}
+    if plain:
+        client["allow_http"] = True
+    patience: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
+    return obstore.store.from_url(url, client_options=client, retry_config=patience)
 
 
 @contextlib.contextmanager

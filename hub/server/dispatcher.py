@@ -46,6 +46,8 @@ MAX_BATCH = 500
 MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
 _log = logging.getLogger("hub.dispatcher")
+Link = Callable[[str, str], str]
+"""Where an artifact of a tenant can be fetched directly, by its hash; empty where it cannot."""
 _ENDS: dict[type, State] = {
     instructions.CommitSuccess: State.SUCCEEDED,
     instructions.CommitFailure: State.FAILED,
@@ -76,9 +78,11 @@ class Dispatcher:
         sessions: Sessions,
         watchers: Watchers,
         bulletin: Bulletin,
+        link: Link,
         hub_id: str,
     ) -> None:
         self._database = database
+        self._link = link
         self._ledger = Ledger(database, known, bulletin, hub_id)
         self._dispatch = Dispatch(rules)
         self._sessions = sessions
@@ -343,7 +347,7 @@ class Dispatcher:
             metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()
             if write.ref.attempt == 1:
                 metrics.QUEUE_WAIT.labels(item.given.tenant).observe(item.given.queued_s)
-            self._sessions.send(write.node_id, Outgoing(assignment=_assignment(write, item.given)))
+            self._sessions.send(write.node_id, Outgoing(assignment=_assignment(write, item.given, self._link)))
             extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "node_id": write.node_id}
             _log.info("assigned", extra=extra | {"reason": write.reason})
         elif isinstance(write, instructions.Requeue):
@@ -393,13 +397,15 @@ def _job_id(write: instructions.Write) -> str:
     return write.job_id if isinstance(write, instructions.CommitCancel) else write.ref.job_id
 
 
-def _assignment(write: instructions.Assign, given: Given) -> fleet_service_pb2.Assignment:
+def _assignment(write: instructions.Assign, given: Given, link: Link) -> fleet_service_pb2.Assignment:
     return fleet_service_pb2.Assignment(
         ref=wire.ref_message(write.ref),
         tenant=given.tenant,
         spec=given.spec,
         portrait=_artifact(given.portrait),
         voice=_artifact(given.voice),
+        portrait_url=link(given.tenant, given.spec.portrait_sha256),
+        voice_url=link(given.tenant, given.spec.voice_sha256),
         slot=write.slot,
         queued_seconds=given.queued_s,
     )

@@ -17,6 +17,7 @@ from hub.config import HubConfig
 from hub.core import events
 from hub.core.instructions import Verdict
 from hub.core.names import name_problem
+from hub.core.jobs import Ref
 from hub.core.nodes import Node
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
@@ -52,6 +53,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         bulletin: Bulletin,
     ) -> None:
         self._config = config
+        self._checking: dict[tuple[str, Ref], asyncio.Task[None]] = {}  # videos that were reported
         self._neighbours = neighbours
         self._bulletin = bulletin
         self._database = database
@@ -98,7 +100,12 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         return pb.GetVideoResponse(status=await self._files.status(attempt.tenant, request.sha256))
 
     async def PlaceVideo(self, request: pb.PlaceVideoRequest, context: Context) -> pb.PlaceVideoResponse:
-        return pb.PlaceVideoResponse()
+        attempt = await self._attempt(request.node_id, request.ref)
+        valid_s = self._config.link_valid_s
+        url = await self._files.place(
+            attempt.tenant, wire.ref(request.ref), request.sha256, request.size_bytes, valid_s
+        )
+        return pb.PlaceVideoResponse(url=url, expires_seconds=valid_s if url else 0)
 
     async def UploadVideo(
         self, request: AsyncIterator[pb.UploadVideoRequest], context: Context
@@ -216,8 +223,10 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 progressed = events.AttemptProgressed(node_id, wire.ref(message.progress.ref), progress)
                 self._dispatcher.post(progressed)
                 self._neighbours.progressed(progressed)
+            case "result" if message.result.HasField("video"):
+                self._take_video(message.result, session)
             case "result":
-                await self._take_result(message.result, session)
+                self._take_result(message.result, session)
             case "series_table" if self._forwarder:
                 await self._forwarder.declare(session.metrics, message.series_table)
             case "samples" if self._forwarder:
@@ -226,29 +235,51 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 session.metrics.leaving = True
                 self._dispatcher.post(events.NodeLeaving(node_id, session.session_id))
 
-    async def _take_result(self, result: pb.AttemptResult, session: AgentSession) -> None:
+    def _take_result(self, result: pb.AttemptResult, session: AgentSession) -> None:
         node_id, ref = session.hello.node_id, wire.ref(result.ref)
         match result.WhichOneof("outcome"):
-            case "video":
-                video = await self._video(node_id, result)
-                if isinstance(video, Verdict):
-                    value = pb.ResultVerdict.ValueType(video)
-                    session.outgoing.put_nowait(Outgoing(result_ack=pb.ResultAck(ref=result.ref, verdict=value)))
-                else:
-                    stored = pb.RenderedVideo(video=video, report=result.video.report).SerializeToString()
-                    rendered = wire.rendered(result.video.report)
-                    self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored, rendered))
             case "failure":
                 self._dispatcher.post(events.AttemptFailed(node_id, ref, wire.failure(result.failure)))
             case "stopped":
                 self._dispatcher.post(events.AttemptStopped(node_id, ref))
 
+    def _take_video(self, result: pb.AttemptResult, session: AgentSession) -> None:
+        """Checking a video takes its time, in which the node goes on talking; a repeat does not check it twice."""
+        key = (session.hello.node_id, wire.ref(result.ref))
+
+        def end(task: asyncio.Task[None]) -> None:
+            del self._checking[key]
+            if not task.cancelled() and task.exception():
+                _log.error("a reported video was not dealt with", exc_info=task.exception())
+
+        if key not in self._checking:
+            self._checking[key] = asyncio.create_task(self._check_video(result, session), name=f"video {key}")
+            self._checking[key].add_done_callback(end)
+
+    async def _check_video(self, result: pb.AttemptResult, session: AgentSession) -> None:
+        node_id, ref = session.hello.node_id, wire.ref(result.ref)
+        try:
+            video = await self._video(node_id, result)
+        except (exceptions.NotNow, sa.exc.SQLAlchemyError) as error:  # unanswered, the agent reports it again
+            _log.warning("a video could not be checked", extra={"job_id": ref.job_id, "error": str(error)})
+        else:
+            if isinstance(video, Verdict):
+                value = pb.ResultVerdict.ValueType(video)
+                session.outgoing.put_nowait(Outgoing(result_ack=pb.ResultAck(ref=result.ref, verdict=value)))
+            else:
+                stored = pb.RenderedVideo(video=video, report=result.video.report).SerializeToString()
+                rendered = wire.rendered(result.video.report)
+                self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored, rendered))
+
     async def _video(self, node_id: str, result: pb.AttemptResult) -> artifacts_pb2.Artifact | Verdict:
-        """The reported video as the hub holds it, or what speaks against taking the result."""
+        """The reported video as the hub holds it, or what speaks against taking the result. Raises NotNow."""
+        said = result.video.video
         try:
             tenant = self._dispatcher.tenant_of(wire.ref(result.ref), node_id)
             tenant = tenant or (await self._attempt(node_id, result.ref)).tenant
-            held = await self._files.find(tenant, result.video.video.sha256)
+            held = await self._files.find(tenant, said.sha256)
+            if held is None:
+                held = await self._files.adopt(tenant, wire.ref(result.ref), said.sha256, said.size_bytes)
         except exceptions.NotFound:
             return Verdict.UNKNOWN
         except exceptions.InvalidRequest:

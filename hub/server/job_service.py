@@ -194,16 +194,13 @@ def _used(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[
 
 
 async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
-    """Run a query in a thread of its own. Raises NotNow."""
+    """Run a query in a thread of its own."""
 
     def work() -> T:
         with database.connect() as connection:
             return read(connection)
 
-    try:
-        return await asyncio.to_thread(work)
-    except sa.exc.SQLAlchemyError as error:
-        raise exceptions.NotNow("the hub's store cannot be read at the moment", retry_after_s=5.0) from error
+    return await asyncio.to_thread(work)
 
 
 async def list_page(database: sa.Engine, tenant: str | None, wanted: Page) -> tuple[list[JobRecord], str]:

@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub import exceptions
-from hub.artifacts.depot import Depot, check_hash
+from hub.artifacts.depot import Depot, Stored, check_hash
+from hub.core.jobs import Ref
 from hub.store import records
 from hub.store.artifacts import KnownArtifacts
 from sonic.parameters import Problem
@@ -50,7 +51,20 @@ class Transfers:
         if artifact := await self.find(tenant, header.sha256):
             return artifact
         stored = await self._depot.receive(tenant, header.sha256, header.size_bytes, header.offset_bytes, chunks)
+        return await self._note(tenant, stored)
 
+    async def place(self, tenant: str, ref: Ref, sha256: str, size_bytes: int, valid_s: float) -> str:
+        """Where the video of an attempt can be put directly; empty where it cannot. Raises Refusal."""
+        check_hash(sha256)
+        return await self._depot.place(tenant, f"{ref.job_id}-{ref.attempt}", sha256, size_bytes, valid_s)
+
+    async def adopt(self, tenant: str, ref: Ref, sha256: str, size_bytes: int) -> artifacts_pb2.Artifact | None:
+        """The video of an attempt that was put directly, checked and stored; None when it is not there or not it."""
+        check_hash(sha256)
+        stored = await self._depot.adopt(tenant, f"{ref.job_id}-{ref.attempt}", sha256, size_bytes)
+        return await self._note(tenant, stored) if stored else None
+
+    async def _note(self, tenant: str, stored: Stored) -> artifacts_pb2.Artifact:
         def write() -> None:
             with self._database.begin() as connection:
                 records.add_artifact(connection, tenant, stored, time.time())

@@ -58,6 +58,7 @@ class SimulatedHub:
         self._world = fleet.world
         self._inbox: deque[Posted | Submission] = deque()
         self._taken: list[Posted] = []  # of the batch that is being dealt with
+        self._doubtful: dict[str, None] = {}  # jobs to be looked up in the store before anything is decided on them
         self._life = 0
         self._working = False
 
@@ -70,6 +71,7 @@ class SimulatedHub:
         self.up, self.up_since_s = True, self._world.now
         self._life += 1
         self._working = self.committing = False
+        self._doubtful = {}
         self.doomed = ""
         self.dispatch = self._fleet.make_dispatch()
         store = self._fleet.store
@@ -163,7 +165,7 @@ class SimulatedHub:
         if older:  # what it still says is heard until it is ended
             self._world.after(self._world.random.uniform(0, 0.05), older.close_at_hub)
         session.to_node(Welcome())
-        self._world.after(SILENCE_S, self._look, session)
+        self._world.after(SILENCE_S, self._mind_silence, session)
         slots, running, finished = hello.slots, hello.running, hello.finished
         self.post(
             events.NodeJoined(
@@ -171,12 +173,12 @@ class SimulatedHub:
             )
         )
 
-    def _look(self, session: Session) -> None:
+    def _mind_silence(self, session: Session) -> None:
         silent_s = self._world.now - session.heard_at_s
         if session.hub_open and silent_s >= SILENCE_S:
             session.close_at_hub(LIMP_S)
         elif session.hub_open:
-            self._world.after(SILENCE_S - silent_s + 0.01, self._look, session)
+            self._world.after(SILENCE_S - silent_s + 0.01, self._mind_silence, session)
 
     def _was_given(self, event: events.AttemptSucceeded) -> bool:
         row = self._fleet.store.rows.get(event.ref.job_id)
@@ -197,7 +199,7 @@ class SimulatedHub:
         happened: list[events.Event] = [
             event for item in items if isinstance(item, Submission) for event in self._store_submission(item)
         ]
-        posted = [item for item in items if isinstance(item, Posted)]
+        posted = [*self._look_up(), *(item for item in items if isinstance(item, Posted))]
         self._taken = posted
         happened += [item.event for item in posted]
         now, story = self._world.now, self._world.story
@@ -218,6 +220,14 @@ class SimulatedHub:
             self._world.after(self._world.random.random() * 0.003, self._commit, life, writes, wanted, posted, 0.1)
         else:
             self._follow_up(life, wanted, [], posted)
+
+    def _look_up(self) -> list[Posted]:
+        asked, self._doubtful = self._doubtful, {}
+        rows = {job_id: self._fleet.store.rows.get(job_id) for job_id in asked}
+        return [
+            Posted(events.Diverged(job_id, replace(row.job) if row and not row.job.state.ended else None))
+            for job_id, row in rows.items()
+        ]
 
     def _store_submission(self, item: Submission) -> list[events.Event]:
         store = self._fleet.store
@@ -279,7 +289,7 @@ class SimulatedHub:
             if item.done:
                 item.done(True)
         self._working, self._taken = False, []
-        if self._inbox:
+        if self._inbox or self._doubtful:
             self._working = True
             self._world.after(self._world.random.random() * 0.001, self._work, life)
 
@@ -289,10 +299,9 @@ class SimulatedHub:
         if isinstance(write, instructions.CommitSuccess):
             self.send(write.node_id, instructions.Acknowledge(write.node_id, write.ref, outcome.verdict))
         if not outcome.applied:
-            job_id = write.job_id if isinstance(write, instructions.CommitCancel) else write.ref.job_id
-            row = self._fleet.store.rows.get(job_id)
-            stored = replace(row.job) if row and not row.job.state.ended else None
-            self._inbox.appendleft(Posted(events.Diverged(job_id, stored)))  # before anything is decided on it
+            if isinstance(write, instructions.Assign):
+                self.dispatch.handle(events.ClaimLost(write.ref), self._world.now)
+            self._doubtful[stories.about(write)[0]] = None
         elif isinstance(write, instructions.Assign):
             self.send(write.node_id, write)
 

@@ -62,6 +62,7 @@ class Promises:
     def wrote(self, write: Write, before: Job | None, outcome: Outcome) -> None:
         """One write has been carried out."""
         if isinstance(write, instructions.Record):
+            self._note_freeze(write)
             return
         job_id = write.job_id if isinstance(write, CommitCancel) else write.ref.job_id
         if before is None:
@@ -184,9 +185,7 @@ class Promises:
             elif isinstance(event, events.NodeJoined):
                 self._note_brought(hub, event)
         for instruction in wanted:
-            if isinstance(instruction, instructions.Record):
-                self._note_freeze(instruction)
-            elif isinstance(instruction, instructions.Write):
+            if isinstance(instruction, instructions.Write) and not isinstance(instruction, instructions.Record):
                 job_id = stories.about(instruction)[0]
                 touched[job_id] = None
         self._agree(hub, touched)

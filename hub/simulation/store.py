@@ -43,7 +43,9 @@ class SimulatedStore(MemoryStore):
 
     def _watched(self, write: Write) -> Outcome:
         if isinstance(write, Record):
-            return self.apply(write)
+            outcome = self.apply(write)
+            self.seen(write, None, outcome)
+            return outcome
         job_id = write.job_id if isinstance(write, CommitCancel) else write.ref.job_id
         row = self.rows.get(job_id)
         before = replace(row.job) if row else None

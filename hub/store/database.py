@@ -6,6 +6,7 @@ All SQL that only one kind of database understands is in this module.
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def migrate(engine: sa.Engine, revision: str = "head") -> None:
         if found is None or found in known:
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
-        elif found > str(scripts.get_current_head()):
+        elif re.fullmatch(r"\d{4}", found) and found > str(scripts.get_current_head()):
             _log.warning("the database is of a newer version; hubs of both can serve", extra={"schema": found})
         else:
             raise InvalidConfig(f"database_url names a database with the schema {found!r}, which is none of a hub")

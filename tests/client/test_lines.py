@@ -15,10 +15,11 @@ from tests.processes import free_port
 
 async def test_a_call_reaches_the_hub_that_is_there(tmp_path: Path) -> None:
     gone = f"127.0.0.1:{free_port()}"
-    async with serving(config(tmp_path / "one")) as hub:
-        async with AsyncSonicClient(f"{gone}, {hub.grpc_address}", patience_s=10) as client:
-            assert await client.nodes() == []
-            assert client._hub._line._at == 1
+    async with (
+        serving(config(tmp_path / "one")) as hub,
+        AsyncSonicClient(f"{gone}, {hub.grpc_address}", patience_s=10) as client,
+    ):
+        for _ in range(2):
             assert await client.nodes() == []
             assert client._hub._line._at == 1
 
