@@ -43,7 +43,8 @@ class Observer:
             metrics.NODES.labels(region, state).set(count)
         now_s = time.monotonic()
         for node in nodes:
-            since_s = now_s if node.online else self._away_since_s.get(node.node_id, now_s)
+            up = node.online or bool(node.hub_id)
+            since_s = now_s if up else self._away_since_s.get(node.node_id, now_s)
             self._away_since_s[node.node_id] = since_s
             if not self._sessions.left(node.node_id) and now_s - since_s < FORGET_S:
-                metrics.NODE_UP.labels(node.region, node.node_id).set(node.online)
+                metrics.NODE_UP.labels(node.region, node.node_id).set(up)
