@@ -34,7 +34,10 @@ class Transfers:
             with self._database.connect() as connection:
                 return records.artifact(connection, tenant, sha256)
 
-        row = await asyncio.to_thread(read)
+        try:
+            row = await asyncio.to_thread(read)
+        except sa.exc.OperationalError as error:
+            raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
         if row is None:
             return None
         return artifacts_pb2.Artifact(sha256=sha256, size_bytes=row.size_bytes, media_type=row.media_type)
