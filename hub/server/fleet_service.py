@@ -154,6 +154,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         def write() -> tuple[list[str], bool]:
             with self._database.begin() as connection:
                 records.note_node(connection, hello.node_id, hello.region, version, time.time(), *mine)
+                if not self._bulletin.shared:
+                    return [], False
                 self._bulletin.tell(connection, nodes=[hello.node_id])
                 (row,) = hubs.node_rows(connection, [hello.node_id])
                 return records.held_by(connection, hello.node_id), row.drain_wanted

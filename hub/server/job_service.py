@@ -194,13 +194,18 @@ def _used(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[
 
 
 async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
-    """Run a query in a thread of its own."""
+    """Run a query in a thread of its own. Raises NotNow, InvalidRequest."""
 
     def work() -> T:
         with database.connect() as connection:
             return read(connection)
 
-    return await asyncio.to_thread(work)
+    try:
+        return await asyncio.to_thread(work)
+    except sa.exc.OperationalError as error:
+        raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
+    except sa.exc.DataError as error:  # a NUL in a name that is looked up
+        raise exceptions.InvalidRequest([Problem("request", "has a text that no database can hold")]) from error
 
 
 async def list_page(database: sa.Engine, tenant: str | None, wanted: Page) -> tuple[list[JobRecord], str]:
