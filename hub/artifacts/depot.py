@@ -62,7 +62,7 @@ class Depot:
         """Take the bytes from `offset_bytes` on, check the whole against its hash, and keep it.
 
         What has arrived is kept when the sender is cut off.
-        Raises InvalidRequest, OutOfSequence, BytesDiffer, LimitReached.
+        Raises InvalidRequest, OutOfSequence, BytesDiffer, LimitReached, NotNow.
         """
         if not 0 < size_bytes <= self._max_bytes:
             limit = f"a file may have 1 to {self._max_bytes} bytes, this one is said to have {size_bytes}"
@@ -70,14 +70,20 @@ class Depot:
         part = self._part(tenant, sha256)
         lock = self._locks.setdefault(part, asyncio.Lock())
         async with lock:
-            await self._append(part, size_bytes, offset_bytes, chunks)
+            try:
+                await self._append(part, size_bytes, offset_bytes, chunks)
+            except OSError as error:
+                raise _no_room(str(error)) from error
             digest, head = await asyncio.to_thread(_digest, part)
             if digest != sha256:
                 part.unlink()
                 raise exceptions.BytesDiffer(
                     f"the bytes received have the SHA-256 {digest}, not {sha256}; nothing was stored"
                 )
-            await obstore.put_async(self._objects, _key(tenant, sha256), part)
+            try:
+                await obstore.put_async(self._objects, _key(tenant, sha256), part)
+            except obstore.exceptions.BaseError as error:
+                raise _no_room(str(error).splitlines()[0]) from error
             part.unlink()
         return Stored(sha256, size_bytes, media_types.media_type(head), durations.told(head, size_bytes))
 
@@ -117,6 +123,10 @@ class Depot:
                 raise exceptions.OutOfSequence(
                     f"the upload ended at {file.tell()} of {size_bytes} bytes; go on from there"
                 )
+
+
+def _no_room(why: str) -> exceptions.NotNow:
+    return exceptions.NotNow(f"the hub cannot keep files at the moment: {why}", retry_after_s=5.0)
 
 
 def _key(tenant: str, sha256: str) -> str:
