@@ -78,9 +78,12 @@ class Promises:
         self._fits(write, before)
         if isinstance(write, Assign):
             self._assigned(write, before)
-        elif isinstance(write, Requeue | CommitFailure) and write.failure.reason == "LEASE_EXPIRED":
-            if self._frozen_since_s is not None:
-                self._break("nothing is requeued during a freeze", job_id, stories.words(write))
+        elif (
+            isinstance(write, Requeue | CommitFailure)
+            and write.failure.reason == "LEASE_EXPIRED"
+            and self._frozen_since_s is not None
+        ):
+            self._break("nothing is requeued during a freeze", job_id, stories.words(write))
         self._account(write, before)
         if end := ENDS.get(type(write)):
             if job_id in self._ends:
