@@ -16,8 +16,8 @@ from hub.artifacts.depot import MAX_CHUNK_BYTES
 from hub.config import HubConfig
 from hub.core import events
 from hub.core.instructions import Verdict
-from hub.core.names import name_problem
 from hub.core.jobs import Ref
+from hub.core.names import name_problem
 from hub.core.nodes import Node
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views

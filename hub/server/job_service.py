@@ -161,7 +161,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     def _judge(
         self, tenant: str, requests: Sequence[pb.SubmitJobRequest], held: Mapping[str, sa.Row[Any]], known: set[str]
     ) -> list[NewJob | exceptions.Refusal]:
-        """Jobs that can be stored, and refusals. A key that is `known` matters only where something stands in the way."""
+        """Jobs that can be stored, and refusals. A `known` key matters only where something stands in the way."""
         now_s = time.time()
         outcomes: list[NewJob | exceptions.Refusal] = []
         for item in requests:
