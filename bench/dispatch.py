@@ -5,7 +5,8 @@ Every system has two workers that hold up to four jobs each, one caller in a pro
 far below it. A hub's job ends when its caller sees the result; one of Celery when its caller is told; one of
 Procrastinate when PostgreSQL has noted it. `hub_1000_agents` is the hub with that many agents, `hub_batch…` jobs that
 come through SubmitBatch, from the first call until none is live. Rounds alternate; rates are medians over the rounds,
-latencies are those of all rounds together. Peers are installed into .cache/peers, and started and ended here.
+latencies are those of all rounds together. `load_before` is the machine's load average before the run: where others are
+at work, latencies say more of them than of any system. Peers are installed into .cache/peers, and started and ended here.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "hub_batch_1000_agents": lambda found: hub_round(given, found, MANY, 1, given.batches),
     }
     chosen = given.only or list(rounds)
+    others = os.getloadavg()[0]
     founds = {name: Found() for name in chosen}
     for _ in range(given.rounds):
         for name, found in founds.items():
@@ -183,7 +185,15 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         name: found.numbers() | {"durability": DURABILITY.get(name, DURABILITY["hub"])}
         for name, found in founds.items()
     }
-    return numbers | _ratios(numbers) | {"in_flight": given.in_flight, "offered_per_s": given.rate}
+    return (
+        numbers
+        | _ratios(numbers)
+        | {
+            "in_flight": given.in_flight,
+            "offered_per_s": given.rate,
+            "load_before": others,
+        }
+    )
 
 
 def _ratios(numbers: dict[str, Any]) -> dict[str, float]:

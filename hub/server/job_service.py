@@ -161,7 +161,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     def _judge(
         self, tenant: str, requests: Sequence[pb.SubmitJobRequest], held: Mapping[str, sa.Row[Any]], known: set[str]
     ) -> list[NewJob | exceptions.Refusal]:
-        """Jobs that can be stored, and refusals. A key that is `known` matters where something stands in the way."""
+        """Jobs that can be stored, and refusals. A `known` key matters only where something stands in the way."""
         now_s = time.time()
         outcomes: list[NewJob | exceptions.Refusal] = []
         for item in requests:
@@ -194,18 +194,13 @@ def _used(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[
 
 
 async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
-    """Run a query in a thread of its own. Raises NotNow, InvalidRequest."""
+    """Run a query in a thread of its own."""
 
     def work() -> T:
         with database.connect() as connection:
             return read(connection)
 
-    try:
-        return await asyncio.to_thread(work)
-    except sa.exc.OperationalError as error:
-        raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
-    except sa.exc.DataError as error:  # a NUL in a name that is looked up
-        raise exceptions.InvalidRequest([Problem("request", "has a text that no database can hold")]) from error
+    return await asyncio.to_thread(work)
 
 
 async def list_page(database: sa.Engine, tenant: str | None, wanted: Page) -> tuple[list[JobRecord], str]:
