@@ -112,7 +112,7 @@ class Dispatch:
                 if node := self._in_session(node_id, session_id):
                     node.session_id, node.was_ready, node.leaving = "", False, False
             case events.DrainSet(node_id, drain):
-                if node := self.nodes.get(node_id):
+                if (node := self.nodes.get(node_id)) and node.drain_wanted != drain:
                     node.drain_wanted = drain
                     yield TellDrain(node_id, drain)
             case events.AttemptStarted(node_id, ref):
@@ -251,7 +251,8 @@ class Dispatch:
             node.region, node.slots = seen.region, seen.slots
         if node.drain_wanted != seen.drain_wanted:
             node.drain_wanted = seen.drain_wanted
-            yield TellDrain(node.node_id, node.drain_wanted)
+            if node.online:
+                yield TellDrain(node.node_id, node.drain_wanted)
 
     def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:
         for node in self.nodes.values():
