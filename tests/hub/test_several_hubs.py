@@ -306,8 +306,8 @@ async def test_a_hub_whose_name_another_has_taken_stops(tmp_path: Path, url: str
 
 async def test_hubs_outlive_their_database(tmp_path: Path) -> None:
     with postgres.cluster() as cluster:
-        url = cluster.database()
-        async with one_hub(tmp_path, "a", url, lease_s=60) as (_, a), one_hub(tmp_path, "b", url, lease_s=60) as (_, b):
+        url, patient = cluster.database(), {"lease_s": 60, "heartbeat_interval_s": 10}
+        async with one_hub(tmp_path, "a", url, **patient) as (_, a), one_hub(tmp_path, "b", url, **patient) as (_, b):
             caller, agent = Caller(a), Agent(b)
             await agent.join()
             job = await caller.submit_new("k1")
