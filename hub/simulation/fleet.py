@@ -91,7 +91,7 @@ class Fleet:
         except Broken as found:
             broken = found
         world = self.world
-        digest = hash((world.steps, world.now, world.random.random()))
+        digest = hash((world.steps, world.now, world.random.random()))  # of numbers only: alike in every process
         return Outcome(self.plan, world.steps, world.now, len(self.store.rows), self.struck, broken, digest)
 
     def make_dispatch(self) -> Dispatch:
