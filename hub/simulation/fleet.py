@@ -136,7 +136,7 @@ class Fleet:
         work_s = sum(self._usual_s(wish.job) for _, wish in wishes) / max(self._slots(), 1)
         until_s = self.world.now + PATIENCE_S + 4 * work_s
         while self.world.now < until_s:
-            self._go_on(self.world.now + PAINS_S)
+            self._go_on(self.world.now + 5)
             if self.promises.all_ended() and not any(node.outbox for node in self.nodes.values()):
                 break
         self.promises.final()

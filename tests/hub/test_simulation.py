@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from hub.core import events, placement
 from hub.core.dispatch import Dispatch
-from hub.core.faults import Failure
+from hub.core.faults import Failure, Fault
 from hub.core.instructions import CommitCancel, CommitSuccess, Instruction, Requeue, Verdict, Write
 from hub.core.jobs import Job, State
 from hub.simulation import plans
@@ -52,10 +53,13 @@ def test_small_fleets_keep_every_promise_under_drawn_faults() -> None:
 
 
 def test_ten_thousand_nodes_keep_every_promise() -> None:
-    plan = replace(plans.draw(1, nodes=10_000, faulty_s=6.0), most_jobs=200, load=0.01)
+    random = Random(1)
+    kinds = ["crash"] * 20 + ["partition"] * 20 + ["slow_line"] * 10 + ["hub_restart"]
+    faults = tuple(plans.Fault(k, random.uniform(3, 6), random.randrange(10_000), random.uniform(0.5, 3), 0.5) for k in kinds)
+    plan = plans.Plan(1, 10_000, 6.0, 1.0, 3, {"one": 1.0, "two": 1.0}, 200, faults=faults)
     outcome = Fleet(plan).run()
     assert outcome.broken is None, outcome.broken
-    assert outcome.jobs > 50
+    assert outcome.jobs == 200
 
 
 def test_a_saturated_fleet_is_shared_by_weight() -> None:
@@ -77,12 +81,11 @@ def test_a_run_is_a_function_of_its_seed() -> None:
 
 
 class ForgetfulDispatch(Dispatch):
-    """Forgets to requeue what a lost node had."""
+    """Forgets to requeue what a node has lost."""
 
-    def _tick(self, now: float) -> Iterator[Instruction]:
-        for job in self.jobs.values():
-            job.lease_expires_at_s = now + 1e9
-        yield from super()._tick(now)
+    def _retry(self, job: Job, failure: Failure, now: float) -> Iterator[Instruction]:
+        if failure.fault is not Fault.NODE_LOST:
+            yield from super()._retry(job, failure, now)
 
 
 class StubbornDispatch(Dispatch):
@@ -105,7 +108,7 @@ class HastyDispatch(Dispatch):
         for ref in event.finished:
             job = self.jobs.get(ref.job_id)
             if job and job.ref == ref and job.held:
-                yield from self._retry(job, Failure(9, "HASTY", "again"), now)
+                yield from self._retry(job, Failure(Fault.CRASH, "HASTY", "again"), now)
 
 
 class CarelessStore(SimulatedStore):
