@@ -34,8 +34,11 @@ class Broken(AssertionError):
     """A promise was broken."""
 
     def __init__(self, promise: str, job_id: str, detail: str) -> None:
-        super().__init__(f"{promise}: {detail}")
+        super().__init__(promise, job_id, detail)
         self.promise, self.job_id, self.detail = promise, job_id, detail
+
+    def __str__(self) -> str:
+        return f"{self.promise}: {self.detail}"
 
 
 class Promises:
