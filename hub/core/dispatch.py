@@ -416,8 +416,9 @@ class Dispatch:
 
     def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:
         for node in self.nodes.values():
-            if node.hub_id not in hub_ids:
+            if node.hub_id and node.hub_id not in hub_ids:
                 node.hub_id = ""
+                self.board.file(node, now)
         elsewhere = {node.node_id for node in self.nodes.values() if node.hub_id}
         for job in self.jobs.values():
             if job.held and job.node_id in elsewhere:

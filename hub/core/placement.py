@@ -109,7 +109,9 @@ class Round:
         self.forecasts = forecasts
         self.now = now
         self.able: dict[Needs, list[Pool]] = {}  # the pools that can take such jobs
-        self.factors: dict[Needs, list[tuple[Kind, float]]] = {}  # what is usual for a kind times this, for each of them
+        self.factors: dict[
+            Needs, list[tuple[Kind, float]]
+        ] = {}  # what is usual for a kind times this, for each of them
         self._next_busy: dict[int, int] = {}  # pool -> how many of its busy slots are promised
         self._promised: dict[
             int, list[tuple[float, Key]]
@@ -164,7 +166,10 @@ def _able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
         pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
         calm = [pool for pool in pools if pool.traits.region not in job.regions.avoid] or pools
         pools = at.able[job.needs] = [pool for pool in calm if not _crowded(job, pool, at)] or calm
-    return pools, job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
+    barred = job.attempt and (
+        any(_has_others(pool, job.node_id) for pool in pools) or at.board.others_could(job.requirement, job.node_id)
+    )
+    return pools, job.node_id if barred else ""
 
 
 def _of_pool(job: Job, pool: Pool, barred: str, at: Round) -> Iterator[Option]:
