@@ -200,7 +200,7 @@ class Dispatch:
             case events.Probed():
                 yield from self._probed(event, now)
             case events.DrainSet(node_id, drain):
-                if node := self.nodes.get(node_id):
+                if (node := self.nodes.get(node_id)) and node.drain_wanted != drain:
                     node.drain_wanted = drain
                     self.board.file(node, now)
                     yield TellDrain(node_id, drain)
@@ -325,12 +325,12 @@ class Dispatch:
         if self.standing.frozen:
             return
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
-            node = self.nodes[job.node_id]
             yield from self._stop(job, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
-            yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
+            if node := self.nodes.get(job.node_id):
+                yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
+                self.board.file(node, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
-            self.board.file(node, now)
         self._expect_overdue_ends(now)
 
     def _drop_what_comes_too_late(self, now: float) -> Iterator[Instruction]:
@@ -410,7 +410,8 @@ class Dispatch:
             node.region, node.slots, self._fleet = seen.region, seen.slots, None
         if node.drain_wanted != seen.drain_wanted:
             node.drain_wanted = seen.drain_wanted
-            yield TellDrain(node.node_id, node.drain_wanted)
+            if node.online:
+                yield TellDrain(node.node_id, node.drain_wanted)
         self.board.file(node, now)
 
     def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:

@@ -24,7 +24,7 @@ from itertools import islice
 from hub.core.board import Board, Key, Pool
 from hub.core.decisions import PassedOver
 from hub.core.forecast import Estimate, Forecasts, Kind
-from hub.core.jobs import Job
+from hub.core.jobs import Job, Needs
 from hub.core.nodes import Node, NodeState
 
 NAMED_NODES = 16  # of larger fleets, decisions name kinds of nodes
@@ -108,6 +108,8 @@ class Round:
         self.board = board
         self.forecasts = forecasts
         self.now = now
+        self.able: dict[Needs, list[Pool]] = {}  # the pools that can take such jobs
+        self.factors: dict[Needs, list[tuple[Kind, float]]] = {}  # what is usual for a kind times this, for each of them
         self._next_busy: dict[int, int] = {}  # pool -> how many of its busy slots are promised
         self._promised: dict[
             int, list[tuple[float, Key]]
@@ -138,9 +140,8 @@ def place(job: Job, at: Round) -> Placement:
     """The slot on which the job is expected to finish first."""
     pools, barred = _able_pools(job, at)
     best = min(_prepared(job, pools, barred, at), key=_rank, default=None)
-    warm = bool(job.inputs) and bool(at.board.having(job.inputs[0].sha256))
-    for least, number in sorted((_least(job, pool, warm, at), number) for number, pool in enumerate(pools)):
-        if best and least > best.rank[0]:
+    for least_s, number in _least(job, pools, at):
+        if best and least_s > best.rank[0]:
             break  # not even a free slot that has all inputs would be sooner there
         for option in _of_pool(job, pools[number], barred, at):
             if best is None or option.rank < best.rank:
@@ -158,10 +159,11 @@ def options(job: Job, at: Round) -> Iterator[Option]:
 
 def _able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
     """The pools that can take the job, and the node that may not, as its last try ended there."""
-    pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
-    if job.regions.avoid:
-        pools = [pool for pool in pools if pool.traits.region not in job.regions.avoid] or pools
-    pools = [pool for pool in pools if not _crowded(job, pool, at)] or pools
+    pools = at.able.get(job.needs)
+    if pools is None:
+        pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
+        calm = [pool for pool in pools if pool.traits.region not in job.regions.avoid] or pools
+        pools = at.able[job.needs] = [pool for pool in calm if not _crowded(job, pool, at)] or calm
     return pools, job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
 
 
@@ -185,10 +187,16 @@ def _rank(option: Option) -> tuple[float, bool]:
     return option.rank
 
 
-def _least(job: Job, pool: Pool, warm: bool, at: Round) -> float:
-    """No option of the pool ranks before this."""
-    render = at.forecasts.render(_kind(job, pool), "", job.work, warm)
-    return render.expected_s * pool.traits.pace / pool.traits.trust * _weight(job, pool)
+def _least(job: Job, pools: list[Pool], at: Round) -> list[tuple[float, int]]:
+    """The best that any option of each pool could do, and the pool's number; the best first."""
+    factors = at.factors.get(job.needs)
+    if factors is None:
+        factors = at.factors[job.needs] = [
+            (_kind(job, pool), pool.traits.pace / pool.traits.trust * _weight(job, pool)) for pool in pools
+        ]
+    warm = bool(job.inputs) and bool(at.board.having(job.inputs[0].sha256))
+    usual_s = {kind: at.forecasts.render(kind, "", job.work, warm).expected_s for kind in {kind for kind, _ in factors}}
+    return sorted((usual_s[kind] * factor, number) for number, (kind, factor) in enumerate(factors))
 
 
 def forecast(job: Job, pool: Pool, node_id: str, board: Board, forecasts: Forecasts) -> tuple[Estimate, Estimate, bool]:

@@ -18,7 +18,6 @@ from hub.core import events
 from hub.core.instructions import Verdict
 from hub.core.jobs import Ref
 from hub.core.names import name_problem
-from hub.core.nodes import Node
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
 from hub.server.callers import Context
@@ -151,17 +150,16 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         hello = session.hello
         version, mine = hello.agent_version, (self._config.hub_id, session.session_id)
 
-        def write() -> tuple[list[str], bool]:
+        def write() -> list[str]:
             with self._database.begin() as connection:
                 records.note_node(connection, hello.node_id, hello.region, version, time.time(), *mine)
                 self._bulletin.tell(connection, nodes=[hello.node_id])
-                (row,) = hubs.node_rows(connection, [hello.node_id])
-                return records.held_by(connection, hello.node_id), row.drain_wanted
+                return records.held_by(connection, hello.node_id) if self._bulletin.shared else []
 
-        held, drain = await self._written(write)
+        held = await self._written(write)
         if self._bulletin.shared:
             self._dispatcher.look_again([*held, *(ref.job_id for ref in (*hello.running, *hello.finished))])
-            self._dispatcher.post(events.NodesSeen((Node(hello.node_id, hello.region, drain_wanted=drain),)))
+            self._neighbours.look_at([hello.node_id])
 
     async def _note_heard(self, session: AgentSession) -> None:
         def write() -> None:

@@ -51,10 +51,11 @@ class Observer:
         up: dict[tuple[str, str], float] = {}
         trusted: dict[tuple[str, str], float] = {}
         for node in nodes:
-            since_s = now_s if node.online else self._away_since_s.get(node.node_id, now_s)
+            is_up = node.online or bool(node.hub_id)
+            since_s = now_s if is_up else self._away_since_s.get(node.node_id, now_s)
             self._away_since_s[node.node_id] = since_s
             if not self._sessions.left(node.node_id) and now_s - since_s < FORGET_S:
-                up[node.region, node.node_id] = node.online
+                up[node.region, node.node_id] = is_up
             if health := self._dispatcher.health(node.node_id):
                 trusted[node.region, node.node_id] = health.score
         self._up.show(up)

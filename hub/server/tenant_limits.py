@@ -125,9 +125,8 @@ class Door:
         try:
             yield
         finally:
-            self._coming[tenant] -= count
-            if not self._coming[tenant]:
-                del self._coming[tenant]
+            if left := self._coming.pop(tenant, 0) - count:  # gone already when all others of the tenant were repeats
+                self._coming[tenant] = left
 
     def _check_room(self, tenant: str, limits: TenantLimits, coming: int, count: int, now: float) -> None:
         queued = self._waiting(tenant) + coming
