@@ -12,6 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from agent.core.terms import Terms
+from sonic.addresses import addresses
 
 MIB, GIB = 1 << 20, 1 << 30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -29,12 +30,12 @@ def _data_dir() -> Path:
 class AgentConfig:
     """Settings of one agent; addresses are host:port. Raises InvalidConfig."""
 
-    hub: str = "127.0.0.1:50051"  # the hub's gRPC address
+    hub: str = "127.0.0.1:50051"  # the hub's gRPC address; several hubs separated by commas
     node_id: str = field(default_factory=socket.gethostname)  # this box in the fleet; the host name unless given
     region: str = "local"  # where the box is; a label on all that it reports
     data_dir: Path = field(default_factory=_data_dir)  # a folder for this agent alone
     engine: str = "warp"  # what its workers render with
-    slots: int = 1  # renders at a time, each in a worker process of its own
+    slots: int = 1  # renders at a time, each in a worker process of its own, spread over the GPUs
     http_listen: str = "127.0.0.1:8091"  # /healthz, /readyz, /metrics; port 0 takes a free one
     insecure: bool = False  # reach a hub, or listen, beyond loopback without credentials
     cache_max_bytes: int = 10 * GIB  # room for portraits and voices kept for the next job
@@ -55,8 +56,9 @@ class AgentConfig:
         self._check_name("node_id", f"{self.node_id}-{self.simulate:04d}" if self.simulate else self.node_id)
         for region in self.regions:
             self._check_name("region", region)
-        for name in ("hub", "http_listen"):
-            self._check_address(name, getattr(self, name))
+        for address in addresses(self.hub):
+            self._check_address("hub", address)
+        self._check_address("http_listen", self.http_listen)
         for name in ("slots", "cache_max_bytes", "load_timeout_s", "probe_timeout_s", "silence_timeout_s"):
             self._check_at_least(name, above=True)
         for name in ("stall_timeout_s", "metric_spool_max_bytes", "metric_spool_max_age_s"):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -29,16 +30,17 @@ from agent.core.sessions import SessionState
 from agent.errands import Errands
 from agent.faults import Faults
 from agent.folders import Folders, claimed
-from agent.inputs import InputCorrupt, Inputs
+from agent.inputs import Download, InputCorrupt, Inputs
 from agent.metrics import NO_MODEL, NO_TENANT, Metrics
 from agent.notify import Notifier
 from agent.outbox import Outbox
 from agent.probes import hardware
-from agent.session import CLOSE_TIMEOUT_S, Session, open_channel
+from agent.session import CLOSE_TIMEOUT_S, Session, open_line
 from agent.spool import Spool
 from agent.telemetry import Telemetry
 from agent.workers import WorkerId, Workers
 from sonic.exceptions import HubError
+from sonic.lines import Line
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, nodes_pb2, worker_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -53,8 +55,8 @@ async def run(config: AgentConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal does not wait for what runs. Raises InvalidConfig."""
     with claimed(config.data_dir) as folders:
         probes = await asyncio.to_thread(hardware.detect)
-        async with open_channel(config.hub) as channel:
-            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), channel)
+        async with open_line(config.hub) as line:
+            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), line)
             async with http.serving(config.http_listen, agent.metrics.registry, agent.not_ready) as address:
                 where = {"http": address, "hub": config.hub, "data_dir": str(config.data_dir)}
                 _log.info("agent started", extra={"node_id": config.node_id, "region": config.region, **where})
@@ -65,14 +67,12 @@ async def run(config: AgentConfig) -> None:
 class Agent:
     """The shell around the decisions."""
 
-    def __init__(
-        self, config: AgentConfig, folders: Folders, box: hardware.Hardware, channel: grpc.aio.Channel
-    ) -> None:
+    def __init__(self, config: AgentConfig, folders: Folders, box: hardware.Hardware, line: Line) -> None:
         self.metrics = Metrics(config.region, config.node_id)
         self._config = config
         self._folders = folders
         self._box = box
-        self._hub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        self._hub = fleet_service_pb2_grpc.FleetServiceStub(cast(grpc.aio.Channel, line))
         self._events: asyncio.Queue[events.Event] = asyncio.Queue()
         self._node = Node(config.terms)
         self._clock = Clock()
@@ -81,7 +81,7 @@ class Agent:
             Spool(folders.metrics, config.metric_spool_max_bytes, config.metric_spool_max_age_s),
             self._clock,
         )
-        self._session = Session(self._hub, self._post, self._telemetry)
+        self._session = Session(self._hub, line, self._post, self._telemetry)
         self._workers = Workers(config.worker_command, config.engine, self._post)
         self._faults = Faults(self._clock, self._workers.hold)
         self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub)
@@ -91,6 +91,7 @@ class Agent:
         self._gpus: list[nodes_pb2.GpuInfo] = []
         self._calls = 0
         self._tenants: dict[Ref, str] = {}  # who owns what is under way
+        self._placed: set[Ref] = set()  # videos put directly; if that was not good enough, they go through the hub
         self._ends: dict[int, str] = {}  # slot -> why its last worker ended
 
     def not_ready(self) -> str:
@@ -231,6 +232,7 @@ class Agent:
                 self._errands.begin("upload", ref, self._upload(ref))
             case wants.ForgetResult(ref):
                 self._errands.cancel("upload", ref)
+                self._placed.discard(ref)
                 self._outbox.forget(ref)
             case wants.BeginFault(fault, seconds):
                 self._begin_fault(fault, seconds)
@@ -312,8 +314,12 @@ class Agent:
         scratch = self._folders.scratch(work.ref)
         try:
             await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-            for name, artifact in (("portrait", assignment.portrait), ("voice", assignment.voice)):
-                await self._bring(work.ref, assignment.tenant, artifact, scratch / name)
+            for name, artifact, link in (
+                ("portrait", assignment.portrait, assignment.portrait_url),
+                ("voice", assignment.voice, assignment.voice_url),
+            ):
+                download = transfers.download(self._hub, self._config.node_id, work.ref, artifact, link)
+                await self._bring(assignment.tenant, artifact, download, scratch / name)
         except InputCorrupt as error:
             self._post(events.InputsFailed(work.ref, Failure(Fault.TRANSFER, "INPUT_CORRUPT", str(error))))
         except (HubError, OSError) as error:
@@ -322,9 +328,7 @@ class Agent:
         else:
             self._post(events.InputsReady(work.ref))
 
-    async def _bring(self, ref: Ref, tenant: str, artifact: artifacts_pb2.Artifact, at: Path) -> None:
-        download = transfers.download(self._hub, self._config.node_id, ref, artifact)
-
+    async def _bring(self, tenant: str, artifact: artifacts_pb2.Artifact, download: Download, at: Path) -> None:
         async def counted(offset_bytes: int) -> AsyncIterator[bytes]:
             async for chunk in download(offset_bytes):
                 self.metrics.fetched(len(chunk), tenant)
@@ -359,7 +363,12 @@ class Agent:
         video, path = self._outbox.result(ref).video.video, self._outbox.video(ref)
         chunk_bytes = self._session.max_chunk_bytes
         try:
-            await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
+            if ref not in self._placed and await transfers.put_directly(
+                self._hub, self._config.node_id, ref, video, path
+            ):
+                self._placed.add(ref)
+            else:
+                await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
         except grpc.aio.AioRpcError as error:
             refused = error.code() in transfers.REFUSALS
             detail = f"{error.code().name}: {error.details()}"

@@ -16,6 +16,7 @@ from agent import wire
 from agent.core import events
 from agent.telemetry import Telemetry
 from agent.workers import Post
+from sonic.lines import Line
 from sonic.v1 import fleet_service_pb2 as pb
 
 if TYPE_CHECKING:  # the stub of an asyncio channel has a type of its own, which is not there at run time
@@ -39,16 +40,17 @@ _OPTIONS = [
 _log = logging.getLogger("agent.session")
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """The one connection to the hub, for the session and all transfers."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+def open_line(target: str) -> Line:
+    """The one line to the hub, or to several in turn, for the session and all transfers."""
+    return Line(target, _OPTIONS)
 
 
 class Session:
     """What is said to the hub, and what it says."""
 
-    def __init__(self, hub: Stub, post: Post, telemetry: Telemetry) -> None:
+    def __init__(self, hub: Stub, line: Line, post: Post, telemetry: Telemetry) -> None:
         self._hub = hub
+        self._line = line
         self._post = post
         self._telemetry = telemetry
         self._outgoing: asyncio.Queue[pb.SessionRequest | None] = asyncio.Queue()
@@ -90,6 +92,7 @@ class Session:
             raise
         finally:
             _log.info("session ended", extra={"why": detail})
+            self._line.move_on()
             self._post(events.SessionEnded(detail, random.random()))  # noqa: S311 - no secret
 
     async def _converse(self, hello: pb.Hello) -> str:

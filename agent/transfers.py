@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
+import grpc.aio
 
-from agent import wire
+from agent import direct, wire
 from agent.core.attempts import Ref
 from agent.inputs import Download
 from sonic.v1 import artifacts_pb2
@@ -19,6 +22,7 @@ if TYPE_CHECKING:  # the stub of an asyncio channel has a type of its own, which
 
 CALL_TIMEOUT_S = 15.0
 SLOWEST_BYTES_PER_S = 50_000  # a transfer slower than this is cut, and goes on in another call
+_log = logging.getLogger("agent.transfers")
 REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -27,10 +31,20 @@ REFUSALS = (
 )
 
 
-def download(hub: Stub, node_id: str, ref: Ref, artifact: artifacts_pb2.Artifact) -> Download:
-    """How to get the bytes of an input of an attempt, from an offset on."""
+def download(hub: Stub, node_id: str, ref: Ref, artifact: artifacts_pb2.Artifact, link: str) -> Download:
+    """How to get the bytes of an input of an attempt, from an offset on: once by the link, then through the hub."""
+    links = [link] if link else []
 
     async def chunks(offset_bytes: int) -> AsyncIterator[bytes]:
+        while links:
+            try:
+                async for chunk in direct.get(links.pop(), offset_bytes):
+                    offset_bytes += len(chunk)
+                    yield chunk
+            except direct.Failed as error:
+                _log.info("an input is fetched through the hub", extra={"ref": str(ref), "why": str(error)})
+        if offset_bytes >= artifact.size_bytes:
+            return
         request = pb.FetchInputRequest(
             node_id=node_id,
             ref=wire.ref_message(ref),
@@ -41,6 +55,25 @@ def download(hub: Stub, node_id: str, ref: Ref, artifact: artifacts_pb2.Artifact
             yield message.chunk
 
     return chunks
+
+
+async def put_directly(hub: Stub, node_id: str, ref: Ref, video: artifacts_pb2.Artifact, path: Path) -> bool:
+    """Put a video where the hub says; False when there is no such place. Raises grpc.aio.AioRpcError, OSError."""
+    named = wire.ref_message(ref)
+    asked = pb.PlaceVideoRequest(node_id=node_id, ref=named, sha256=video.sha256, size_bytes=video.size_bytes)
+    try:
+        link = (await hub.PlaceVideo(asked, timeout=CALL_TIMEOUT_S)).url
+        if not link:
+            return False
+        async with asyncio.timeout(_timeout_s(video.size_bytes)):
+            await direct.put(link, path)
+        return True
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+            raise
+    except (direct.Failed, TimeoutError) as error:
+        _log.info("a video is sent through the hub", extra={"ref": str(ref), "why": str(error)})
+    return False
 
 
 async def upload(

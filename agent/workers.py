@@ -57,7 +57,7 @@ class Workers:
         except OSError as error:
             self._exited(worker, events.ExitCause.CRASHED, f"{self._command[0]} could not be started: {error.strerror}")
             return
-        _log.info("worker started", extra={"worker": str(worker), "pid": process.pid})
+        _log.info("worker started", extra={"worker": str(worker), "pid": process.pid} | dict(settings))
         self._processes[worker] = process
         last_words = ""
         try:

@@ -54,18 +54,24 @@ class HubConfig:
         host, _, port = address.rpartition(":")
         if not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
             raise InvalidConfig(f"{name} is {address!r}; host:port is wanted, for example 127.0.0.1:50051")
-        if not self.insecure and not _is_loopback(host.strip("[]")):
+        if not self.insecure and not is_loopback(host.strip("[]")):
             raise InvalidConfig(
                 f"{name} is {address!r}, which other machines can reach, and callers are not authenticated yet; "
                 "listen on 127.0.0.1, or pass --insecure inside a network that you trust"
             )
 
     @property
+    def link_valid_s(self) -> float:
+        """How long an agent can use a link to a file; the first try and the second fit into it."""
+        return max(2 * self.lease_s, 600.0)
+
+    @property
     def resolved_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir / 'hub.db'}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine is behind a name or address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import grpc.aio
+import obstore.exceptions
 import obstore.store
 import sqlalchemy as sa
 from aiohttp import web
@@ -21,7 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hub.artifacts.depot import Depot
-from hub.config import HubConfig, InvalidConfig
+from hub.config import HubConfig, InvalidConfig, is_loopback
 from hub.core.dispatch import Rules
 from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
@@ -33,13 +37,16 @@ from hub.server.dispatcher import Dispatcher
 from hub.server.fleet_service import FleetService
 from hub.server.guard import Guard
 from hub.server.job_service import JobService, reading
+from hub.server.neighbours import Neighbours, bearing_name
 from hub.server.observer import Observer
 from hub.server.sessions import Sessions
 from hub.server.tenant_limits import Door, LimitsFile
 from hub.server.transfers import Transfers
 from hub.server.watchers import Watchers
 from hub.store import records
-from hub.store.database import open_database
+from hub.store.artifacts import KnownArtifacts
+from hub.store.bulletin import Bulletin
+from hub.store.database import open_database, shared, sqlite_file
 from sonic.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -48,6 +55,9 @@ from sonic.v1 import (
     job_service_pb2,
     job_service_pb2_grpc,
 )
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig  # the first and the last are there for types alone
 
 STOP_GRACE_S = 5.0
 SWEEP_INTERVAL_S = 3600.0
@@ -98,12 +108,13 @@ async def run(config: HubConfig, forward: ForwardConfig | None = None) -> None:
 @asynccontextmanager
 async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> AsyncIterator[Hub]:
     """A running hub; leaving the context ends the sessions, commits what is decided, and closes everything."""
-    with _claim(config.data_dir):
+    with _claimed(config):
         database = open_database(config.resolved_database_url)
         try:
             async with (
+                _named(config, database) as life,
                 _forwarder(config, forward or ForwardConfig(), database) as forwarder,
-                _serving(config, database, forwarder) as hub,
+                _serving(config, database, life, forwarder) as hub,
             ):
                 yield hub
         finally:
@@ -111,7 +122,9 @@ async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> As
 
 
 @asynccontextmanager
-async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder | None) -> AsyncIterator[Hub]:
+async def _serving(
+    config: HubConfig, database: sa.Engine, life: str, forwarder: Forwarder | None
+) -> AsyncIterator[Hub]:
     sessions, watchers = Sessions(), Watchers()
     rules = Rules(
         config.lease_s,
@@ -119,10 +132,18 @@ async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder 
         settle_s=2 * config.heartbeat_interval_s,
         heartbeat_interval_s=config.heartbeat_interval_s,
     )
-    dispatcher = Dispatcher(database, rules, sessions, watchers, config.hub_id)
-    await dispatcher.load()
+    known = KnownArtifacts(database)
+    bulletin = Bulletin(database, life)
     depot = _depot(config)
-    files = Transfers(database, depot)
+
+    def link(tenant: str, sha256: str) -> str:
+        return depot.link(tenant, sha256, config.link_valid_s)
+
+    dispatcher = Dispatcher(database, known, rules, sessions, watchers, bulletin, link, config.hub_id)
+    await dispatcher.load()
+    beat_s = config.heartbeat_interval_s
+    neighbours = Neighbours(config.hub_id, life, beat_s, database, bulletin, dispatcher, sessions)
+    files = Transfers(database, known, depot)
     door = Door(dispatcher.queued, dispatcher.started)
 
     def apply(read: Limits) -> None:
@@ -133,16 +154,16 @@ async def _serving(config: HubConfig, database: sa.Engine, forwarder: Forwarder 
     jobs = JobService(database, dispatcher, files, watchers, door)
     server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
-    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder)
+    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
-    admin = AdminService(database, dispatcher, sessions, jobs)
+    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     grpc_address = _bind(server, config)
     observe = Observer(dispatcher, sessions, forwarder)
-    async with _http(config, dispatcher, observe) as http_address:
+    async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
         work = asyncio.create_task(dispatcher.run(), name="dispatcher")
         background = [
             asyncio.create_task(_sweep(depot), name="sweep"),
@@ -214,27 +235,74 @@ async def _http(config: HubConfig, dispatcher: Dispatcher, observe: Callable[[],
 
 
 def _depot(config: HubConfig) -> Depot:
-    if config.artifacts_url:
-        objects = obstore.store.from_url(config.artifacts_url)
-    else:
-        objects = obstore.store.LocalStore(config.data_dir / "artifacts", mkdir=True)
+    objects: ObjectStore
+    try:
+        if not config.artifacts_url:
+            objects = obstore.store.LocalStore(config.data_dir / "artifacts", mkdir=True)
+        elif config.artifacts_url.startswith("s3://"):
+            objects = _s3(config.artifacts_url)
+        else:
+            objects = obstore.store.from_url(config.artifacts_url)
+    except (obstore.exceptions.BaseError, ValueError) as error:
+        raise InvalidConfig(f"artifacts_url is {config.artifacts_url!r}, which cannot be used: {error}") from error
     return Depot(objects, config.data_dir / "incoming", config.max_artifact_bytes)
 
 
+def _s3(url: str) -> ObjectStore:
+    """Credentials, region and endpoint are those of the environment (AWS_*), or of the machine."""
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+    plain = endpoint.scheme == "http" and is_loopback(endpoint.hostname or "")
+    client: ClientConfig = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=5)}
+    if plain:
+        client["allow_http"] = True
+    patience: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
+    return obstore.store.from_url(url, client_options=client, retry_config=patience)
+
+
 @contextlib.contextmanager
-def _claim(data_dir: Path) -> Iterator[IO[str]]:
-    """Two hubs must not share a folder."""
+def _claimed(config: HubConfig) -> Iterator[None]:
+    """Two hubs must not share a folder, nor a file of SQLite."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (data_dir / "hub.lock").open("w")
+        config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise InvalidConfig(f"data_dir is {str(data_dir)!r}, which cannot be used: {error.strerror}") from error
-    with lock:
+        raise InvalidConfig(f"data_dir is {str(config.data_dir)!r}, which cannot be used: {error.strerror}") from error
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(_lock(config.data_dir / "hub.lock", f"data_dir is {str(config.data_dir)!r}"))
+        if file := sqlite_file(config.resolved_database_url):
+            locks.enter_context(_lock(file.with_name(f"{file.name}.lock"), f"database_url names {str(file)!r}"))
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: Path, what: str) -> Iterator[None]:
+    """Whoever has the lock has what it stands for; the system takes it back when the process ends."""
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise InvalidConfig(f"{what}, which cannot be used: {error.strerror}") from error
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InvalidConfig(f"data_dir is {str(data_dir)!r}, which another hub is using") from None
-        yield lock
+            raise InvalidConfig(
+                f"{what}, which another hub is using; for several, give each a folder and all one PostgreSQL"
+            ) from None
+        yield
+
+
+@asynccontextmanager
+async def _named(config: HubConfig, database: sa.Engine) -> AsyncIterator[str]:
+    """Yields this life of the hub on a database that several can share, and nothing on any other."""
+    if not shared(database):
+        yield ""
+        return
+    if not config.artifacts_url:
+        _log.warning(
+            "artifacts_url is empty: portraits, voices and videos lie in data_dir, where no other hub can read them; "
+            "for several hubs set it to a store that all of them reach"
+        )
+    async with bearing_name(database, config.hub_id, config.heartbeat_interval_s, config.data_dir) as life:
+        yield life
 
 
 async def _sweep(depot: Depot) -> None:

@@ -40,7 +40,10 @@ _PAGE_SIZE = 200
 
 
 class AsyncSonicClient:
-    """Calls of one tenant to the hub at `target` (host:port). Methods raise exceptions.HubError."""
+    """Calls of one tenant to the hub at `target` (host:port). Methods raise exceptions.HubError.
+
+    Where there are several hubs, `target` names them separated by commas; when one is gone the next is called.
+    """
 
     def __init__(
         self, target: str = DEFAULT_TARGET, tenant: str = DEFAULT_TENANT, *, patience_s: float = DEFAULT_PATIENCE_S

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import platformdirs
 
+from sonic.addresses import addresses, is_address
 from sonic.exceptions import BadSettings
 
 T = TypeVar("T")
@@ -38,14 +39,13 @@ _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 class ClientConfig:
     """How the command finds its hub, and as whom it speaks."""
 
-    hub: str = "127.0.0.1:50051"  # where the hub is, host:port
+    hub: str = "127.0.0.1:50051"  # where the hub is, host:port; several hubs separated by commas
     tenant: str = "default"  # whose the jobs are
     patience_s: float = 60.0  # how long a call that makes no progress is tried again
     health_url: str = "http://127.0.0.1:8090/healthz"  # of the hub; `sonic doctor` reads its clock there
 
     def __post_init__(self) -> None:
-        host, _, port = self.hub.rpartition(":")
-        if not host or not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
+        if not all(map(is_address, addresses(self.hub))):
             raise ValueError(f"hub is {self.hub!r}; host:port is wanted, for example 127.0.0.1:50051")
         if not (self.tenant.isascii() and self.tenant.isprintable()):  # no call could carry it to the hub, who judges
             raise ValueError(f"tenant is {self.tenant!r}; use letters, digits and !-_.*'() only")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
 
+from sonic.lines import Line
 from sonic.retries import Patience
 from sonic.v1.admin_service_pb2_grpc import AdminServiceStub
 from sonic.v1.job_service_pb2_grpc import JobServiceStub
@@ -24,19 +25,22 @@ _OPTIONS = [
 
 
 class Connection:
-    """Calls to the hub at `target` (host:port) for one tenant; it connects with the first call."""
+    """Calls for one tenant to the hub at `target`: host:port, or several of them separated by commas.
+
+    It connects with the first call.
+    """
 
     def __init__(self, target: str, tenant: str, patience_s: float) -> None:
         self.target = target
         self.metadata = grpc.aio.Metadata(("sonic-tenant", tenant))
         self._patience_s = patience_s
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        self.jobs = JobServiceStub(self._channel)
-        self.admin = AdminServiceStub(self._channel)
+        self._line = Line(target, _OPTIONS)
+        self.jobs = JobServiceStub(cast(grpc.aio.Channel, self._line))
+        self.admin = AdminServiceStub(cast(grpc.aio.Channel, self._line))
 
     def patience(self) -> Patience:
         """How long a piece of work that begins now may stand still."""
-        return Patience(self.target, self._patience_s)
+        return Patience(self.target, self._patience_s, self._line.move_on)
 
     async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Any, A], request: Any) -> A:
         """Make a call until it is answered. Raises HubError."""
@@ -48,4 +52,4 @@ class Connection:
                 await patience.pause(error)
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._line.close()

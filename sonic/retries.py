@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 
 import grpc
 import grpc.aio
@@ -19,11 +20,15 @@ _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc
 
 
 class Patience:
-    """How long somebody goes on trying; whatever moves forward makes it whole again."""
+    """How long somebody goes on trying; whatever moves forward makes it whole again.
 
-    def __init__(self, target: str, seconds: float) -> None:
+    `elsewhere` is called when the hub does not answer, so that the next try may be made at another one.
+    """
+
+    def __init__(self, target: str, seconds: float, elsewhere: Callable[[], None] = lambda: None) -> None:
         self._target = target
         self._seconds = seconds
+        self._elsewhere = elsewhere
         self.renew()
 
     def renew(self) -> None:
@@ -42,4 +47,6 @@ class Patience:
         if not self._tries:
             _log.warning("%s Trying again for up to %.0f s.", failure.message, self._seconds)
         self._tries += 1
+        if error.code() in _PASSING:
+            self._elsewhere()
         await asyncio.sleep(pause_s)

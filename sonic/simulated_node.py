@@ -92,7 +92,7 @@ class _Fault:
     timer: asyncio.TimerHandle
 
 
-@dataclass
+@dataclass(eq=False)
 class SimulatedNode:
     """One node; `run` is its life. Made where a loop runs."""
 
@@ -111,9 +111,8 @@ class SimulatedNode:
         self._loop = asyncio.get_running_loop()
         self._chance = random.Random(self.profile.seed)  # noqa: S311 - no secret
         self._slots = [_Slot(index) for index in range(self.profile.slots)]
-        self._engines = [
-            nodes_pb2.EngineInfo(engine=self.profile.engine, model_version=self.profile.model_version),
-        ]
+        engine = nodes_pb2.EngineInfo(engine=self.profile.engine, model_version=self.profile.model_version)
+        self._engines = [engine]
         self._gpu_uuid = f"GPU-{self.profile.node_id}" if self.profile.gpu.name else ""
         self._call: Any = None
         self._writer: asyncio.Task[None] | None = None
@@ -224,7 +223,7 @@ class SimulatedNode:
 
     async def _hold_session(self) -> bool:
         """From Hello to the end of the session; whether there was one. Raises AioRpcError, TimeoutError."""
-        call = self.line.session()
+        moves, call = self.line.moves, self.line.session()
         try:
             async with self.line.opening, asyncio.timeout(WELCOME_TIMEOUT_S):
                 await call.write(pb.SessionRequest(hello=self._hello()).SerializeToString())
@@ -244,6 +243,7 @@ class SimulatedNode:
             return True  # the call was cancelled, by a cut
         finally:
             call.cancel()
+            self.line.move_on(moves)
             self._session_ended()
 
     def _hello(self) -> pb.Hello:

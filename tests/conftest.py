@@ -38,7 +38,7 @@ def material() -> Path:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[postgres.Cluster]:
     """One PostgreSQL for all tests; each makes a database of its own in it."""
-    with postgres.cluster() as running:
+    with postgres.cluster(fsync="off") as running:  # no test takes the power away
         yield running
 
 

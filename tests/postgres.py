@@ -126,7 +126,7 @@ def cluster(folder: Path | None = None, **settings: str) -> Iterator[Cluster]:
         folder.mkdir(parents=True, exist_ok=True)
         made = Cluster(folder, _programs(folder), {"max_connections": "200"} | settings)
         made.create()
-        cleanup.callback(made.stop)
+        cleanup.callback(made.stop, signal.SIGQUIT)  # a stop in good order writes all that is thrown away next
         made.start()
         yield made
 

@@ -65,6 +65,8 @@ class Caller:
 
 async def run(given: argparse.Namespace) -> dict[str, Any]:
     caller = Caller(given.hub, given.portrait, given.voice)
+    if given.trickle:
+        return pace.told(given.rate, await pace.steady_ms(caller.one, given.rate, given.trickle))
     await pace.saturated_per_s(caller.one, 4, 1.0)  # warm
     if given.batches:
         began_s = time.monotonic()
@@ -88,6 +90,7 @@ def main() -> None:
     options.add_argument("--in-flight", type=int, default=16)
     options.add_argument("--rate", type=float, default=100.0, help="jobs a second at which latency is taken")
     options.add_argument("--seconds", type=float, default=5.0, help="of each of the two measurements")
+    options.add_argument("--trickle", type=float, default=0, help="only offer jobs at that rate, for so many seconds")
     options.add_argument("--batches", type=int, default=0, help="submit so many batches instead, and wait for them")
     options.add_argument("--batch-size", type=int, default=1000)
     print(json.dumps(asyncio.run(run(options.parse_args()))))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import logging
+import re
 import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import obstore
-from obstore.store import ObjectStore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, S3Store
 
 from hub import exceptions
 from hub.artifacts import durations, media_types
@@ -20,6 +26,9 @@ from sonic.parameters import Problem
 
 MAX_CHUNK_BYTES = 1 << 20
 STAGING_AGE_S = 24 * 3600.0
+_PLACED = "placed"  # under this the videos that agents have put there themselves, until they are checked
+_PLACED_NAME = re.compile(r"[0-9a-f]{32}-\d+-[0-9a-f]{64}(-[0-9a-f]{32})?")
+_log = logging.getLogger("hub.depot")
 _HASH_DIGITS = frozenset("0123456789abcdef")
 
 
@@ -64,28 +73,65 @@ class Depot:
         What has arrived is kept when the sender is cut off.
         Raises InvalidRequest, OutOfSequence, BytesDiffer, LimitReached, NotNow.
         """
-        if not 0 < size_bytes <= self._max_bytes:
-            limit = f"a file may have 1 to {self._max_bytes} bytes, this one is said to have {size_bytes}"
-            raise exceptions.LimitReached("size_bytes", limit)
+        self._check_size(size_bytes)
         part = self._part(tenant, sha256)
         lock = self._locks.setdefault(part, asyncio.Lock())
         async with lock:
-            try:
+            with _not_now():
                 await self._append(part, size_bytes, offset_bytes, chunks)
-            except OSError as error:
-                raise _no_room(str(error)) from error
             digest, head = await asyncio.to_thread(_digest, part)
             if digest != sha256:
                 part.unlink()
                 raise exceptions.BytesDiffer(
                     f"the bytes received have the SHA-256 {digest}, not {sha256}; nothing was stored"
                 )
-            try:
+            with _not_now():
                 await obstore.put_async(self._objects, _key(tenant, sha256), part)
-            except obstore.exceptions.BaseError as error:
-                raise _no_room(str(error).splitlines()[0]) from error
             part.unlink()
         return Stored(sha256, size_bytes, media_types.media_type(head), durations.told(head, size_bytes))
+
+    def link(self, tenant: str, sha256: str, valid_s: float) -> str:
+        """Where an artifact can be fetched directly, by whoever has the link; empty where that is not possible."""
+        if not isinstance(self._objects, S3Store):
+            return ""
+        try:
+            return obstore.sign(self._objects, "GET", _key(tenant, sha256), timedelta(seconds=valid_s))
+        except BaseError as error:
+            _log.warning("no link could be signed", extra={"error": type(error).__name__})
+            return ""
+
+    async def place(self, tenant: str, attempt: str, sha256: str, size_bytes: int, valid_s: float) -> str:
+        """Where the video of an attempt can be put directly; empty where that is not possible. Raises LimitReached."""
+        self._check_size(size_bytes)
+        if not isinstance(self._objects, S3Store):
+            return ""
+        with _not_now():
+            key = _placed_key(tenant, attempt, sha256)
+            return await obstore.sign_async(self._objects, "PUT", key, timedelta(seconds=valid_s))
+
+    async def adopt(self, tenant: str, attempt: str, sha256: str, size_bytes: int) -> Stored | None:
+        """Keep what was put where `place` said, if its bytes are those of the hash. Raises NotNow.
+
+        Whoever has the link can go on writing there: what is read and kept is a copy that nobody else can reach.
+        """
+        if not isinstance(self._objects, S3Store):
+            return None
+        placed = _placed_key(tenant, attempt, sha256)
+        copy = f"{placed}-{uuid.uuid4().hex}"
+        with _not_now():
+            try:
+                if (await obstore.head_async(self._objects, placed))["size"] != size_bytes:
+                    return None
+                await obstore.copy_async(self._objects, placed, copy)
+            except FileNotFoundError:
+                return None
+            digest, head = await self._read_through(copy)
+            if digest == sha256:
+                await obstore.copy_async(self._objects, copy, _key(tenant, sha256))
+            for key in (copy, placed):
+                with contextlib.suppress(BaseError, FileNotFoundError):  # what stays is swept
+                    await obstore.delete_async(self._objects, key)
+        return Stored(sha256, size_bytes, media_types.media_type(head)) if digest == sha256 else None
 
     async def read(self, tenant: str, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to `end`, in chunks."""
@@ -100,7 +146,32 @@ class Depot:
         old = [part for part in self._staging.glob("*/*.part") if part.stat().st_mtime < time.time() - STAGING_AGE_S]
         for part in old:
             part.unlink(missing_ok=True)
-        return len(old)
+        return len(old) + (self._sweep_placed() if isinstance(self._objects, S3Store) else 0)
+
+    def _sweep_placed(self) -> int:
+        removed = 0
+        with contextlib.suppress(BaseError):  # an hour later it is tried again
+            for page in obstore.list(self._objects, _PLACED):
+                for found in page:
+                    age_s = time.time() - found["last_modified"].timestamp()
+                    if age_s > STAGING_AGE_S and _PLACED_NAME.fullmatch(found["path"].rpartition("/")[2]):
+                        obstore.delete(self._objects, found["path"])
+                        removed += 1
+        return removed
+
+    async def _read_through(self, key: str) -> tuple[str, bytes]:
+        """The hash of an object, and how it begins; no more than a chunk of it is held."""
+        digest, head = hashlib.sha256(), b""
+        got = await obstore.get_async(self._objects, key)
+        async for chunk in got.stream(min_chunk_size=MAX_CHUNK_BYTES):
+            head = head or bytes(chunk)[: media_types.HEAD_BYTES]
+            await asyncio.to_thread(digest.update, chunk)
+        return digest.hexdigest(), head
+
+    def _check_size(self, size_bytes: int) -> None:
+        if not 0 < size_bytes <= self._max_bytes:
+            limit = f"a file may have 1 to {self._max_bytes} bytes, this one is said to have {size_bytes}"
+            raise exceptions.LimitReached("size_bytes", limit)
 
     def _part(self, tenant: str, sha256: str) -> Path:
         return self._staging / quote(tenant, safe="") / f"{sha256}.part"
@@ -125,12 +196,23 @@ class Depot:
                 )
 
 
-def _no_room(why: str) -> exceptions.NotNow:
-    return exceptions.NotNow(f"the hub cannot keep files at the moment: {why}", retry_after_s=5.0)
-
-
 def _key(tenant: str, sha256: str) -> str:
     return f"{quote(tenant, safe='')}/{sha256[:2]}/{sha256}"
+
+
+def _placed_key(tenant: str, attempt: str, sha256: str) -> str:
+    return f"{_PLACED}/{quote(tenant, safe='')}/{attempt}-{sha256}"
+
+
+@contextlib.contextmanager
+def _not_now() -> Iterator[None]:
+    """A store of files that fails, or is full, is waited for; what it says may hold a link, and is not passed on."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else ""
+        _log.error("the store of files failed", extra={"error": why or type(error).__name__})
+        raise exceptions.NotNow("the hub's store of files cannot be used at the moment", 5.0) from None
 
 
 def _digest(path: Path) -> tuple[str, bytes]:

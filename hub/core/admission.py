@@ -25,6 +25,8 @@ _SIDE_STEP_PX = 64
 _LEAST_SIDE_PX = 256
 _NAMED_AT_MOST = 8
 _GIB = 1 << 30
+_MAX_KEPT = 1024
+_FASTEST_FOR_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,26 @@ class Fleet:
                 self.online.add(like)
         self.regions = {like.region for like in self.groups}
         self.engines = {offer for like in self.groups for offer in like.offers or ()}
+        self._options: dict[tuple[Requirement, frozenset[str]], list[_Option]] = {}
+        self._fastest: dict[tuple[_Like, Kind], tuple[float, str]] = {}
+
+    def options(self, wanted: Requirement, regions: frozenset[str]) -> list[_Option]:
+        """The ways to run such jobs in these regions, or in any when there are none."""
+        key = (wanted, regions)
+        if key not in self._options:
+            if len(self._options) >= _MAX_KEPT:
+                self._options.clear()
+            there = [like for like in self.groups if not regions or like.region in regions]
+            self._options[key] = [option for like in there for option in _options(like, wanted)]
+        return self._options[key]
+
+    def fastest(self, like: _Like, kind: Kind, forecasts: Forecasts, now: float) -> str:
+        """The node of a group that has been fastest of late."""
+        found_at_s, node_id = self._fastest.get((like, kind), (-math.inf, ""))
+        if now - found_at_s > _FASTEST_FOR_S:
+            node_id = min(self.groups[like], key=lambda node_id: forecasts.ratio(kind, node_id))
+            self._fastest[like, kind] = (now, node_id)
+        return node_id
 
 
 def admit(job: Job, fleet: Fleet, forecasts: Forecasts, now: float) -> Refused | Admitted:
@@ -97,14 +119,13 @@ def admit(job: Job, fleet: Fleet, forecasts: Forecasts, now: float) -> Refused |
     if not fleet.groups:
         message = "no node has ever joined this hub; the job waits for one that can run it"
         return Admitted((Caution("NO_NODES_YET", message),))
-    able = [option for like in fleet.groups for option in _options(like, job.requirement)]
-    problems = [*_engine_problems(job.requirement, fleet, able), *_region_problems(job.regions.require, fleet)]
-    there = [option for option in able if not job.regions.require or option.like.region in job.regions.require]
-    if not problems and not there:
-        problems.append(_elsewhere(job, able))
-    if not problems:
-        problems += _memory_problems(job, there, forecasts)
-        problems += _deadline_problems(job, there, fleet, forecasts, now)
+    there = fleet.options(job.requirement, job.regions.require)
+    if there:
+        problems = _memory_problems(job, there, forecasts) + _deadline_problems(job, there, fleet, forecasts, now)
+    else:
+        able = fleet.options(job.requirement, frozenset())
+        problems = _engine_problems(job.requirement, fleet, able) + _region_problems(job.regions.require, fleet)
+        problems = problems or [_elsewhere(job, able)]
     if problems:
         return Refused(tuple(problems))
     if any(option.like in fleet.online and _fits(option, job.work, forecasts) for option in there):
@@ -187,8 +208,7 @@ def _deadline_problems(
     for like, engine in options:
         if engine is None or not forecasts.knows(kind := Kind(*engine, like.gpu_class)):
             return []
-        fastest = min(fleet.groups[like], key=lambda node_id: forecasts.ratio(kind, node_id))
-        estimates.append(forecasts.render(kind, fastest, job.work, True))
+        estimates.append(forecasts.render(kind, fleet.fastest(like, kind, forecasts, now), job.work, True))
     best = min(estimates, key=lambda estimate: estimate.low_s)
     left_s = job.deadline_s - now
     if left_s >= best.low_s:

@@ -80,17 +80,22 @@ class Board:
         self._having: dict[str, set[str]] = {}  # input -> the nodes that have it
         self._unusable: dict[str, NodeState] = {}  # nodes that get no work
         self.free_slots = 0
+        self.changes = 0  # grows with whatever may make a choice come out otherwise
         self.unusable: Counter[NodeState] = Counter()
 
     def file(self, node: Node, now: float) -> None:
         """Put a node's slots where they belong now. To be called whenever anything of the node has changed."""
         state = node.state[0]
-        usable = state in (NodeState.READY, NodeState.DEGRADED)
+        usable = node.here and state in (NodeState.READY, NodeState.DEGRADED)
         self._count(node.node_id, None if usable else state)
         before = self._filed.get(node.node_id, {})
         after: dict[int, _Filed] = {}
         for slot in node.slots.values() if usable else ():
-            if slot.engines and slot.state in (SlotState.READY, SlotState.BUSY):
+            if (
+                slot.engines
+                and slot.state in (SlotState.READY, SlotState.BUSY)
+                and node.part_of(slot.index) not in node.out
+            ):
                 after[slot.index] = _Filed(self._pool(self._traits(node, slot)), _busy_until_s(node, slot, now))
         if before == after:
             return
@@ -144,16 +149,14 @@ class Board:
 
     def _traits(self, node: Node, slot: Slot) -> Traits:
         gpu = node.gpu_of(slot)
-        trust_steps = round(node.vitals.trust(gpu.uuid if gpu else "") * _TRUST_STEPS)
-        if len(node.gpus) < 2:  # a node is ejected as a whole; beside others, a broken GPU gets nothing
-            trust_steps = max(trust_steps, 1)
+        trust = node.trust.get(gpu.uuid if gpu else "", 1.0)
         return Traits(
             region=node.region,
             offers=slot.engines,
             gpu_class=node.gpu_class(slot),
             memory_bytes=gpu.memory_bytes if gpu else 0,
             pace_steps=round(math.log(self._pace(node, slot)) / _STEP),
-            trust_steps=trust_steps,
+            trust_steps=max(round(trust * _TRUST_STEPS), 1),  # to give nothing is for breakers
         )
 
     def _pool(self, traits: Traits) -> Pool:
@@ -164,6 +167,7 @@ class Board:
         return pool
 
     def _put_in(self, key: Key, filed: _Filed) -> None:
+        self.changes += 1
         self._pools.setdefault(filed.pool.traits, filed.pool)
         if filed.busy_until_s is None:
             filed.pool.free[key] = None
@@ -172,6 +176,7 @@ class Board:
             insort(filed.pool.busy, (filed.busy_until_s, key))
 
     def _take_out(self, key: Key, filed: _Filed) -> None:
+        self.changes += 1
         if filed.busy_until_s is None:
             del filed.pool.free[key]
             self.free_slots -= 1

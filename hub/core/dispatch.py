@@ -39,11 +39,12 @@ from hub.core.instructions import (
 from hub.core.jobs import Input, Job, Needs, Progress, Ref, Requirement, State
 from hub.core.nodes import Busy, Node, Slot, SlotState
 from hub.core.placement import Placement, Round
-from hub.core.quarantine import Quarantine
+from hub.core.quarantine import Inputs, Quarantine, Witness
 from hub.core.standing import Standing
 from hub.core.tenants import Limits
 
 LOOK_AHEAD = 64  # jobs that wait for a better slot before the queue is looked at no further
+_LOOK_AGAIN_S = 0.5
 _OVERDUE_SHARE = 0.25  # of the time that it has run: what a render that should have ended is still given
 
 
@@ -89,29 +90,39 @@ class Dispatch:
         self._running: Counter[str] = Counter()  # jobs that nodes have, by tenant
         self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
         self._quarantine = Quarantine()
+        self._settled = (-1, -1)  # the changes up to which every waiting job has been looked at,
+        self._settled_until_s = 0.0  # and until when that holds: time alone makes a busy slot less attractive
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
 
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
         """Take in one event at the time `now` (seconds on any clock that never goes back)."""
-        return list(self._react(event, now))
+        wanted = list(self._react(event, now))
+        for node_id in self.standing.changed:
+            self.board.file(self.nodes[node_id], now)
+        self.standing.changed.clear()
+        return wanted
 
     def assign(self, now: float) -> list[Instruction]:
         """Give waiting jobs to free slots, in fair order, until nothing fits any more."""
         out: list[Instruction] = []
         if not self.board.free_slots or not self.queue:
             return out
+        if self._settled == self._changes and now < self._settled_until_s:
+            return out
         at = Round(self.board, self.forecasts, now)
         full: set[Needs] = set()
         passed: set[str] = set()
+        held_back = self._limits.held_back(self._running)
         while self.board.free_slots and len(passed) < LOOK_AHEAD:
-            job_id = self.queue.next(full, passed, self._limits.held_back(self._running))
+            job_id = self.queue.next(full, passed, held_back)
             if job_id is None:
                 break
             job = self.jobs[job_id]
             choice = self._place(job, at)
             if choice.free:
                 out.append(self._give(job, choice, at))
+                held_back = self._limits.held_back(self._running)
             elif choice.option:
                 at.promise(choice.option)
                 passed.add(job_id)
@@ -119,7 +130,12 @@ class Dispatch:
                 passed.add(job_id)
             else:
                 full.add(job.needs)
+        self._settled, self._settled_until_s = self._changes, now + _LOOK_AGAIN_S
         return out
+
+    @property
+    def _changes(self) -> tuple[int, int]:
+        return self.board.changes, self.queue.changes
 
     def limit(self, limits: Limits) -> None:
         """Weigh and bound tenants from now on."""
@@ -200,10 +216,15 @@ class Dispatch:
                 self._free_slot(node_id, ref, now)
                 stopped = Failure(Fault.DECLINED, "STOPPED", "the node stopped it")
                 yield from self._fail(node_id, ref, stopped, now)
+            case events.ClaimLost(ref):
+                self._unclaim(ref, now)
             case events.Diverged(job_id, job):
-                self._forget(job_id)
-                if job:
-                    self._admit(job, now)
+                yield from self._correct(job_id, job, now)
+            case events.NodesSeen(nodes):
+                for seen in nodes:
+                    yield from self._see(seen, now)
+            case events.HubsAlive(hub_ids):
+                self._rely_on(hub_ids, now)
             case events.Ticked():
                 yield from self._tick(now)
 
@@ -275,12 +296,11 @@ class Dispatch:
 
     def _retry(self, job: Job, failure: Failure, now: float) -> Iterator[Instruction]:
         """The job's newest try is over: another one, unless its tries are used up, or its input is to blame."""
-        if verdict := self._quarantine.failed(job, failure.fault, now):
-            yield from self.standing.forgive(verdict, now)
-            for node_id in verdict.nodes:
-                self.board.file(self.nodes[node_id], now)
+        witness = Witness(job.node_id, job.job_id, failure.fault)
+        if guilty := self._quarantine.failed(now, _inputs(job), witness, job.state is State.RUNNING):
+            yield from self.standing.excuse(guilty, now)
             self._forget(job.job_id)
-            yield CommitFailure(job.ref, verdict.failure)
+            yield CommitFailure(job.ref, guilty.failure)
             return
         tries = job.tries + failure.fault.counts
         if tries >= self.rules.max_tries:
@@ -291,6 +311,9 @@ class Dispatch:
         self._running[job.tenant] -= 1
         self.queue.correct(job.tenant, -job.charged_s)  # no tenant pays for what a node has lost
         job.state, job.tries, job.progress = State.QUEUED, tries, Progress()
+        self._pause(job, now)
+
+    def _pause(self, job: Job, now: float) -> None:
         self._not_before[job.job_id] = now + self.rules.backoff_s * 2 ** min(job.attempt - 1, 5)
 
     def _tick(self, now: float) -> Iterator[Instruction]:
@@ -299,12 +322,11 @@ class Dispatch:
             self._wait_for_slot(self.jobs[job_id])
         yield from self._drop_what_comes_too_late(now)
         yield from self.standing.tick(now)
-        if self.standing.frozen(now):
+        if self.standing.frozen:
             return
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
             node = self.nodes[job.node_id]
-            if node.online:
-                yield StopAttempt(job.node_id, job.ref, "its lease ran out")
+            yield from self._stop(job, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
             yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
@@ -342,6 +364,64 @@ class Dispatch:
                 busy.ends_at_s = now + max(_OVERDUE_SHARE * (now - busy.since_s), 0.5)
                 self.board.file(self.nodes[node_id], now)
 
+    # Other hubs.
+
+    def _unclaim(self, ref: Ref, now: float) -> None:
+        """The slot is free: nothing was sent to it. The job is as the store has it, which is told next."""
+        if job := self._forget(ref.job_id):
+            node = self.nodes[job.node_id]
+            node.busy = {index: busy for index, busy in node.busy.items() if busy.ref != ref}
+            self.board.file(node, now)
+
+    def _correct(self, job_id: str, stored: Job | None, now: float) -> Iterator[Instruction]:
+        """Think of a job as the store does."""
+        known = self.jobs.get(job_id)
+        if known and stored and (known.ref, known.node_id, known.held) == (stored.ref, stored.node_id, stored.held):
+            known.state, known.tries = stored.state, stored.tries
+            return
+        if known and known.held and stored and stored.ref == known.ref and not stored.held and self._has_here(known):
+            known.state, known.tries = State.QUEUED, stored.tries
+            self._running[known.tenant] -= 1
+            yield self._revive(known, now)  # another hub took it for lost, and it is not
+            return
+        if known and known in self.queue and stored and stored.held:
+            self.queue.start(known)  # whichever hub starts it, its tenant has had its turn
+        self._forget(job_id)
+        if known and known.held:
+            yield from self._stop(known, "the job has ended or runs elsewhere")
+        if stored and stored.state is State.QUEUED and stored.attempt:
+            self.jobs[job_id] = replace(stored)
+            self._pause(stored, now)
+        elif stored:
+            self._admit(stored, now)
+
+    def _has_here(self, job: Job) -> bool:
+        node = self.nodes.get(job.node_id)
+        return node is not None and node.here
+
+    def _stop(self, job: Job, reason: str) -> Iterator[Instruction]:
+        if (node := self.nodes.get(job.node_id)) and node.online:
+            yield StopAttempt(job.node_id, job.ref, reason)
+
+    def _see(self, seen: Node, now: float) -> Iterator[Instruction]:
+        node = self.nodes.setdefault(seen.node_id, Node(seen.node_id, seen.region))
+        node.hub_id, node.state_there = seen.hub_id, seen.state_there
+        if node.hub_id:
+            node.region, node.slots, self._fleet = seen.region, seen.slots, None
+        if node.drain_wanted != seen.drain_wanted:
+            node.drain_wanted = seen.drain_wanted
+            yield TellDrain(node.node_id, node.drain_wanted)
+        self.board.file(node, now)
+
+    def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:
+        for node in self.nodes.values():
+            if node.hub_id not in hub_ids:
+                node.hub_id = ""
+        elsewhere = {node.node_id for node in self.nodes.values() if node.hub_id}
+        for job in self.jobs.values():
+            if job.held and job.node_id in elsewhere:
+                self._renew(job, now)
+
     # Nodes.
 
     def _in_session(self, node_id: str, session_id: str) -> Node | None:
@@ -356,11 +436,12 @@ class Dispatch:
             event.leaving,
             False,
         )
+        node.hub_id = ""
         node.busy.clear()
         node.gpus, self._fleet = event.gpus, None
         self.board.note_inputs(node, event.inputs[::-1])
         self._note_slots(node, event.slots, now)
-        self.standing.joined(node, now)
+        yield from self.standing.joined(node, now)
         holds = {*event.running, *event.finished}
         for job in [job for job in self.jobs.values() if job.held and job.node_id == node.node_id]:
             if job.ref in holds:
@@ -487,28 +568,29 @@ class Dispatch:
         yield CommitSuccess(event.ref, event.node_id, event.result)
         if job is None:
             return
-        self._quarantine.succeeded(job)
+        self._quarantine.rendered(_inputs(job), event.node_id)
         if job.held:
             self.queue.correct(job.tenant, now - job.started_at_s - job.charged_s)
-        if event.rendered:
-            yield from self._learn(job, event.node_id, event.rendered, now)
+        if (node := self.nodes.get(event.node_id)) and job.node_id == event.node_id:
+            ratio = self._learn(job, node, event.rendered) if event.rendered else 0.0
+            yield from self.standing.rendered(node, job, ratio, now)
+            self.board.file(node, now)
         if job.held and job.ref != event.ref:
             yield StopAttempt(job.node_id, job.ref, "an earlier try has finished first")
 
-    def _learn(self, job: Job, node_id: str, rendered: events.Rendered, now: float) -> Iterator[Instruction]:
-        node = self.nodes.get(node_id)
-        slot = node.slots.get(job.slot) if node else None
+    def _learn(self, job: Job, node: Node, rendered: events.Rendered) -> float:
+        """How much work the render was beside what is usual; 0 where that cannot be told."""
+        slot = node.slots.get(job.slot)
         offer = slot.offer(job.requirement) if slot else None
-        if node is None or slot is None or offer is None or not rendered.video_s:
-            return
+        warm, took_s = rendered.portrait_was_prepared, rendered.render_s + rendered.preparing_s
+        if slot is None or offer is None or not rendered.video_s or not took_s:
+            return 0.0
         kind = Kind(offer.engine, offer.model_version, node.gpu_class(slot))
         work = job.work._replace(video_s=rendered.video_s)
-        warm, took_s = rendered.portrait_was_prepared, rendered.render_s + rendered.preparing_s
         usual_s = self.forecasts.baseline(kind, work, warm)
-        self.forecasts.rendered(kind, node_id, work, took_s, warm, rendered.preparing_s)
-        yield from self.standing.rendered(node, took_s / usual_s if took_s else 1.0, now)
+        self.forecasts.rendered(kind, node.node_id, work, took_s, warm, rendered.preparing_s)
         self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
-        self.board.file(node, now)
+        return took_s / usual_s
 
     def _fail(self, node_id: str, ref: Ref, failure: Failure, now: float) -> Iterator[Instruction]:
         self._free_slot(node_id, ref, now, failure.fault.worker_restarts)
@@ -544,16 +626,24 @@ class Dispatch:
         return now + remaining.expected_s if remaining else 0.0
 
     def _remaining(self, job: Job, now: float) -> Estimate | None:
+        """By the forecast at first, and by the attempt's own progress once half of it is done."""
         elapsed_s, done = now - job.started_at_s, job.progress.fraction
-        if done > 0.02 and elapsed_s > 0:
-            left_s = elapsed_s * (1 - done) / done
-            return Estimate(left_s, left_s * (0.6 + 0.4 * done), left_s * (1.6 - 0.6 * done))
-        for index, (pool, _) in self.board.slots_of(job.node_id).items():
-            if index == job.slot and pool.offer(job.requirement):
-                fetch, render, _ = placement.forecast(job, pool, job.node_id, self.board, self.forecasts)
-                work = (fetch + render).scaled(1 / max(pool.traits.trust, 0.1))
-                return Estimate(*(max(seconds - elapsed_s, 0.0) for seconds in work))
-        return None
+        foretold = self._foretold(job, elapsed_s)
+        if done <= 0 or elapsed_s <= 0:
+            return foretold
+        left_s = elapsed_s * (1 - done) / done
+        seen = Estimate(left_s, left_s * (0.6 + 0.4 * done), left_s * (1.6 - 0.6 * done))
+        if foretold is None or done >= 0.5:
+            return seen
+        return Estimate(*(a * 2 * done + b * (1 - 2 * done) for a, b in zip(seen, foretold, strict=True)))
+
+    def _foretold(self, job: Job, elapsed_s: float) -> Estimate | None:
+        pool = next((pool for i, (pool, _) in self.board.slots_of(job.node_id).items() if i == job.slot), None)
+        if pool is None or not pool.offer(job.requirement):
+            return None
+        fetch, render, _ = placement.forecast(job, pool, job.node_id, self.board, self.forecasts)
+        work = (fetch + render).scaled(1 / max(pool.traits.trust, 0.1))
+        return Estimate(*(max(seconds - elapsed_s, 0.0) for seconds in work))
 
     def _wait(self, job: Job, option: placement.Option, position: int, now: float) -> Estimate:
         """Until a job that waits starts: its slot is free, and those ahead of it have gone."""
@@ -573,6 +663,11 @@ class Dispatch:
         return (
             ahead + ("goes to " if choice.free else "") + (f"{choice.node_id}: " if choice.free else "") + choice.reason
         )
+
+
+def _inputs(job: Job) -> Inputs:
+    portrait, voice = [item.sha256 for item in job.inputs] or [job.job_id, ""]
+    return Inputs(portrait, voice, job.requirement.engine)
 
 
 def _able(node: Node) -> Iterator[admission.Capability]:

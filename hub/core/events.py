@@ -151,11 +151,32 @@ class AttemptStopped:
 
 
 @dataclass(frozen=True)
+class ClaimLost:
+    """An assignment was not stored, because somebody else was first; it was not sent either."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
 class Diverged:
-    """A conditional update did not apply: this is what the store holds. `job` is None when it has ended there."""
+    """What the store holds of a job that somebody else may have changed. `job` is None when it has ended there."""
 
     job_id: str
     job: Job | None
+
+
+@dataclass(frozen=True)
+class NodesSeen:
+    """What the store holds of nodes: wishes of operators, and the hub that holds the session if it is another one."""
+
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class HubsAlive:
+    """The other hubs that work. Attempts on nodes whose sessions they hold have their leases renewed there."""
+
+    hub_ids: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -178,6 +199,9 @@ Event = (
     | AttemptSucceeded
     | AttemptFailed
     | AttemptStopped
+    | ClaimLost
     | Diverged
+    | NodesSeen
+    | HubsAlive
     | Ticked
 )

@@ -100,9 +100,9 @@ class Forecasts:
         self._cache.pop(kind, None)
 
     def rendered(
-        self, kind: Kind, node_id: str, work: Work, took_s: float, warm: bool, preparing_s: float | None = None
+        self, kind: Kind, node_id: str, work: Work, took_s: float, warm: bool, preparing_s: float = 0.0
     ) -> None:
-        """A render took so long without transfers; `preparing_s` is what its report says of preparing."""
+        """A render took so long without transfers; `preparing_s` is what its report says of preparing, if anything."""
         if took_s <= 0 or work.video_s <= 0:
             return
         self._typical += (math.log(work.video_s) - self._typical) / _WINDOW
@@ -111,13 +111,15 @@ class Forecasts:
         usual, own = cls.predict(work, warm)
         cls.observe(work, warm, math.log(took_s) - ratio, unsure)
         node.observe(math.log(took_s) - usual, cls.noise + own)
-        if preparing_s is not None:
+        if preparing_s:
             cls.observe_preparing(preparing_s / math.exp(ratio), warm, unsure)
         self._cache.pop(kind, None)
 
     def render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
         """Seconds of work on that node; `warm` when its worker has the portrait prepared."""
-        cache = self._cache.setdefault(kind, {})
+        cache = self._cache.get(kind)
+        if cache is None:
+            cache = _kept(self._cache, kind, MAX_KINDS, dict)
         key = (node_id, work, warm)
         found = cache.get(key)
         if found is None:
@@ -176,12 +178,12 @@ class Forecasts:
         A guess where the size was not seen, for choosing among devices: that a job fits nowhere, it does not prove.
         """
         memory = self._memory.get((engine, version))
-        return memory.expected(work.side_px) if memory else 0
+        return memory.needs(work.side_px)[1] if memory else 0
 
     def memory_at_least(self, engine: str, version: str, work: Work) -> int:
         """Bytes that videos of this size or smaller were seen to take, for refusing. 0 when nothing is known."""
         memory = self._memory.get((engine, version))
-        return memory.seen(work.side_px) if memory else 0
+        return memory.needs(work.side_px)[0] if memory else 0
 
     def _render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
         cls, node = self._class(kind), self._nodes.get((kind, node_id))
@@ -348,7 +350,10 @@ class _Memory:
     taken: dict[int, float] = field(default_factory=dict)
     too_little: dict[int, tuple[float, int]] = field(default_factory=dict)  # and how often, since one has fitted
 
+    told: dict[int, tuple[int, int]] = field(default_factory=dict)  # `seen` and `expected` by side, until one changes
+
     def observe(self, side_px: int, peak_bytes: int) -> None:
+        self.told.clear()
         known = self.taken.get(side_px, 0.0)
         self.taken[side_px] = peak_bytes if peak_bytes > known else known + (peak_bytes - known) * 0.02
         for side, (size, _) in list(self.too_little.items()):
@@ -356,16 +361,24 @@ class _Memory:
                 del self.too_little[side]
 
     def run_out(self, side_px: int, had_bytes: int) -> None:
+        self.told.clear()
         size, times = self.too_little.get(side_px, (0.0, 0))
         self.too_little[side_px] = (max(size, had_bytes), times + 1)
 
-    def seen(self, side_px: int) -> int:
+    def needs(self, side_px: int) -> tuple[int, int]:
+        """Bytes that are sure to be needed, and those expected; neither is less for more pixels."""
+        if side_px not in self.told:
+            if len(self.told) >= _MAX_CACHED:
+                self.told.clear()
+            self.told[side_px] = (self._seen(side_px), self._expected(side_px))
+        return self.told[side_px]
+
+    def _seen(self, side_px: int) -> int:
         """A single render that ran out proves nothing: somebody else may have been on the device."""
         lacking = [size * _MARGIN for side, (size, times) in self.too_little.items() if side <= side_px and times > 1]
         return int(max([*lacking, *(size for side, size in self.taken.items() if side <= side_px)], default=0.0))
 
-    def expected(self, side_px: int) -> int:
-        """Never less for more pixels."""
+    def _expected(self, side_px: int) -> int:
         sizes = dict(self.taken)
         for side, (size, _) in self.too_little.items():
             sizes[side] = max(sizes.get(side, 0.0), size)

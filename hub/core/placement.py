@@ -7,6 +7,7 @@ is long enough to make it worth while. (Earliest finish time first, as in HEFT: 
     finish = when the slot is free + (inputs that are not there yet + render, at the node's own pace) / trust
 
 Cases, in this order; the first that applies to a slot rules it out:
+0. its node's session is with another hub, which is the one to give it work
 1. its node is offline, draining, joining or ejected     5. its GPU has less memory than such jobs have needed
 2. it has not the engine, or not in this version         6. its health is 0
 3. the job must run in another region                    7. the last try ended there, and another node could take it
@@ -135,36 +136,67 @@ class Round:
 
 def place(job: Job, at: Round) -> Placement:
     """The slot on which the job is expected to finish first."""
-    return Placement(min(options(job, at), key=lambda option: option.rank, default=None))
+    pools, barred = _able_pools(job, at)
+    best = min(_prepared(job, pools, barred, at), key=_rank, default=None)
+    warm = bool(job.inputs) and bool(at.board.having(job.inputs[0].sha256))
+    for least, number in sorted((_least(job, pool, warm, at), number) for number, pool in enumerate(pools)):
+        if best and least > best.rank[0]:
+            break  # not even a free slot that has all inputs would be sooner there
+        for option in _of_pool(job, pools[number], barred, at):
+            if best is None or option.rank < best.rank:
+                best = option
+    return Placement(best)
 
 
 def options(job: Job, at: Round) -> Iterator[Option]:
     """The best slots of every pool that can take the job, and those of nodes that have its portrait."""
-    pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
-    calm = [pool for pool in pools if pool.traits.region not in job.regions.avoid]
-    pools = calm or pools
-    barred = job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
+    pools, barred = _able_pools(job, at)
     for pool in pools:
-        if key := next((key for key in islice(pool.free, 4096) if key[0] != barred), None):
-            yield _option(job, pool, key, True, 0.0, at)
-        soonest = at.soonest_busy(pool)
-        if soonest and soonest[1][0] != barred:
-            yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
+        yield from _of_pool(job, pool, barred, at)
+    yield from _prepared(job, pools, barred, at)
+
+
+def _able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
+    """The pools that can take the job, and the node that may not, as its last try ended there."""
+    pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
+    if job.regions.avoid:
+        pools = [pool for pool in pools if pool.traits.region not in job.regions.avoid] or pools
+    pools = [pool for pool in pools if not _crowded(job, pool, at)] or pools
+    return pools, job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
+
+
+def _of_pool(job: Job, pool: Pool, barred: str, at: Round) -> Iterator[Option]:
+    if key := next((key for key in islice(pool.free, 4096) if key[0] != barred), None):
+        yield _option(job, pool, key, True, 0.0, at)
+    soonest = at.soonest_busy(pool)
+    if soonest and soonest[1][0] != barred:
+        yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
+
+
+def _prepared(job: Job, pools: list[Pool], barred: str, at: Round) -> Iterator[Option]:
+    """Free slots of nodes that have the portrait."""
     for node_id in islice(at.board.having(job.inputs[0].sha256) if job.inputs else (), _WARM_LOOKED_AT):
         for index, (pool, busy_until_s) in at.board.slots_of(node_id).items():
             if node_id != barred and busy_until_s is None and pool in pools:
                 yield _option(job, pool, (node_id, index), True, 0.0, at)
 
 
+def _rank(option: Option) -> tuple[float, bool]:
+    return option.rank
+
+
+def _least(job: Job, pool: Pool, warm: bool, at: Round) -> float:
+    """No option of the pool ranks before this."""
+    render = at.forecasts.render(_kind(job, pool), "", job.work, warm)
+    return render.expected_s * pool.traits.pace / pool.traits.trust * _weight(job, pool)
+
+
 def forecast(job: Job, pool: Pool, node_id: str, board: Board, forecasts: Forecasts) -> tuple[Estimate, Estimate, bool]:
     """Fetching the inputs, then rendering, on a node of a pool; and whether it has the portrait prepared."""
-    offer = pool.offer(job.requirement)
-    assert offer
-    kind = Kind(offer.engine, offer.model_version, pool.traits.gpu_class)
     missing = sum(item.size_bytes for item in job.inputs if node_id not in board.having(item.sha256))
     warm = bool(job.inputs) and node_id in board.having(job.inputs[0].sha256)
     fetch = forecasts.transfer(node_id, missing) if missing else _NOTHING
-    render = forecasts.render(kind, "", job.work, warm)
+    render = forecasts.render(_kind(job, pool), "", job.work, warm)
     return fetch, render.scaled(pool.traits.pace), warm
 
 
@@ -199,8 +231,17 @@ def options_of(job: Job, pool: Pool, at: Round) -> Iterator[Option]:
 
 def _option(job: Job, pool: Pool, key: Key, free: bool, wait_s: float, at: Round) -> Option:
     fetch, render, warm = forecast(job, pool, key[0], at.board, at.forecasts)
-    rather = not job.regions.prefer or pool.traits.region in job.regions.prefer
-    return Option(pool, key, free, wait_s, fetch, render, warm, 1.0 if rather else ELSEWHERE_COSTS)
+    return Option(pool, key, free, wait_s, fetch, render, warm, _weight(job, pool))
+
+
+def _kind(job: Job, pool: Pool) -> Kind:
+    offer = pool.offer(job.requirement)
+    assert offer
+    return Kind(offer.engine, offer.model_version, pool.traits.gpu_class)
+
+
+def _weight(job: Job, pool: Pool) -> float:
+    return 1.0 if not job.regions.prefer or pool.traits.region in job.regions.prefer else ELSEWHERE_COSTS
 
 
 def _wait_s(free_at_s: float, now: float) -> float:
@@ -217,10 +258,18 @@ def _pool_problem(job: Job, pool: Pool, at: Round) -> str:
         return f"is in {traits.region}; the job must run in {', '.join(sorted(job.regions.require))}"
     offer = pool.offer(job.requirement)
     assert offer
-    needs = at.forecasts.memory(offer.engine, offer.model_version, job.work)
+    needs = at.forecasts.memory_at_least(offer.engine, offer.model_version, job.work)
     if traits.memory_bytes and needs > traits.memory_bytes:
         return f"its {traits.memory_bytes / GIB:.0f} GiB are less than the {needs / GIB:.1f} GiB that such jobs need"
     return "" if traits.trust_steps else "its health is 0"
+
+
+def _crowded(job: Job, pool: Pool, at: Round) -> bool:
+    """Its memory may not be enough: no place for the job while there is another, but better than to wait for ever."""
+    offer = pool.offer(job.requirement)
+    assert offer
+    needs = at.forecasts.memory(offer.engine, offer.model_version, job.work)
+    return 0 < pool.traits.memory_bytes < needs
 
 
 def _no_engine(job: Job) -> str:
@@ -234,6 +283,8 @@ def _named(pool: Pool) -> str:
 
 def _why_not(job: Job, node: Node, chosen: Option | None, at: Round) -> PassedOver:
     state, why = node.state
+    if node.hub_id:
+        return PassedOver(node.node_id, why)
     if state not in (NodeState.READY, NodeState.DEGRADED):
         return PassedOver(node.node_id, f"{state}: {why}")
     if not any(slot.offer(job.requirement) for slot in node.slots.values()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,8 +16,10 @@ from hub.server import job_service, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
+from hub.server.neighbours import Neighbours
 from hub.server.sessions import Outgoing, Sessions
 from hub.store import records
+from hub.store.bulletin import Bulletin
 from hub.store.records import Page
 from sonic.parameters import Problem
 from sonic.v1 import admin_service_pb2 as pb
@@ -37,8 +40,12 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         dispatcher: Dispatcher,
         sessions: Sessions,
         jobs: job_service.JobService,
+        neighbours: Neighbours,
+        bulletin: Bulletin,
     ) -> None:
         self._database = database
+        self._neighbours = neighbours
+        self._bulletin = bulletin
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._jobs = jobs
@@ -95,14 +102,13 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         return pb.PlayFaultResponse()
 
     async def _nodes(self) -> list[nodes_pb2.Node]:
-        rows = await reading(self._database, records.node_rows)
-        known = self._dispatcher.nodes
-        return [
-            views.node(
-                row, known.get(row.node_id), self._sessions.get(row.node_id), self._dispatcher.health(row.node_id)
-            )
-            for row in rows
-        ]
+        return [self._shown(row) for row in await reading(self._database, records.node_rows)]
+
+    def _shown(self, row: sa.Row[Any]) -> nodes_pb2.Node:
+        if row.hub_id in self._neighbours.alive:
+            return views.node_elsewhere(row)
+        session, health = self._sessions.get(row.node_id), self._dispatcher.health(row.node_id)
+        return views.node(row, self._dispatcher.nodes.get(row.node_id), session, health, self._neighbours.hub_id)
 
     async def _node(self, node_id: str) -> nodes_pb2.Node:
         found = [node for node in await self._nodes() if node.node_id == node_id]
@@ -113,6 +119,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     async def _set_drain(self, node_id: str, drain: bool) -> nodes_pb2.Node:
         def write() -> bool:
             with self._database.begin() as connection:
+                self._bulletin.tell(connection, nodes=[node_id])
                 return records.set_drain(connection, node_id, drain)
 
         if await asyncio.to_thread(write):

@@ -2,7 +2,7 @@
 
 Everything that waits is taken in together and shares a commit, so throughput does not hang on the disk's latency. A
 transaction that fails is tried again until it succeeds: nothing is sent, acknowledged or decided anew in between, so
-the decisions never run ahead of the store. Submissions are stored in a transaction of their own, which may fail alone.
+the decisions never run ahead of the store. Submissions share the commit; when it fails they are refused at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -26,21 +26,27 @@ from hub.core.decisions import Decision
 from hub.core.decisions import Kind as DecisionKind
 from hub.core.dispatch import Dispatch, Outlook, Rules
 from hub.core.health import Health
-from hub.core.jobs import State
+from hub.core.jobs import Job, Ref, State
 from hub.core.nodes import Node
 from hub.core.tenants import Limits
 from hub.server import metrics
 from hub.server.sessions import Outgoing, Sessions
 from hub.server.watchers import Watchers
-from hub.store import commits, records
-from hub.store.commits import Outcome
-from hub.store.records import JobRecord, NewJob
-from sonic.v1 import artifacts_pb2, fleet_service_pb2, jobs_pb2
+from hub.store import records
+from hub.store.artifacts import KnownArtifacts
+from hub.store.bulletin import Bulletin
+from hub.store.database import snapshot
+from hub.store.ledger import Committed, Given, Ledger, Stored, is_passing
+from hub.store.records import NewJob
+from sonic.v1 import artifacts_pb2, fleet_service_pb2
 
 TICK_S = 0.5
 MAX_BATCH = 500
+MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
 _log = logging.getLogger("hub.dispatcher")
+Link = Callable[[str, str], str]
+"""Where an artifact of a tenant can be fetched directly, by its hash; empty where it cannot."""
 _ENDS: dict[type, State] = {
     instructions.CommitSuccess: State.SUCCEEDED,
     instructions.CommitFailure: State.FAILED,
@@ -57,26 +63,31 @@ class _Posted:
 @dataclass
 class _Submission:
     jobs: Sequence[NewJob]
-    done: asyncio.Future[list[tuple[JobRecord, bool]]]
-
-
-@dataclass(frozen=True)
-class _Committed:
-    write: instructions.Write
-    outcome: Outcome
-    assignment: fleet_service_pb2.Assignment | None = None
+    done: asyncio.Future[Stored]
 
 
 class Dispatcher:
     """Owns the decisions and the only connection that writes jobs."""
 
-    def __init__(self, database: sa.Engine, rules: Rules, sessions: Sessions, watchers: Watchers, hub_id: str) -> None:
+    def __init__(
+        self,
+        database: sa.Engine,
+        known: KnownArtifacts,
+        rules: Rules,
+        sessions: Sessions,
+        watchers: Watchers,
+        bulletin: Bulletin,
+        link: Link,
+        hub_id: str,
+    ) -> None:
         self._database = database
-        self._hub_id = hub_id
+        self._link = link
+        self._ledger = Ledger(database, known, bulletin, hub_id)
         self._dispatch = Dispatch(rules)
         self._sessions = sessions
         self._watchers = watchers
         self._inbox: deque[_Posted | _Submission] = deque()
+        self._doubtful: set[str] = set()  # jobs that others may have changed
         self._wakeup = asyncio.Event()
         self._stopping = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
@@ -107,6 +118,11 @@ class Dispatcher:
     def queued(self, tenant: str) -> int:
         return self._dispatch.queue.waiting(tenant)
 
+    def tenant_of(self, ref: Ref, node_id: str) -> str:
+        """Whose job it is, if this is its newest attempt and that node's; else empty."""
+        job = self._dispatch.jobs.get(ref.job_id)
+        return job.tenant if job and job.ref == ref and job.node_id == node_id else ""
+
     def started(self, tenant: str) -> int:
         """How many of the tenant's jobs have left the queue for a node since the hub's start."""
         return self._dispatch.queue.started(tenant)
@@ -119,6 +135,15 @@ class Dispatcher:
         """Judge a job that is not stored yet."""
         return self._dispatch.admit(new.live(_clock_offset_s()), time.monotonic())
 
+    def standings(self) -> dict[str, tuple[State, int, int]]:
+        """State, attempt and tries of every job that has not ended, as the decisions see it. Any thread may ask."""
+        return {job_id: (job.state, job.attempt, job.tries) for job_id, job in self._dispatch.jobs.copy().items()}
+
+    def look_again(self, job_ids: Iterable[str]) -> None:
+        """Somebody else may have changed these: read them before any event that is posted from now on."""
+        self._doubtful.update(job_ids)
+        self._wakeup.set()
+
     def post(self, event: events.Event) -> None:
         """Let an event be dealt with soon."""
         self._put(_Posted(event))
@@ -129,9 +154,9 @@ class Dispatcher:
         self._put(_Posted(event, done))
         await done
 
-    async def submit(self, jobs: Sequence[NewJob]) -> list[tuple[JobRecord, bool]]:
+    async def submit(self, jobs: Sequence[NewJob]) -> Stored:
         """Store jobs, all or none, and let them be placed. Returns each job and whether it is new. Raises NotNow."""
-        done: asyncio.Future[list[tuple[JobRecord, bool]]] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._put(_Submission(jobs, done))
         return await done
 
@@ -140,9 +165,9 @@ class Dispatcher:
 
         def read() -> events.Loaded:
             with self._database.connect() as connection:
-                return events.Loaded(
-                    tuple(records.live_jobs(connection, _clock_offset_s())), tuple(records.known_nodes(connection))
-                )
+                snapshot(connection)
+                live = records.live_jobs(connection, _clock_offset_s())
+                return events.Loaded(tuple(live), tuple(records.known_nodes(connection)))
 
         loaded = await self._in_writer(read)
         self._dispatch.handle(loaded, time.monotonic())
@@ -154,6 +179,7 @@ class Dispatcher:
         while not self._stopping or self._inbox:
             await self._work(await self._take())
         self._writer.shutdown()
+        self._ledger.close()
 
     def stop(self) -> None:
         self._stopping = True
@@ -164,7 +190,7 @@ class Dispatcher:
         self._wakeup.set()
 
     async def _take(self) -> list[_Posted | _Submission]:
-        if not self._inbox:
+        if not self._inbox and not self._doubtful:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
                     await self._wakeup.wait()
@@ -173,30 +199,41 @@ class Dispatcher:
 
     async def _work(self, items: list[_Posted | _Submission]) -> None:
         now = time.monotonic()
-        happened: list[events.Event] = await self._store_submissions(
-            [item for item in items if isinstance(item, _Submission)]
-        )
+        submitted = [item for item in items if isinstance(item, _Submission)]
         posted = [item for item in items if isinstance(item, _Posted)]
+        happened = await self._look()
         happened += [item.event for item in posted]
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
             happened.append(events.Ticked())
-        await self._decide(happened, now)
+        wanted = [instruction for event in happened for instruction in self._dispatch.handle(event, now)]
+        changed = {event.ref.job_id for event in happened if isinstance(event, events.AttemptProgressed)}
+        changed |= {event.job_id for event in happened if isinstance(event, events.Diverged)}
+        if submitted or not all(is_passing(instruction) for instruction in wanted):
+            new = await self._carry_out(wanted, submitted, changed, now)
+            wanted = [instruction for event in new for instruction in self._dispatch.handle(event, now)]
+        wanted += self._assign(now)
+        await self._carry_out(wanted, [], changed, now)
+        self._watchers.wake(changed)
         for item in posted:
             if item.done and not item.done.done():
                 item.done.set_result(None)
 
-    async def _decide(self, happened: Iterable[events.Event], now: float) -> None:
-        wanted: list[instructions.Instruction] = []
-        changed: set[str] = set()
-        for event in happened:
-            wanted += self._dispatch.handle(event, now)
-            if isinstance(event, events.AttemptProgressed):
-                changed.add(event.ref.job_id)
-        wanted += self._dispatch.assign(now)
+    def _assign(self, now: float) -> list[instructions.Instruction]:
+        began_s = time.perf_counter()
+        assigned = self._dispatch.assign(now)
+        if assigned:
+            metrics.PLACEMENT_SECONDS.observe((time.perf_counter() - began_s) / len(assigned))
+        return assigned
+
+    async def _carry_out(
+        self, wanted: list[instructions.Instruction], submitted: list[_Submission], changed: set[str], now: float
+    ) -> list[events.Event]:
+        """Commit, then send, in this order: an agent must hear that it is resumed before it is given work."""
         writes = [item for item in wanted if isinstance(item, instructions.Write)]
-        committed = iter(await self._commit(writes) if writes else [])
-        for instruction in wanted:  # in this order: an agent must hear that it is resumed before it is given work
+        outcomes, new = await self._commit(writes, submitted)
+        committed = iter(outcomes)
+        for instruction in wanted:
             if isinstance(instruction, instructions.Send):
                 self._send(instruction)
             elif isinstance(instruction, instructions.Record):
@@ -204,29 +241,12 @@ class Dispatcher:
                 self._tell(instruction.decision)
             else:
                 changed.add(_job_id(instruction))
-                self._follow_up(next(committed))
-        self._watchers.wake(changed)
+                self._follow_up(next(committed), now)
+        return new
 
-    async def _store_submissions(self, submissions: list[_Submission]) -> list[events.Event]:
-        if not submissions:
-            return []
-
-        def write() -> list[list[tuple[JobRecord, bool]]]:
-            now_s = time.time()
-            with self._database.begin() as connection:
-                return [[records.add_job(connection, job, now_s) for job in item.jobs] for item in submissions]
-
-        try:
-            stored = await self._in_writer(write)
-        except sa.exc.SQLAlchemyError as error:
-            metrics.STORE_FAILURES.inc()
-            _log.error("submissions could not be stored", extra={"error": str(error.__cause__ or error)})
-            for item in submissions:
-                refusal = exceptions.NotNow("the hub's store cannot take jobs at the moment", retry_after_s=5.0)
-                item.done.set_exception(refusal)
-            return []
+    def _admit(self, submitted: list[_Submission], stored: list[Stored]) -> list[events.Event]:
         new: list[events.Event] = []
-        for item, answer in zip(submissions, stored, strict=True):
+        for item, answer in zip(submitted, stored, strict=True):
             fresh = [(record, job) for (record, created), job in zip(answer, item.jobs, strict=True) if created]
             for record, _ in fresh:
                 self._tenants[record.row.job_id] = record.row.tenant
@@ -236,20 +256,72 @@ class Dispatcher:
                 item.done.set_result(answer)
         return new
 
-    async def _commit(self, writes: list[instructions.Write]) -> list[_Committed]:
-        """One transaction for all; tried again until the store takes it."""
-
-        def write() -> list[_Committed]:
-            now_s = time.time()
-            with metrics.COMMIT_SECONDS.time(), self._database.begin() as connection:
-                return [_carry_out(connection, item, now_s, self._hub_id) for item in writes]
-
+    async def _commit(
+        self, writes: list[instructions.Write], submitted: list[_Submission]
+    ) -> tuple[list[Committed], list[events.Event]]:
+        """One transaction for all, tried again until the store takes it; but submissions are then refused at once."""
+        if not writes and not submitted:
+            return [], []
         pause_s = 0.1
         while True:
             try:
-                committed = await self._in_writer(write)
+                committed, stored = await self._write(writes, [item.jobs for item in submitted])
                 self.stalled = ""
-                return committed
+                return committed, self._admit(submitted, stored)
+            except sa.exc.SQLAlchemyError as error:
+                why = str(error.__cause__ or error)
+                metrics.STORE_FAILURES.inc()
+                _log.error("the store refused a transaction", extra={"error": why, "retry_s": pause_s})
+            for item in submitted:
+                refusal = exceptions.NotNow("the hub's store cannot take jobs at the moment", retry_after_s=5.0)
+                item.done.set_exception(refusal)
+            submitted = []
+            if not writes:
+                return [], []
+            self.stalled = why
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 5.0)
+
+    async def _write(
+        self, writes: list[instructions.Write], new: list[Sequence[NewJob]]
+    ) -> tuple[list[Committed], list[Stored]]:
+        with metrics.COMMIT_SECONDS.time():
+            durable = bool(new) or not all(map(is_passing, writes))
+            if self._ledger.quick and not durable:
+                with contextlib.suppress(sa.exc.OperationalError):
+                    return self._ledger.write(writes, new, time.time(), durable)
+                durable = True
+            return await self._in_writer(lambda: self._ledger.write(writes, new, time.time(), durable))
+
+    async def _look(self) -> list[events.Event]:
+        """What the store holds of the doubtful jobs."""
+        if not self._doubtful:
+            return []
+        asked, self._doubtful = list(self._doubtful), set()
+
+        def read() -> dict[str, Job]:
+            with self._database.connect() as connection:
+                snapshot(connection)
+                parts = [asked[at : at + MAX_NAMED] for at in range(0, len(asked), MAX_NAMED)]
+                return {
+                    job.job_id: job for part in parts for job in records.live_jobs(connection, _clock_offset_s(), part)
+                }
+
+        found = await self._until_done(read)
+        for job_id in asked:
+            if job_id in found:
+                self._tenants[job_id] = found[job_id].tenant
+            else:
+                self._tenants.pop(job_id, None)
+        return [events.Diverged(job_id, found.get(job_id)) for job_id in asked]
+
+    async def _until_done(self, work: Callable[[], T]) -> T:
+        pause_s = 0.1
+        while True:
+            try:
+                done = await self._in_writer(work)
+                self.stalled = ""
+                return done
             except sa.exc.SQLAlchemyError as error:
                 self.stalled = str(error.__cause__ or error)
                 metrics.STORE_FAILURES.inc()
@@ -257,20 +329,22 @@ class Dispatcher:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
 
-    def _follow_up(self, item: _Committed) -> None:
+    def _follow_up(self, item: Committed, now: float) -> None:
         write, outcome = item.write, item.outcome
         if isinstance(write, instructions.CommitSuccess):
             ack = instructions.Acknowledge(write.node_id, write.ref, outcome.verdict)
             self._send(ack)
         if not outcome.applied:
-            _log.warning("a decision was overtaken by the store", extra={"write": type(write).__name__})
-            self._put(_Posted(self._as_stored(_job_id(write))))
+            _log.info("somebody else was first", extra={"write": type(write).__name__, "job_id": _job_id(write)})
+            if isinstance(write, instructions.Assign):
+                self._dispatch.handle(events.ClaimLost(write.ref), now)
+            self.look_again([_job_id(write)])
         elif isinstance(write, instructions.Assign):
-            assert item.assignment
+            assert item.given
             metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()
             if write.ref.attempt == 1:
-                metrics.QUEUE_WAIT.labels(item.assignment.tenant).observe(item.assignment.queued_seconds)
-            self._sessions.send(write.node_id, Outgoing(assignment=item.assignment))
+                metrics.QUEUE_WAIT.labels(item.given.tenant).observe(item.given.queued_s)
+            self._sessions.send(write.node_id, Outgoing(assignment=_assignment(write, item.given, self._link)))
             extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "node_id": write.node_id}
             _log.info("assigned", extra=extra | {"reason": write.reason})
         elif isinstance(write, instructions.Requeue):
@@ -288,10 +362,6 @@ class Dispatcher:
         if decision.kind is DecisionKind.FROZEN:
             metrics.FREEZES.inc()
         _log.warning(kind, extra={"node_id": decision.node_id, "reason": decision.reason})
-
-    def _as_stored(self, job_id: str) -> events.Diverged:
-        with self._database.connect() as connection:
-            return events.Diverged(job_id, records.live_job(connection, job_id, _clock_offset_s()))
 
     def _send(self, item: instructions.Send) -> None:
         match item:
@@ -324,29 +394,19 @@ def _job_id(write: instructions.Write) -> str:
     return write.job_id if isinstance(write, instructions.CommitCancel) else write.ref.job_id
 
 
-def _carry_out(connection: sa.Connection, write: instructions.Write, now_s: float, hub_id: str) -> _Committed:
-    outcome = commits.apply(connection, write, now_s, hub_id)
-    if isinstance(write, instructions.Assign) and outcome.applied:
-        return _Committed(write, outcome, _assignment(connection, write))
-    return _Committed(write, outcome)
-
-
-def _assignment(connection: sa.Connection, write: instructions.Assign) -> fleet_service_pb2.Assignment:
-    row = records.attempt(connection, write.ref.job_id, write.ref.attempt, write.node_id)
-    assert row is not None
-    spec = jobs_pb2.JobSpec.FromString(row.spec)
-    inputs = records.artifacts_of(connection, row.tenant, (spec.portrait_sha256, spec.voice_sha256))
-
-    def artifact(sha256: str) -> artifacts_pb2.Artifact:
-        held = inputs[sha256]
-        return artifacts_pb2.Artifact(sha256=sha256, size_bytes=held.size_bytes, media_type=held.media_type)
-
+def _assignment(write: instructions.Assign, given: Given, link: Link) -> fleet_service_pb2.Assignment:
     return fleet_service_pb2.Assignment(
         ref=wire.ref_message(write.ref),
-        tenant=row.tenant,
-        spec=spec,
-        portrait=artifact(spec.portrait_sha256),
-        voice=artifact(spec.voice_sha256),
+        tenant=given.tenant,
+        spec=given.spec,
+        portrait=_artifact(given.portrait),
+        voice=_artifact(given.voice),
+        portrait_url=link(given.tenant, given.spec.portrait_sha256),
+        voice_url=link(given.tenant, given.spec.voice_sha256),
         slot=write.slot,
-        queued_seconds=max(row.assigned_at_s - row.submitted_at_s, 0.0),
+        queued_seconds=given.queued_s,
     )
+
+
+def _artifact(row: sa.Row[Any]) -> artifacts_pb2.Artifact:
+    return artifacts_pb2.Artifact(sha256=row.sha256, size_bytes=row.size_bytes, media_type=row.media_type)

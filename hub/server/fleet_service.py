@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -17,17 +17,22 @@ from hub.config import HubConfig
 from hub.core import events
 from hub.core.instructions import Verdict
 from hub.core.names import name_problem
+from hub.core.jobs import Ref
+from hub.core.nodes import Node
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
+from hub.server.neighbours import Neighbours
 from hub.server.sessions import AgentSession, Outgoing, Sessions
-from hub.store import records
+from hub.store import hubs, records
+from hub.store.bulletin import Bulletin
 from sonic.parameters import Problem
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
+T = TypeVar("T")
 HELLO_TIMEOUT_S = 10.0
 SILENT_INTERVALS = 4  # a session that has said nothing for so many heartbeat intervals is ended
 _log = logging.getLogger("hub.fleet")
@@ -44,8 +49,13 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         files: transfers.Transfers,
         sessions: Sessions,
         forwarder: Forwarder | None,
+        neighbours: Neighbours,
+        bulletin: Bulletin,
     ) -> None:
         self._config = config
+        self._checking: dict[tuple[str, Ref], asyncio.Task[None]] = {}  # videos that were reported
+        self._neighbours = neighbours
+        self._bulletin = bulletin
         self._database = database
         self._dispatcher = dispatcher
         self._files = files
@@ -55,8 +65,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[Outgoing]:
         hello = await _first(aiter(request))
         session = AgentSession(uuid.uuid4().hex, hello, slots=list(hello.slots))
-        await self._note(hello)
+        await self._note(session)
         self._sessions.open(session)
+        self._neighbours.joined(session)
         _log.info("session opened", extra={"node_id": hello.node_id, "region": hello.region})
         session.outgoing.put_nowait(Outgoing(welcome=self._welcome(session)))
         self._dispatcher.post(_joined(session))
@@ -85,6 +96,14 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def GetVideo(self, request: pb.GetVideoRequest, context: Context) -> pb.GetVideoResponse:
         attempt = await self._attempt(request.node_id, request.ref)
         return pb.GetVideoResponse(status=await self._files.status(attempt.tenant, request.sha256))
+
+    async def PlaceVideo(self, request: pb.PlaceVideoRequest, context: Context) -> pb.PlaceVideoResponse:
+        attempt = await self._attempt(request.node_id, request.ref)
+        valid_s = self._config.link_valid_s
+        url = await self._files.place(
+            attempt.tenant, wire.ref(request.ref), request.sha256, request.size_bytes, valid_s
+        )
+        return pb.PlaceVideoResponse(url=url, expires_seconds=valid_s if url else 0)
 
     async def UploadVideo(
         self, request: AsyncIterator[pb.UploadVideoRequest], context: Context
@@ -125,24 +144,36 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         else:
             asyncio.get_running_loop().call_later(self._config.lease_s, end)
 
-    async def _note(self, hello: pb.Hello) -> None:
-        def write() -> None:
-            with self._database.begin() as connection:
-                records.note_node(connection, hello.node_id, hello.region, hello.agent_version, time.time())
+    async def _note(self, session: AgentSession) -> None:
+        """Store that the node's session is here, and look at what other hubs have done with it."""
+        hello = session.hello
+        version, mine = hello.agent_version, (self._config.hub_id, session.session_id)
 
-        await self._written(write)
+        def write() -> tuple[list[str], bool]:
+            with self._database.begin() as connection:
+                records.note_node(connection, hello.node_id, hello.region, version, time.time(), *mine)
+                self._bulletin.tell(connection, nodes=[hello.node_id])
+                (row,) = hubs.node_rows(connection, [hello.node_id])
+                return records.held_by(connection, hello.node_id), row.drain_wanted
+
+        held, drain = await self._written(write)
+        if self._bulletin.shared:
+            self._dispatcher.look_again([*held, *(ref.job_id for ref in (*hello.running, *hello.finished))])
+            self._dispatcher.post(events.NodesSeen((Node(hello.node_id, hello.region, drain_wanted=drain),)))
 
     async def _note_heard(self, session: AgentSession) -> None:
         def write() -> None:
             with self._database.begin() as connection:
                 records.node_heard(connection, session.hello.node_id, session.heard_at_s)
+                hubs.end_session(connection, session.hello.node_id, session.session_id)
+                self._bulletin.tell(connection, nodes=[session.hello.node_id])
 
         await self._written(write)
 
     @staticmethod
-    async def _written(write: Any) -> None:
+    async def _written(write: Callable[[], T]) -> T:
         try:
-            await asyncio.to_thread(write)
+            return await asyncio.to_thread(write)
         except sa.exc.SQLAlchemyError as error:
             raise exceptions.NotNow("the hub's store takes no writes at the moment", 5.0) from error
 
@@ -186,9 +217,13 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 self._dispatcher.post(events.AttemptStarted(node_id, wire.ref(message.started.ref)))
             case "progress":
                 progress = wire.progress(message.progress.progress)
-                self._dispatcher.post(events.AttemptProgressed(node_id, wire.ref(message.progress.ref), progress))
+                progressed = events.AttemptProgressed(node_id, wire.ref(message.progress.ref), progress)
+                self._dispatcher.post(progressed)
+                self._neighbours.progressed(progressed)
+            case "result" if message.result.HasField("video"):
+                self._take_video(message.result, session)
             case "result":
-                await self._take_result(message.result, session)
+                self._take_result(message.result, session)
             case "series_table" if self._forwarder:
                 await self._forwarder.declare(session.metrics, message.series_table)
             case "samples" if self._forwarder:
@@ -197,28 +232,51 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 session.metrics.leaving = True
                 self._dispatcher.post(events.NodeLeaving(node_id, session.session_id))
 
-    async def _take_result(self, result: pb.AttemptResult, session: AgentSession) -> None:
+    def _take_result(self, result: pb.AttemptResult, session: AgentSession) -> None:
         node_id, ref = session.hello.node_id, wire.ref(result.ref)
         match result.WhichOneof("outcome"):
-            case "video":
-                video = await self._video(node_id, result)
-                if isinstance(video, Verdict):
-                    value = pb.ResultVerdict.ValueType(video)
-                    session.outgoing.put_nowait(Outgoing(result_ack=pb.ResultAck(ref=result.ref, verdict=value)))
-                else:
-                    stored = pb.RenderedVideo(video=video, report=result.video.report).SerializeToString()
-                    rendered = wire.rendered(result.video.report)
-                    self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored, rendered))
             case "failure":
                 self._dispatcher.post(events.AttemptFailed(node_id, ref, wire.failure(result.failure)))
             case "stopped":
                 self._dispatcher.post(events.AttemptStopped(node_id, ref))
 
-    async def _video(self, node_id: str, result: pb.AttemptResult) -> artifacts_pb2.Artifact | Verdict:
-        """The reported video as the hub holds it, or what speaks against taking the result."""
+    def _take_video(self, result: pb.AttemptResult, session: AgentSession) -> None:
+        """Checking a video takes its time, in which the node goes on talking; a repeat does not check it twice."""
+        key = (session.hello.node_id, wire.ref(result.ref))
+
+        def end(task: asyncio.Task[None]) -> None:
+            del self._checking[key]
+            if not task.cancelled() and task.exception():
+                _log.error("a reported video was not dealt with", exc_info=task.exception())
+
+        if key not in self._checking:
+            self._checking[key] = asyncio.create_task(self._check_video(result, session), name=f"video {key}")
+            self._checking[key].add_done_callback(end)
+
+    async def _check_video(self, result: pb.AttemptResult, session: AgentSession) -> None:
+        node_id, ref = session.hello.node_id, wire.ref(result.ref)
         try:
-            attempt = await self._attempt(node_id, result.ref)
-            held = await self._files.find(attempt.tenant, result.video.video.sha256)
+            video = await self._video(node_id, result)
+        except (exceptions.NotNow, sa.exc.SQLAlchemyError) as error:  # unanswered, the agent reports it again
+            _log.warning("a video could not be checked", extra={"job_id": ref.job_id, "error": str(error)})
+        else:
+            if isinstance(video, Verdict):
+                value = pb.ResultVerdict.ValueType(video)
+                session.outgoing.put_nowait(Outgoing(result_ack=pb.ResultAck(ref=result.ref, verdict=value)))
+            else:
+                stored = pb.RenderedVideo(video=video, report=result.video.report).SerializeToString()
+                rendered = wire.rendered(result.video.report)
+                self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored, rendered))
+
+    async def _video(self, node_id: str, result: pb.AttemptResult) -> artifacts_pb2.Artifact | Verdict:
+        """The reported video as the hub holds it, or what speaks against taking the result. Raises NotNow."""
+        said = result.video.video
+        try:
+            tenant = self._dispatcher.tenant_of(wire.ref(result.ref), node_id)
+            tenant = tenant or (await self._attempt(node_id, result.ref)).tenant
+            held = await self._files.find(tenant, said.sha256)
+            if held is None:
+                held = await self._files.adopt(tenant, wire.ref(result.ref), said.sha256, said.size_bytes)
         except exceptions.NotFound:
             return Verdict.UNKNOWN
         except exceptions.InvalidRequest:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+import sqlalchemy as sa
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -94,6 +95,9 @@ def _streaming(method: str, inner: Any) -> Any:
 async def _abort(method: str, error: Exception, context: Context) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError | grpc.RpcError):
         raise error
+    if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
+        _log.error("the store failed a call", extra={"method": method, "error": str(error.__cause__ or error)})
+        error = exceptions.NotNow("the hub's store cannot be reached at the moment", retry_after_s=5.0)
     if isinstance(error, exceptions.Refusal):
         status = status_of(error)
         await context.abort(error.code, error.message, ((_DETAILS_KEY, status.SerializeToString()),))

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from hub.core.jobs import State
 from hub.server import submissions, transfers, views
 from hub.server.callers import Context, tenant_of
 from hub.server.dispatcher import Dispatcher
+from hub.server.gathered import Gathered
 from hub.server.guard import status_of
 from hub.server.tenant_limits import Door
 from hub.server.watchers import Watchers
@@ -45,6 +46,8 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         door: Door,
     ) -> None:
         self._database = database
+        self._jobs = Gathered(database, records.jobs_by_id)
+        self._keys = Gathered(database, _used)
         self._dispatcher = dispatcher
         self._files = files
         self._watchers = watchers
@@ -107,6 +110,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         tenant = tenant_of(context)
         if not (await self._record(tenant, request.job_id)).state.ended:
+            self._dispatcher.look_again([request.job_id])  # another hub may have taken it in just now
             await self._dispatcher.settle(events.CancelRequested(request.job_id))
         return pb.CancelJobResponse(job=await self._job(tenant, request.job_id))
 
@@ -131,8 +135,8 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return self.show(await self._record(tenant, job_id))
 
     async def _record(self, tenant: str, job_id: str) -> JobRecord:
-        record = await reading(self._database, lambda connection: records.job(connection, tenant, job_id))
-        if record is None:
+        record = await self._jobs.get(job_id)
+        if record is None or record.row.tenant != tenant:
             raise exceptions.NotFound(f"there is no job {job_id[:80]!r}")
         return record
 
@@ -140,12 +144,9 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self, tenant: str, requests: Sequence[pb.SubmitJobRequest]
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
+        held = await self._files.known.of(tenant, hashes)
         keys = {item.idempotency_key for item in requests}
-
-        def look_up(connection: sa.Connection) -> tuple[dict[str, sa.Row[Any]], set[str]]:
-            return records.artifacts_of(connection, tenant, hashes), records.known_keys(connection, tenant, keys)
-
-        held, known = await reading(self._database, look_up)
+        known = await self._known_keys(tenant, keys)
         now_s = time.time()
         outcomes: list[jobs_pb2.Job | exceptions.Refusal | None] = []
         good: list[NewJob] = []
@@ -161,6 +162,14 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         wanted = iter(good)
         return [self._answer(next(wanted), *next(answers)) if item is None else item for item in outcomes]
 
+    async def _known_keys(self, tenant: str, keys: set[str]) -> set[str]:
+        if len(keys) == 1:
+            (key,) = keys
+            return keys if await self._keys.get((tenant, key)) else set()
+        pairs = [(tenant, key) for key in keys]
+        found = await reading(self._database, lambda connection: records.known_keys(connection, pairs))
+        return {key for _, key in found}
+
     def _answer(self, wanted: NewJob, record: JobRecord, created: bool) -> jobs_pb2.Job | exceptions.Refusal:
         if not created and record.row.spec != wanted.spec:
             return exceptions.KeyReused(
@@ -168,6 +177,10 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 "which has another spec; use a fresh key for each video wanted"
             )
         return self.show(record)
+
+
+def _used(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+    return dict.fromkeys(records.known_keys(connection, keys), True)
 
 
 async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:

@@ -13,6 +13,7 @@ from sonic.metrics import Metric, register
 
 _SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14_400)
 _COMMITS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
+_PLACEMENTS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
 METRICS = (
     Metric("sonic_hub_jobs_submitted_total", "counter", "jobs", ("tenant",), "Jobs accepted and stored."),
@@ -30,6 +31,14 @@ METRICS = (
         "sonic_hub_requeues_total", "counter", "attempts", ("reason",), "Tries that ended without ending their job."
     ),
     Metric("sonic_hub_placements_total", "counter", "jobs", ("region", "reason"), "Jobs given to a node."),
+    Metric(
+        "sonic_hub_placement_seconds",
+        "histogram",
+        "seconds",
+        (),
+        "Time to choose a slot, per job placed.",
+        _PLACEMENTS,
+    ),
     Metric("sonic_hub_sessions", "gauge", "agents", ("region",), "Agents connected."),
     Metric("sonic_hub_nodes", "gauge", "nodes", ("region", "state"), "Nodes by their standing."),
     Metric(
@@ -119,6 +128,7 @@ JOBS = _made("jobs")
 QUEUE_WAIT = _made("queue_wait_seconds")
 REQUEUES = _made("requeues_total")
 PLACEMENTS = _made("placements_total")
+PLACEMENT_SECONDS = _made("placement_seconds")
 SESSIONS = _made("sessions")
 NODES = _made("nodes")
 NODE_UP = _made("node_up")

@@ -69,6 +69,10 @@ class Sessions:
             if session.metrics.leaving:
                 self._left.add(session.hello.node_id)
 
+    @staticmethod
+    def end(session: AgentSession) -> None:
+        session.outgoing.put_nowait(None)
+
     def left(self, node_id: str) -> bool:
         """Whether a node that is not connected went of its own will."""
         return node_id in self._left

@@ -10,8 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub import exceptions
-from hub.artifacts.depot import Depot, check_hash
+from hub.artifacts.depot import Depot, Stored, check_hash
+from hub.core.jobs import Ref
 from hub.store import records
+from hub.store.artifacts import KnownArtifacts
 from sonic.parameters import Problem
 from sonic.v1 import artifacts_pb2
 
@@ -21,19 +23,15 @@ IDLE_TIMEOUT_S = 30.0
 class Transfers:
     """The depot's bytes together with the store's knowledge of who owns them."""
 
-    def __init__(self, database: sa.Engine, depot: Depot) -> None:
+    def __init__(self, database: sa.Engine, known: KnownArtifacts, depot: Depot) -> None:
         self._database = database
+        self.known = known
         self._depot = depot
 
     async def find(self, tenant: str, sha256: str) -> artifacts_pb2.Artifact | None:
         """A complete artifact of the tenant, or None. Raises InvalidRequest."""
         check_hash(sha256)
-
-        def read() -> sa.Row[Any] | None:
-            with self._database.connect() as connection:
-                return records.artifact(connection, tenant, sha256)
-
-        row = await asyncio.to_thread(read)
+        row = (await self.known.of(tenant, (sha256,))).get(sha256)
         if row is None:
             return None
         return artifacts_pb2.Artifact(sha256=sha256, size_bytes=row.size_bytes, media_type=row.media_type)
@@ -53,7 +51,20 @@ class Transfers:
         if artifact := await self.find(tenant, header.sha256):
             return artifact
         stored = await self._depot.receive(tenant, header.sha256, header.size_bytes, header.offset_bytes, chunks)
+        return await self._note(tenant, stored)
 
+    async def place(self, tenant: str, ref: Ref, sha256: str, size_bytes: int, valid_s: float) -> str:
+        """Where the video of an attempt can be put directly; empty where it cannot. Raises Refusal."""
+        check_hash(sha256)
+        return await self._depot.place(tenant, f"{ref.job_id}-{ref.attempt}", sha256, size_bytes, valid_s)
+
+    async def adopt(self, tenant: str, ref: Ref, sha256: str, size_bytes: int) -> artifacts_pb2.Artifact | None:
+        """The video of an attempt that was put directly, checked and stored; None when it is not there or not it."""
+        check_hash(sha256)
+        stored = await self._depot.adopt(tenant, f"{ref.job_id}-{ref.attempt}", sha256, size_bytes)
+        return await self._note(tenant, stored) if stored else None
+
+    async def _note(self, tenant: str, stored: Stored) -> artifacts_pb2.Artifact:
         def write() -> None:
             with self._database.begin() as connection:
                 records.add_artifact(connection, tenant, stored, time.time())

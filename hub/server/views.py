@@ -12,7 +12,7 @@ from hub.core.decisions import Decision, Kind
 from hub.core.dispatch import Outlook
 from hub.core.health import Health
 from hub.core.jobs import State
-from hub.core.nodes import Node, NodeState
+from hub.core.nodes import DRAIN_WANTED, Node, NodeState
 from hub.server.sessions import AgentSession
 from hub.store.records import JobRecord
 from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
@@ -33,6 +33,7 @@ NODE_STATES = {
     NodeState.DRAINING: nodes_pb2.NODE_STATE_DRAINING,
     NodeState.OFFLINE: nodes_pb2.NODE_STATE_OFFLINE,
 }
+NODE_STANDINGS = {value: key for key, value in NODE_STATES.items()}
 
 
 def job(record: JobRecord, outlook: Outlook) -> jobs_pb2.Job:
@@ -117,18 +118,20 @@ def _end(record: JobRecord) -> Decision:
     return Decision(Kind.ENDED, "cancelled by the caller", row.job_id, row.attempt)
 
 
-def node(row: sa.Row[Any], known: Node | None, session: AgentSession | None, health: Health | None) -> nodes_pb2.Node:
-    """A node for an operator: its row, what the decisions hold of it, and what it last said."""
+def node(
+    row: sa.Row[Any], known: Node | None, session: AgentSession | None, health: Health | None, hub_id: str = ""
+) -> nodes_pb2.Node:
+    """A node for an operator: its row, what the decisions hold of it, and what it last said to this hub."""
+    message = live(known, session, health)
+    _name(message, row, session.heard_at_s if session else row.last_heard_at_s)
+    message.hub_id = hub_id if session else ""
+    return message
+
+
+def live(known: Node | None, session: AgentSession | None, health: Health | None) -> nodes_pb2.Node:
+    """What is in no row: how a node stands, and what it last said."""
     state, reason = known.state if known else (NodeState.OFFLINE, "no session")
-    message = nodes_pb2.Node(
-        node_id=row.node_id,
-        region=row.region,
-        state=NODE_STATES[state],
-        state_reason=reason,
-        agent_version=row.agent_version,
-        joined_at=wire.timestamp(row.joined_at_s),
-        last_heard_at=wire.timestamp(session.heard_at_s if session else row.last_heard_at_s),
-    )
+    message = nodes_pb2.Node(state=NODE_STATES[state], state_reason=reason)
     if session:
         message.gpus.extend(session.hello.gpus)
         message.slots.extend(session.slots)
@@ -138,6 +141,32 @@ def node(row: sa.Row[Any], known: Node | None, session: AgentSession | None, hea
     if health:
         message.standing.CopyFrom(wire.health_message(health))
     return message
+
+
+def node_elsewhere(row: sa.Row[Any]) -> nodes_pb2.Node:
+    """A node whose session is with another hub, as that one has described it, and with the operators' newest wish."""
+    message = nodes_pb2.Node.FromString(row.about or b"")
+    _name(message, row, row.last_heard_at_s)
+    message.hub_id = row.hub_id
+    drains, wanted = message.state == nodes_pb2.NODE_STATE_DRAINING, row.drain_wanted
+    if not message.state or message.state == nodes_pb2.NODE_STATE_OFFLINE:
+        message.state, message.state_reason = nodes_pb2.NODE_STATE_JOINING, "has just joined another hub"
+    if wanted and not drains:
+        message.state, message.state_reason = nodes_pb2.NODE_STATE_DRAINING, DRAIN_WANTED
+    elif drains and not wanted and message.state_reason == DRAIN_WANTED:
+        message.state, message.state_reason = nodes_pb2.NODE_STATE_READY, ""
+    return message
+
+
+def _name(message: nodes_pb2.Node, row: sa.Row[Any], heard_at_s: float) -> None:
+    named = nodes_pb2.Node(
+        node_id=row.node_id,
+        region=row.region,
+        agent_version=row.agent_version,
+        joined_at=wire.timestamp(row.joined_at_s),
+        last_heard_at=wire.timestamp(heard_at_s),
+    )
+    message.MergeFrom(named)
 
 
 def now_message() -> Any:

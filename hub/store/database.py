@@ -5,38 +5,147 @@ All SQL that only one kind of database understands is in this module.
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
+
+from hub.config import InvalidConfig
+
+_MIGRATING = 0x50A1C  # the advisory lock of whoever changes the schema
+# A dead line to PostgreSQL is noticed within half a minute; the system itself would take a quarter of an hour.
+_NOTICE_CUTS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+_log = logging.getLogger("hub.store")
 
 
 def open_database(url: str) -> sa.Engine:
-    """Connect, and bring the schema up to date. Raises sqlalchemy.exc.SQLAlchemyError."""
-    engine = sa.create_engine(url)
+    """Connect, and bring the schema up to date. Raises InvalidConfig, sqlalchemy.exc.SQLAlchemyError."""
+    engine = _engine(url)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
-    migrate(engine)
+    else:
+        sa.event.listen(engine, "connect", _set_up_postgresql)
+    try:
+        migrate(engine)
+    except sa.exc.OperationalError as error:
+        if shared(engine):
+            raise InvalidConfig(f"database_url names a database that does not answer: {error.orig}") from error
+        raise
     return engine
 
 
 def migrate(engine: sa.Engine, revision: str = "head") -> None:
-    """Apply every migration up to `revision`, all or nothing."""
+    """Apply every migration up to `revision`, all or nothing; hubs that start together wait for each other.
+
+    Migrations only add, so a schema that a newer hub has made serves this one too. Raises InvalidConfig.
+    """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    scripts = ScriptDirectory.from_config(config)
+    known = {script.revision for script in scripts.walk_revisions()}
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        if shared(engine):
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found is None or found in known:
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+        elif re.fullmatch(r"\d{4}", found) and found > str(scripts.get_current_head()):
+            _log.warning("the database is of a newer version; hubs of both can serve", extra={"schema": found})
+        else:
+            raise InvalidConfig(f"database_url names a database with the schema {found!r}, which is none of a hub")
+
+
+def shared(engine: sa.Engine) -> bool:
+    """Whether several hubs can work on this database."""
+    return engine.dialect.name == "postgresql"
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file behind a URL of SQLite; None for any other database, and for one in memory."""
+    parsed = sa.make_url(url)
+    named = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
+    return Path(str(parsed.database)).resolve() if named else None
 
 
 def insert_ignoring(engine: sa.Engine, table: sa.Table) -> Any:
     """An INSERT that leaves an existing row as it is; `rowcount` tells."""
     dialect = sqlite if engine.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table).on_conflict_do_nothing()
+    return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+
+
+def clock_s() -> sa.ColumnElement[float]:
+    """The clock of a shared database: the one that all hubs can see."""
+    return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+
+
+def snapshot(connection: sa.Connection) -> None:
+    """Let all queries of the transaction that begins see one state of a shared database; on SQLite they do anyway."""
+    if shared(connection.engine):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+
+def notify(connection: sa.Connection, channel: str, payload: str) -> None:
+    """Tell whoever listens, if this transaction is committed."""
+    connection.execute(sa.select(sa.func.pg_notify(channel, payload)))
+
+
+def listening_to(engine: sa.Engine) -> dict[str, Any]:
+    """The arguments of psycopg.connect for a connection that waits, and notices when the line is dead."""
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+    return {**_NOTICE_CUTS, **arguments, "autocommit": True}
+
+
+def _engine(url: str | sa.URL) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise InvalidConfig("database_url is no URL; postgresql://USER@HOST/NAME is wanted, or none") from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        kind = parsed.get_backend_name()
+        raise InvalidConfig(f"database_url is one of {kind}; a hub works with PostgreSQL, and alone with SQLite")
+    if parsed.get_backend_name() == "sqlite":
+        return sa.create_engine(parsed)
+    try:
+        return sa.create_engine(parsed, pool_pre_ping=True, connect_args=_NOTICE_CUTS)
+    except ModuleNotFoundError as error:
+        needed = f"{error.name} is not installed; run: pip install 'sonic-fleet[postgresql]'"
+        raise InvalidConfig(f"database_url is one of PostgreSQL, for which {needed}") from error
+
+
+def is_local(engine: sa.Engine) -> bool:
+    """Whether a statement is carried out by the thread that asks for it, and no other machine is waited for."""
+    return engine.dialect.name == "sqlite"
+
+
+def passing(engine: sa.Engine) -> sa.Engine:
+    """The same database, for commits that survive the end of this process; a power loss only with the next one that does."""
+    second = _engine(engine.url)
+    if is_local(engine):
+        sa.event.listen(second, "connect", _set_up_sqlite)
+        sa.event.listen(second, "connect", _pass_quickly)
+        sa.event.listen(second, "begin", _begin_sqlite)
+    else:
+        sa.event.listen(second, "connect", _set_up_postgresql)
+        sa.event.listen(second, "begin", _pass)
+    return second
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
@@ -45,6 +154,20 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _pass_quickly(connection: Any, _record: Any) -> None:
+    for pragma in ("synchronous=NORMAL", "busy_timeout=0", "wal_autocheckpoint=0"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _pass(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+
+def _set_up_postgresql(connection: Any, _record: Any) -> None:
+    connection.execute("SET lock_timeout = '5s'")
+    connection.commit()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +18,22 @@ from hub.store.schema import artifacts, attempts, decisions, jobs, nodes
 from sonic.v1 import jobs_pb2
 
 _HASHES_AT_A_TIME = 500
+
+_JOBS_BY_ID = sa.select(jobs).where(jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+_ATTEMPTS_BY_JOB = (
+    sa.select(attempts)
+    .where(attempts.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+    .order_by(attempts.c.attempt)
+)
+
+_KNOWN_KEYS = sa.select(jobs.c.idempotency_key).where(
+    jobs.c.tenant == sa.bindparam("of_tenant"), jobs.c.idempotency_key.in_(sa.bindparam("keys", expanding=True))
+)
+_SPECS = sa.select(jobs.c.job_id, jobs.c.tenant, jobs.c.spec, jobs.c.submitted_at_s, jobs.c.video_s).where(
+    jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True))
+)
+_LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
+_NEWEST = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,36 @@ class Page:
 
 def add_job(connection: sa.Connection, new: NewJob, now_s: float) -> tuple[JobRecord, bool]:
     """Store a job unless its tenant has used the idempotency key before. Returns the job and whether it is new."""
-    values = {
+    return add_jobs(connection, [new], now_s)[0]
+
+
+def add_jobs(connection: sa.Connection, new: Sequence[NewJob], now_s: float) -> list[tuple[JobRecord, bool]]:
+    """`add_job` for each; a key that comes twice makes the first the job of both."""
+    adding = insert_ignoring(connection.engine, jobs).returning(*jobs.c)
+    added = connection.execute(adding, [_job_values(job, now_s) for job in new]).all() if new else ()
+    created = {row.job_id for row in added}
+    found = {(row.tenant, row.idempotency_key): JobRecord(row) for row in added}
+    for job in new:
+        if (job.tenant, job.idempotency_key) not in found:
+            where = (jobs.c.tenant == job.tenant, jobs.c.idempotency_key == job.idempotency_key)
+            rows = connection.execute(sa.select(jobs).where(*where)).all()
+            found[job.tenant, job.idempotency_key] = with_attempts(connection, rows)[0]
+    return [(found[job.tenant, job.idempotency_key], job.job_id in created) for job in new]
+
+
+def jobs_by_id(connection: sa.Connection, job_ids: Iterable[str]) -> dict[str, JobRecord]:
+    """Those of the named jobs that exist, of whatever tenant."""
+    rows = connection.execute(_JOBS_BY_ID, {"job_ids": list(job_ids)}).all()
+    return {record.row.job_id: record for record in with_attempts(connection, rows)}
+
+
+def specs(connection: sa.Connection, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
+    """What nodes are told of these jobs."""
+    return list(connection.execute(_SPECS, {"job_ids": job_ids}))
+
+
+def _job_values(new: NewJob, now_s: float) -> dict[str, Any]:
+    return {
         "job_id": new.job_id,
         "tenant": new.tenant,
         "idempotency_key": new.idempotency_key,
@@ -118,10 +163,6 @@ def add_job(connection: sa.Connection, new: NewJob, now_s: float) -> tuple[JobRe
         "cautions": new.cautions,
         "video_s": new.video_s or None,
     }
-    created = connection.execute(insert_ignoring(connection.engine, jobs), values).rowcount == 1
-    where = (jobs.c.tenant == new.tenant, jobs.c.idempotency_key == new.idempotency_key)
-    row = connection.execute(sa.select(jobs).where(*where)).one()
-    return with_attempts(connection, [row])[0], created
 
 
 def job(connection: sa.Connection, tenant: str | None, job_id: str) -> JobRecord | None:
@@ -149,27 +190,23 @@ def page(connection: sa.Connection, tenant: str | None, wanted: Page) -> list[Jo
     return with_attempts(connection, connection.execute(query).all())
 
 
-def known_keys(connection: sa.Connection, tenant: str, keys: Iterable[str]) -> set[str]:
-    """Those of the idempotency keys that the tenant has used."""
-    query = sa.select(jobs.c.idempotency_key).where(jobs.c.tenant == tenant, jobs.c.idempotency_key.in_(set(keys)))
-    return set(connection.execute(query).scalars())
+def known_keys(connection: sa.Connection, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of the idempotency keys, each with its tenant, that have been used."""
+    by_tenant: dict[str, list[str]] = {}
+    for tenant, key in keys:
+        by_tenant.setdefault(tenant, []).append(key)
+    return {
+        (tenant, key)
+        for tenant, of_tenant in by_tenant.items()
+        for key in connection.execute(_KNOWN_KEYS, {"of_tenant": tenant, "keys": of_tenant}).scalars()
+    }
 
 
-def live_job(connection: sa.Connection, job_id: str, clock_offset_s: float) -> Job | None:
-    """One job as the decisions see it, unless it has ended."""
-    record = job(connection, None, job_id)
-    if record is None or record.state.ended:
-        return None
-    return record.live(clock_offset_s, _sizes(connection, [record.row]))
-
-
-def live_jobs(connection: sa.Connection, clock_offset_s: float) -> list[Job]:
-    """Every job that has not ended, in the order of submission."""
-    states = (State.QUEUED, State.ASSIGNED, State.RUNNING)
-    query = sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.sequence)
-    rows = connection.execute(query).all()
-    newest = sa.and_(attempts.c.job_id == jobs.c.job_id, attempts.c.attempt == jobs.c.attempt)
-    tries = connection.execute(sa.select(attempts).join(jobs, newest).where(jobs.c.state.in_(states))).all()
+def live_jobs(connection: sa.Connection, clock_offset_s: float, job_ids: Collection[str] | None = None) -> list[Job]:
+    """Every job that has not ended, or those of them that are named, in the order of submission."""
+    wanted = [jobs.c.state.in_(_LIVE)] + ([] if job_ids is None else [jobs.c.job_id.in_(job_ids)])
+    rows = connection.execute(sa.select(jobs).where(*wanted).order_by(jobs.c.sequence)).all()
+    tries = connection.execute(sa.select(attempts).join(jobs, _NEWEST).where(*wanted)).all()
     by_job = {row.job_id: [row] for row in tries}
     sizes = _sizes(connection, rows)
     return [JobRecord(row, by_job.get(row.job_id, [])).live(clock_offset_s, sizes) for row in rows]
@@ -187,11 +224,24 @@ def _sizes(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> dict[str, 
     return found
 
 
+def standings(connection: sa.Connection) -> dict[str, tuple[State, int, int]]:
+    """State, attempt and tries of every job that has not ended."""
+    query = sa.select(jobs.c.job_id, jobs.c.state, jobs.c.attempt, jobs.c.tries).where(jobs.c.state.in_(_LIVE))
+    return {job_id: (State(state), attempt, tries) for job_id, state, attempt, tries in connection.execute(query)}
+
+
+def held_by(connection: sa.Connection, node_id: str) -> list[str]:
+    """The jobs whose newest attempt a node has."""
+    held = jobs.c.state.in_((State.ASSIGNED, State.RUNNING))
+    query = sa.select(jobs.c.job_id).join(attempts, _NEWEST).where(held, attempts.c.node_id == node_id)
+    return list(connection.execute(query).scalars())
+
+
 def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[JobRecord]:
     """Jobs with their attempts, in one query for all."""
     records = {row.job_id: JobRecord(row) for row in rows}
-    query = sa.select(attempts).where(attempts.c.job_id.in_(records)).order_by(attempts.c.attempt)
-    for attempt in connection.execute(query) if records else ():
+    tried = [row.job_id for row in rows if row.attempt]
+    for attempt in connection.execute(_ATTEMPTS_BY_JOB, {"job_ids": tried}) if tried else ():
         records[attempt.job_id].attempts.append(attempt)
     return list(records.values())
 
@@ -223,9 +273,18 @@ def artifacts_of(connection: sa.Connection, tenant: str, hashes: Iterable[str]) 
     return {row.sha256: row for row in connection.execute(query)}
 
 
-def note_node(connection: sa.Connection, node_id: str, region: str, agent_version: str, now_s: float) -> None:
-    """A node has said Hello."""
-    fresh = {"region": region, "agent_version": agent_version, "last_heard_at_s": now_s}
+def note_node(
+    connection: sa.Connection,
+    node_id: str,
+    region: str,
+    agent_version: str,
+    now_s: float,
+    hub_id: str = "",
+    session_id: str = "",
+) -> None:
+    """A node has said Hello; the newest session is the one that counts, whichever hub holds it."""
+    fresh = {"region": region, "agent_version": agent_version[:64], "last_heard_at_s": now_s}
+    fresh |= {"hub_id": hub_id, "session_id": session_id}
     added = {"node_id": node_id, "drain_wanted": False, "joined_at_s": now_s}
     if not connection.execute(insert_ignoring(connection.engine, nodes), fresh | added).rowcount:
         connection.execute(sa.update(nodes).where(nodes.c.node_id == node_id).values(**fresh))

@@ -102,7 +102,7 @@ async def test_a_slow_worker_is_held_again_and_again_and_finishes(hub: ScriptedH
 async def test_a_cut_line_is_dead_until_it_is_over(hub: ScriptedHub, start: Start) -> None:
     agent = await start(plays_faults=True)
     await hub.slot_is(READY)
-    hub.assign("job", b"slow 0.5")
+    hub.assign("job", b"slow 2")
     await hub.started("job")
     mark = len(hub.heard)
     play(hub, "CUT", 1.5)

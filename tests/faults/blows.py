@@ -227,7 +227,8 @@ class Storm:
         def cut() -> None:
             assert self.fleet.cluster
             self.fleet.cluster.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'sonic' AND pid <> pg_backend_pid()"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE usename = 'sonic' AND pid <> pg_backend_pid()"
             )
 
         for _again in range(3):

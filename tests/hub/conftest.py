@@ -15,13 +15,22 @@ from .peers import Agent, Caller
 
 
 def config(data_dir: Path, **about: object) -> HubConfig:
-    free = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
-    return HubConfig(data_dir=data_dir, heartbeat_interval_s=0.5, lease_s=1.5, **(free | about))  # type: ignore[arg-type]
+    own = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "heartbeat_interval_s": 0.5, "lease_s": 1.5}
+    return HubConfig(data_dir=data_dir, **(own | about))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hub.db'}"
+    url: str = request.getfixturevalue("cluster").database()
+    return url
 
 
 @pytest.fixture
-async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
-    async with serving(config(tmp_path / "hub")) as running:
+async def hub(tmp_path: Path, database_url: str) -> AsyncIterator[Hub]:
+    async with serving(config(tmp_path / "hub", database_url=database_url)) as running:
         yield running
 
 

@@ -6,6 +6,9 @@ import math
 import random
 from itertools import combinations
 
+import pytest
+
+from hub.core import forecast
 from hub.core.forecast import CALIBRATION, NOTHING, Estimate, Forecasts, Kind
 from hub.core.jobs import Work
 
@@ -219,3 +222,18 @@ def test_a_render_that_ran_out_of_memory_raises_the_forecast_above_what_the_devi
     forecasts.used_memory("warp", "1", work, 6 * GIB)  # it fits after all: the device had not been free
     assert forecasts.memory("warp", "1", work) < 7 * GIB
     assert forecasts.memory_at_least("warp", "1", work) < 7 * GIB
+
+
+def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "MAX_KINDS", 3)
+    monkeypatch.setattr(forecast, "MAX_NODES", 10)
+    forecasts = Forecasts()
+    for number in range(40):
+        kind = Kind("warp", f"{number}", "cpu")
+        forecasts.calibrated(kind, "n", 1.0)
+        forecasts.render(kind, "n", Work(1.0), False)
+        forecasts.used_memory("warp", f"{number}", Work(1.0), GIB)
+        forecasts.transferred(f"n{number}", 1000, 1.0)
+    assert [forecasts.knows(Kind("warp", f"{number}", "cpu")) for number in (36, 37, 39)] == [False, True, True]
+    assert (len(forecasts._classes), len(forecasts._cache), len(forecasts._memory)) == (3, 3, 3)
+    assert (len(forecasts._nodes), len(forecasts._lines)) == (10, 10)

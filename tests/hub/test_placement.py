@@ -118,7 +118,7 @@ def test_every_node_passed_over_has_its_reason() -> None:
         "draining": "draining: an operator asked for it",
         "joining": "joining: has not rendered its probe clip yet",
         "other": "has no engine warp at 1",
-        "small": "its 2 GiB are less than the 3.1 GiB that such jobs need",
+        "small": "its 2 GiB are less than the 3.0 GiB that such jobs need",
         "abroad": "is in us; the job must run in eu",
         "failing": "no slot is ready: slot 0: its worker failed",
     }

@@ -209,6 +209,32 @@ async def test_the_decisions_know_what_a_job_wants(hub: Hub, caller: Caller) -> 
     assert replace(loaded, deadline_s=known.deadline_s) == known
 
 
+async def test_what_no_node_could_run_is_refused_with_what_would_fit(caller: Caller, agent: Agent) -> None:
+    before = await caller.submit_new("k1", engine="wrap")  # nobody knows yet what nodes there will be
+    assert [warning.reason for warning in before.warnings] == ["NO_NODES_YET"]
+    await agent.join()
+    nowhere = jobs_pb2.RegionRules(require=["ue"])
+    error = await refused(caller.submit("k2", engine="wrap", regions=nowhere), grpc.StatusCode.INVALID_ARGUMENT)
+    said = {v.field: v.description for v in details(error, error_details_pb2.BadRequest).field_violations}
+    assert "did you mean 'warp'" in said["spec.engine"]
+    assert "choose from 'eu'" in said["spec.regions.require"]
+    error = await refused(caller.submit("k3", model_version="2"), grpc.StatusCode.INVALID_ARGUMENT)
+    assert "choose from '1', or leave it out" in error.details()
+    assert (await caller.submit("k1", engine="wrap")).job_id == before.job_id  # a repeat is answered all the same
+
+
+async def test_a_job_that_waits_says_when_it_should_start_and_finish(caller: Caller, agent: Agent) -> None:
+    await agent.join()
+    await caller.submit_new("k1")
+    await agent.hear("assignment")
+    job = await caller.submit("k2")
+    start, finish = job.forecast.start, job.forecast.finish
+    assert job.queue_position == 1
+    assert 0 <= start.low <= start.expected <= start.high
+    assert start.expected < finish.expected
+    assert finish.low <= finish.expected <= finish.high
+
+
 async def test_how_long_a_recording_is_is_guessed_and_then_learned(hub: Hub, caller: Caller, agent: Agent) -> None:
     """A WAV tells it in its header; of another type it is guessed from the size, until a render has told."""
     wav = wav_of(seconds=2.5)
@@ -396,7 +422,8 @@ async def test_a_store_that_fails_loses_nothing_that_was_acknowledged(
     job = await caller.submit_new("k1")
     database = hub.dispatcher._database
     with database.begin() as blocker:  # another writer holds the database
-        blocker.exec_driver_sql("UPDATE jobs SET priority = priority")
+        locks = database.dialect.name == "postgresql"
+        blocker.exec_driver_sql("LOCK TABLE jobs" if locks else "UPDATE jobs SET priority = priority")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await asyncio.wait_for(caller.submit("k2"), 20)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

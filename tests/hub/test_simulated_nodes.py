@@ -20,7 +20,9 @@ from sonic import simulated_fleet
 from sonic.simulated_line import signed, slate
 from sonic.v1 import admin_service_pb2 as admin_pb
 from sonic.v1 import artifacts_pb2, jobs_pb2, nodes_pb2
+from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
+from tests.agent.scripted_hub import ScriptedHub
 from tests.processes import free_port
 
 from .peers import Caller
@@ -87,7 +89,7 @@ async def test_work_without_length_costs_no_time_and_one_upload_a_tenant(hub: Hu
 
 
 async def test_a_restart_of_the_hub_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    settings = SETTINGS | {"listen": f"127.0.0.1:{free_port()}", "lease_s": 5.0}
+    settings = SETTINGS | {"listen": f"127.0.0.1:{free_port()}", "lease_s": 30.0}
     profiles = [replace(QUICK, node_id=f"n{number}", speedup=4) for number in range(3)]
     async with simulated_fleet.running(settings["listen"], profiles) as fleet:
         async with running_hub(tmp_path, **settings) as hub, grpc.aio.insecure_channel(hub.grpc_address) as channel:
@@ -141,7 +143,9 @@ async def shown(caller: Caller, fits) -> nodes_pb2.Node:
     return found
 
 
-async def test_a_fault_is_shown_and_ends_by_itself_or_when_told(hub: Hub, caller: Caller) -> None:
+async def test_a_fault_is_shown_and_ends_by_itself_or_when_told(
+    hub: Hub, caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running_fleet(hub, [QUICK]):
         assert (await node(caller)).plays_faults
         await play(caller, "HEAT")
@@ -151,23 +155,53 @@ async def test_a_fault_is_shown_and_ends_by_itself_or_when_told(hub: Hub, caller
         await play(caller, "HEAT", 0)
         cool = await shown(caller, lambda node: not node.faults)
         assert not cool.health.gpus[0].throttle_reasons
-        await play(caller, "SLOW", 0.5)
-        await shown(caller, lambda node: node.faults)
+        caplog.clear()
+        await play(caller, "SLOW", 0.2)
+        await until(lambda: _true("fault ended" in caplog.messages))
         await shown(caller, lambda node: not node.faults)
 
 
-async def test_xid_fails_renders_until_it_is_over(hub: Hub, caller: Caller) -> None:
-    async with running_fleet(hub, [replace(QUICK, slots=1)]) as fleet:
-        await play(caller, "XID")
-        await shown(caller, lambda node: node.faults)
-        job = await caller.submit_new("k1")
-        await until(lambda: _true(fleet["n1"].failed > 0))
-        assert (await shown(caller, lambda node: node.health.gpus[0].xid_events)).health.gpus[0].xid_events[79] >= 1
-        await play(caller, "XID", 0)
-        await until(lambda: _true(bool(fleet["n1"].rendered)))
-        ended = await caller.ended(job.job_id)
-    assert ended.state == jobs_pb2.JOB_STATE_SUCCEEDED
-    assert ended.attempts[0].failure.fault == jobs_pb2.FAULT_KIND_DEVICE
+@pytest.fixture
+async def scripted() -> AsyncIterator[ScriptedHub]:
+    """A hub that says what the test wants said."""
+    hub = ScriptedHub()
+    await hub.start()
+    yield hub
+    await hub.stop()
+
+
+async def probed(hub: ScriptedHub, probe_id: str, slot: int = 0) -> fleet_pb.ProbeResult:
+    hub.say(probe=fleet_pb.Probe(probe_id=probe_id, slot=slot))
+    return (await hub.until(lambda message: message.probed.probe_id == probe_id)).probed
+
+
+async def test_probes_and_renders_are_right_unless_xid_is_played(scripted: ScriptedHub) -> None:
+    async with simulated_fleet.running(scripted.address, [replace(QUICK, slots=1)]) as fleet:
+        await fleet.joined()
+        assert (await probed(scripted, "p1")).clip.realtime_factor == pytest.approx(2.0)
+        fleet["n1"].play(nodes_pb2.GAME_DAY_FAULT_XID, 60)
+        assert (await probed(scripted, "p2")).failure.fault == jobs_pb2.FAULT_KIND_DEVICE
+        assert (await probed(scripted, "p3", slot=5)).failure.fault == jobs_pb2.FAULT_KIND_DECLINED
+        await scripted.slot_is(nodes_pb2.SLOT_STATE_READY, len(scripted.heard))
+        scripted.assign("job", b"voice")
+        assert (await scripted.result("job")).failure.fault == jobs_pb2.FAULT_KIND_DEVICE
+        told = await scripted.until(lambda message: any(gpu.xid_events for gpu in message.heartbeat.health.gpus))
+        assert told.heartbeat.health.gpus[0].xid_events[79] >= 1
+        fleet["n1"].play(nodes_pb2.GAME_DAY_FAULT_XID, 0)
+        await scripted.slot_is(nodes_pb2.SLOT_STATE_READY, len(scripted.heard))
+        assert (await probed(scripted, "p4")).HasField("clip")
+        scripted.assign("next", b"voice")
+        assert (await scripted.result("next")).HasField("video")
+
+
+async def test_a_probe_gives_way_to_work(scripted: ScriptedHub) -> None:
+    async with simulated_fleet.running(scripted.address, [replace(QUICK, speedup=1)]) as fleet:
+        await fleet.joined()
+        scripted.say(probe=fleet_pb.Probe(probe_id="p", slot=0))
+        scripted.assign("job", b"voice")
+        declined = (await scripted.until(lambda message: message.probed.probe_id == "p")).probed
+        assert declined.failure.fault == jobs_pb2.FAULT_KIND_DECLINED
+        await scripted.started("job")
 
 
 async def test_a_leak_fills_the_gpu(hub: Hub, caller: Caller) -> None:
@@ -181,12 +215,13 @@ async def test_a_leak_fills_the_gpu(hub: Hub, caller: Caller) -> None:
 
 
 async def test_a_cut_node_finishes_its_work_and_brings_it_back(hub: Hub, caller: Caller) -> None:
-    async with running_fleet(hub, [replace(QUICK, speedup=5)]) as fleet:
+    async with running_fleet(hub, [replace(QUICK, speedup=2)]) as fleet:
         job = await caller.submit_new("k1")
         await until(lambda: _true(bool(fleet["n1"].running)))
-        await play(caller, "CUT", 1.2)
+        await play(caller, "CUT")
         await until(lambda: _offline(caller))
         await until(lambda: _true(bool(fleet["n1"].finished)))
+        fleet["n1"].play(nodes_pb2.GAME_DAY_FAULT_CUT, 0)
         ended = await caller.ended(job.job_id)
     assert (ended.state, len(ended.attempts)) == (jobs_pb2.JOB_STATE_SUCCEEDED, 1)
 

@@ -43,6 +43,14 @@ def test_a_tenant_takes_from_the_default_what_it_does_not_say(tmp_path: Path) ->
     assert limits.of("a.b") == limits.of("anybody")
 
 
+def test_the_example_in_the_docs_can_be_used(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tenants.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    limits = tenant_limits.read(written(tmp_path, example), BASE)
+    assert limits.of("studio.paris").max_running == math.inf
+    assert limits.of("acme") == TenantLimits(5.0, 10_000, 40, 600)
+
+
 def test_every_mistake_in_the_file_is_named_at_once(tmp_path: Path) -> None:
     text = (
         "[defaults]\n[default]\nweihgt = 1\nweight = inf\nmax_queued = 1.5\n[tenant.acme]\nmax_running = 0\n"
@@ -110,6 +118,25 @@ async def test_too_many_submissions_are_told_when_to_come_back(tmp_path: Path) -
         await acme.submit("k1")  # a repeat costs nothing
         for number in range(5):
             await Caller(channel, "rival").submit_new(f"k{number}")
+
+
+async def test_a_tenant_at_its_limit_of_running_jobs_holds_up_nobody(tmp_path: Path) -> None:
+    path = written(tmp_path, "[tenant.acme]\nmax_running = 1\n")
+    async with (
+        serving(config(tmp_path / "hub", tenants_file=path)) as hub,
+        grpc.aio.insecure_channel(hub.grpc_address) as channel,
+    ):
+        acme, rival, one, two = Caller(channel), Caller(channel, "rival"), Agent(channel), Agent(channel, "n2")
+        first = await acme.submit_new("k1")
+        second = await acme.submit("k2")
+        await one.join()
+        ref = (await one.hear("assignment")).assignment.ref
+        assert ref.job_id == first.job_id
+        await two.join()
+        others = await rival.submit_new("k1")
+        assert (await two.hear("assignment")).assignment.ref.job_id == others.job_id
+        await one.render(ref)
+        assert (await one.hear("assignment")).assignment.ref.job_id == second.job_id
 
 
 async def test_a_full_queue_says_when_it_will_have_drained(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""Where jobs are written: new ones and what was decided of others, many in one transaction.
+
+What was acknowledged to a caller or to an agent survives a power loss. That a job was assigned or has begun survives
+the end of this process at once, and a power loss only with the next commit that does: should it be lost, the hub gives
+the attempt's number out again. That is sound, since a result is taken only from the node to which the store says that
+the attempt was given: of two nodes with the same number, the first is told to stop when it says Hello, and what it
+reports is answered with UNKNOWN. What it costs is one render, and only when the power fails within that moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from hub.core.instructions import Assign, CommitSuccess, Instruction, MarkRunning, Record, Send, Write
+from hub.store import commits, records
+from hub.store.artifacts import KnownArtifacts
+from hub.store.bulletin import Bulletin
+from hub.store.commits import Apart, Outcome
+from hub.store.database import is_local, passing
+from hub.store.records import JobRecord, NewJob
+from sonic.v1 import fleet_service_pb2, jobs_pb2
+
+_EXACT_ENOUGH = 0.02
+Stored = list[tuple[JobRecord, bool]]
+"""Each job of a submission, and whether it is new."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the node is to be told of an attempt that was given to it."""
+
+    tenant: str
+    spec: jobs_pb2.JobSpec
+    portrait: sa.Row[Any]
+    voice: sa.Row[Any]
+    queued_s: float
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A write and what came of it; `given` is there for an Assign that was applied."""
+
+    write: Write
+    outcome: Outcome
+    given: Given | None = None
+
+
+def is_passing(instruction: Instruction) -> bool:
+    """Whether it need not survive a power loss at once."""
+    return isinstance(instruction, Assign | MarkRunning | Send)
+
+
+class Ledger:
+    """Of one hub. To be used by one thread at a time.
+
+    Where `quick` is set, what is not durable never waits for the disk: it need not be handed to a thread, which would
+    take longer than the statements. While somebody else is writing, it is refused at once.
+    """
+
+    def __init__(self, database: sa.Engine, known: KnownArtifacts, bulletin: Bulletin, hub_id: str) -> None:
+        self.quick = is_local(database)
+        self._database = database
+        self._passing = passing(database)
+        self._known = known
+        self._bulletin = bulletin
+        self._hub_id = hub_id
+
+    def close(self) -> None:
+        self._passing.dispose()
+
+    def write(
+        self, writes: Sequence[Write], new: Sequence[Sequence[NewJob]], now_s: float, durable: bool
+    ) -> tuple[list[Committed], list[Stored]]:
+        """All of it or nothing, at the wall-clock time `now_s`. Raises sqlalchemy.exc.SQLAlchemyError."""
+        engine = self._database if durable else self._passing
+        try:
+            with engine.begin() as connection:
+                outcomes = commits.apply_together(connection, writes, now_s, self._hub_id)
+                return self._finish(connection, writes, outcomes, new, now_s)
+        except Apart:
+            # Hubs that change the same jobs take them in one order, so that none waits for another that waits for it.
+            in_order = sorted(range(len(writes)), key=lambda index: _order(writes[index]))
+            with engine.begin() as connection:
+                done = {index: commits.apply(connection, writes[index], now_s, self._hub_id) for index in in_order}
+                return self._finish(connection, writes, [done[index] for index in range(len(writes))], new, now_s)
+
+    def _finish(
+        self,
+        connection: sa.Connection,
+        writes: Sequence[Write],
+        outcomes: Sequence[Outcome],
+        new: Sequence[Sequence[NewJob]],
+        now_s: float,
+    ) -> tuple[list[Committed], list[Stored]]:
+        committed = self._committed(connection, writes, outcomes, now_s)
+        stored = _add(connection, new, now_s)
+        changed = [_order(one.write) for one in committed if one.outcome.applied]
+        added = [record.row.job_id for answer in stored for record, created in answer if created]
+        self._bulletin.tell(connection, jobs=[*filter(None, changed), *added])
+        return committed, stored
+
+    def _committed(
+        self, connection: sa.Connection, writes: Sequence[Write], outcomes: Sequence[Outcome], now_s: float
+    ) -> list[Committed]:
+        made = list(zip(writes, outcomes, strict=True))
+        won = [write for write, outcome in made if isinstance(write, CommitSuccess) and outcome.applied]
+        self._learn_durations(connection, won)
+        assigned = [write.ref.job_id for write, outcome in made if isinstance(write, Assign) and outcome.applied]
+        given = self._given(connection, assigned, now_s) if assigned else {}
+        return [
+            Committed(write, outcome, given.get(write.ref.job_id) if isinstance(write, Assign) else None)
+            for write, outcome in made
+        ]
+
+    def _learn_durations(self, connection: sa.Connection, won: Sequence[CommitSuccess]) -> None:
+        """The next job with the same recording need not guess, if this one's guess was wrong."""
+        told_s = {write.ref.job_id: audio_s for write in won if (audio_s := _audio_s(write.result))}
+        for job in records.specs(connection, list(told_s)) if told_s else ():
+            audio_s = told_s[job.job_id]
+            if abs(audio_s - (job.video_s or 0.0)) > _EXACT_ENOUGH * audio_s:
+                sha256 = jobs_pb2.JobSpec.FromString(job.spec).voice_sha256
+                records.learn_duration(connection, job.tenant, sha256, audio_s)
+                self._known.forget(job.tenant, sha256)
+
+    def _given(self, connection: sa.Connection, job_ids: list[str], now_s: float) -> dict[str, Given]:
+        found: dict[str, Given] = {}
+        for row in records.specs(connection, job_ids):
+            spec = jobs_pb2.JobSpec.FromString(row.spec)
+            inputs = self._known.read(connection, row.tenant, (spec.portrait_sha256, spec.voice_sha256))
+            portrait, voice = inputs[spec.portrait_sha256], inputs[spec.voice_sha256]
+            found[row.job_id] = Given(row.tenant, spec, portrait, voice, max(now_s - row.submitted_at_s, 0.0))
+        return found
+
+
+def _order(write: Write) -> str:
+    return "" if isinstance(write, Record) else commits.job_id(write)
+
+
+def _audio_s(result: bytes) -> float:
+    return fleet_service_pb2.RenderedVideo.FromString(result).report.audio_seconds
+
+
+def _add(connection: sa.Connection, new: Sequence[Sequence[NewJob]], now_s: float) -> list[Stored]:
+    added = iter(records.add_jobs(connection, [job for jobs in new for job in jobs], now_s) if new else [])
+    return [[next(added) for _ in jobs] for jobs in new]
