@@ -1,4 +1,4 @@
-"""What simulated nodes share: a connection to the hub, or to several in turn, and a video that each tenant needs only once."""
+"""What simulated nodes share: a connection to one of the hubs, and a video that each tenant needs only once."""
 
 from __future__ import annotations
 

@@ -40,7 +40,13 @@ ON_POSTGRESQL = (
 )
 REST_S = 1.5  # for a victim between two faults
 _ECHO_S = LEASE_S + 3.0  # for how long after its end the effects of a fault may still be told
-_STALLED = ("the store refused a transaction", "submissions could not be stored")
+_STALLED = (
+    "the store refused a transaction",
+    "the store failed a call",
+    "the store of files failed",
+    "the line to the other hubs is cut",
+    "no sign of life could be given",
+)
 _LOST = ("session ended", "session silent", "requeued", "frozen")
 
 
@@ -295,7 +301,7 @@ def _had_effect(
     if whom == "agents":
         return said(fleet.hubs, _LOST)
     if blow.kind == "full_disk_hub" or whom in ("store", "connections"):
-        return said(fleet.hubs, _STALLED) or _troubled(blow, troubled)
+        return said(fleet.hubs, _STALLED)
     return _troubled(blow, troubled)
 
 

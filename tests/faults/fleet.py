@@ -185,7 +185,17 @@ def running(folder: Path, seed: int, hubs: int, store: str, agents: int, nodes: 
             made.until_ready(hub)
         for number in range(1, agents + 1):
             _add_agents(made, f"box-{number}", nodes).start()
+        for agent in made.agents:
+            _until_joined(agent)
         yield made
+
+
+def _until_joined(agents: Part) -> None:
+    until_s = time.monotonic() + START_TIMEOUT_S
+    while not any(message == "all nodes have joined" for _, message, _ in agents.said()):
+        assert agents.alive(), f"{agents.name} ended:\n{agents.log.read_text()[-3000:]}"
+        assert time.monotonic() < until_s, f"{agents.name} has not joined:\n{agents.log.read_text()[-3000:]}"
+        time.sleep(0.1)
 
 
 def _end(fleet: Fleet) -> None:

@@ -1,8 +1,8 @@
 """A switch between network namespaces, in user space: it cuts, delays, loses and throttles what goes over a port.
 
 `python -m tests.faults.switch SEED PORT…` forwards Ethernet frames between interfaces of its namespace. Orders come as
-JSON lines on standard input: {"port": "p2", "delay_s": 0.1, "loss": 0.05, "bytes_per_s": 50000, "cut": false}; an empty line
-asks for the counts, which are answered as a JSON line. It needs no kernel module and no root.
+JSON lines on standard input: {"port": "p2", "delay_s": 0.1, "loss": 0.05, "bytes_per_s": 50000, "cut": false}; an empty
+line asks for the counts, which are answered as a JSON line. It needs no kernel module and no root.
 """
 
 from __future__ import annotations
