@@ -181,7 +181,7 @@ class HubsAlive:
 
 @dataclass(frozen=True)
 class StoodStill:
-    """This hub did nothing for so long, as it was frozen or its store away. What nodes said meanwhile is yet to come."""
+    """This hub did nothing for so long: it was frozen, or its store away. What nodes said meanwhile is yet to come."""
 
     seconds: float
 

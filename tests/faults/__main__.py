@@ -29,7 +29,7 @@ from tests.faults.callers import TENANTS, Caller
 from tests.faults.fleet import Fleet
 from tests.faults.history import FINAL, Book
 
-ENDED_WITHIN_S = 60.0  # of the end of the last fault
+ENDED_WITHIN_S = 120.0  # of the end of the last fault
 CALLERS_PER_TENANT = 2
 SHOWN_VIOLATIONS = 20
 

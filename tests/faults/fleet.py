@@ -26,7 +26,7 @@ from tests.faults.world import Disk, Machine, World, end_with_parent
 
 SONIC = [sys.executable, "-m", "sonic"]
 GRPC_PORT, HTTP_PORT, POSTGRES_PORT = 50051, 8090, 5432
-HEARTBEAT_S, LEASE_S, MAX_TRIES = 0.5, 3.0, 10
+HEARTBEAT_S, LEASE_S, MAX_TRIES = 0.5, 2.0, 10
 DISK_BYTES = 192 << 20
 START_TIMEOUT_S = 60.0
 REGIONS = ("eu", "us")
