@@ -222,7 +222,7 @@ def _cluster(fleet: Fleet) -> postgres.Cluster:
 
 def _add_hub(fleet: Fleet, name: str, store: str) -> None:
     machine = fleet.machines[name]
-    fleet.disks[name] = Disk(fleet.folder / name, DISK_BYTES)
+    fleet.disks[name] = Disk.mounted(fleet.folder / name, DISK_BYTES)
     command = [*SONIC, "hub", "--hub-id", name, "--insecure", "--data-dir", str(fleet.folder / name)]
     command += ["--listen", f"{machine.address}:{GRPC_PORT}", "--http-listen", f"{machine.address}:{HTTP_PORT}"]
     command += ["--heartbeat-interval-s", str(HEARTBEAT_S), "--lease-s", str(LEASE_S), "--max-tries", str(MAX_TRIES)]
