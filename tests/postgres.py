@@ -58,7 +58,7 @@ class Cluster:
     def create(self) -> None:
         """Make an empty cluster; its superuser is `sonic`, and whoever asks on this machine is believed."""
         about = ("-D", self.folder / "data", "-U", "sonic", "-A", "trust", "-N", "-E", "UTF8", "--locale=C")
-        command = [*self.wrapper, *_command(self.folder, self.programs / "initdb", *about)]
+        command = self._command(self.programs / "initdb", *about)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"initdb failed:\n{done.stdout}{done.stderr}"
 
@@ -66,7 +66,7 @@ class Cluster:
         """Start it, and wait until it answers."""
         about = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
         place = ("-D", self.folder / "data", "-p", str(self.port), "-k", "")
-        command = [*self.wrapper, *_command(self.folder, self.programs / "postgres", *place, *about)]
+        command = self._command(self.programs / "postgres", *place, *about)
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         until = time.monotonic() + START_TIMEOUT_S
@@ -103,11 +103,10 @@ class Cluster:
     def _parameters(self, database: str) -> str:
         return f"host={self.host} port={self.port} user=sonic dbname={database}"
 
-    def _as_user(self) -> dict[str, Any]:
-        if os.geteuid() or self.wrapper:
-            return {}
-        os.chown(self.folder, _NOBODY, _NOBODY)
-        return {"user": _NOBODY, "group": _NOBODY, "extra_groups": [], "cwd": self.folder}
+    def _command(self, *command: str | Path) -> list[str]:
+        if self.wrapper:
+            return [*self.wrapper, *map(str, command)]
+        return _command(self.folder, *command)
 
 
 @contextlib.contextmanager

@@ -225,6 +225,9 @@ class Dispatch:
                     yield from self._see(seen, now)
             case events.HubsAlive(hub_ids):
                 self._rely_on(hub_ids, now)
+            case events.StoodStill(seconds):
+                for job in self.jobs.values():
+                    job.lease_expires_at_s += seconds
             case events.Ticked():
                 yield from self._tick(now)
 

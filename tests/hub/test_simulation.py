@@ -55,7 +55,9 @@ def test_small_fleets_keep_every_promise_under_drawn_faults() -> None:
 def test_ten_thousand_nodes_keep_every_promise() -> None:
     random = Random(1)
     kinds = ["crash"] * 20 + ["partition"] * 20 + ["slow_line"] * 10 + ["hub_restart"]
-    faults = tuple(plans.Fault(k, random.uniform(3, 6), random.randrange(10_000), random.uniform(0.5, 3), 0.5) for k in kinds)
+    faults = tuple(
+        plans.Fault(k, random.uniform(3, 6), random.randrange(10_000), random.uniform(0.5, 3), 0.5) for k in kinds
+    )
     plan = plans.Plan(1, 10_000, 6.0, 1.0, 3, {"one": 1.0, "two": 1.0}, 200, faults=faults)
     outcome = Fleet(plan).run()
     assert outcome.broken is None, outcome.broken
@@ -74,7 +76,9 @@ def test_a_run_is_a_function_of_its_seed() -> None:
     code = "from hub.simulation.__main__ import run; print([run(seed).digest for seed in (3, 5, 6)])"
     command = [sys.executable, "-c", code]
     said = {
-        subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": salt}, capture_output=True, check=True).stdout
+        subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": salt}, capture_output=True, check=True
+        ).stdout
         for salt in ("1", "2")
     }
     assert len(said) == 1, said
