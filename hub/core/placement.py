@@ -17,6 +17,7 @@ Cases, in this order; the first that applies to a slot rules it out:
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -109,7 +110,9 @@ class Round:
         self.forecasts = forecasts
         self.now = now
         self.able: dict[Needs, list[Pool]] = {}  # the pools that can take such jobs
-        self.factors: dict[Needs, list[tuple[Kind, float]]] = {}  # what is usual for a kind times this, for each of them
+        self.factors: dict[
+            Needs, list[tuple[Kind, float]]
+        ] = {}  # what is usual for a kind times this, for each of them
         self._next_busy: dict[int, int] = {}  # pool -> how many of its busy slots are promised
         self._promised: dict[
             int, list[tuple[float, Key]]
@@ -143,7 +146,8 @@ def place(job: Job, at: Round) -> Placement:
     for least_s, number in _least(job, pools, at):
         if best and least_s > best.rank[0]:
             break  # not even a free slot that has all inputs would be sooner there
-        for option in _of_pool(job, pools[number], barred, at):
+        before_s = best.rank[0] - least_s if best else math.inf
+        for option in _of_pool(job, pools[number], barred, at, before_s):
             if best is None or option.rank < best.rank:
                 best = option
     return Placement(best)
@@ -167,11 +171,12 @@ def _able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
     return pools, job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
 
 
-def _of_pool(job: Job, pool: Pool, barred: str, at: Round) -> Iterator[Option]:
+def _of_pool(job: Job, pool: Pool, barred: str, at: Round, within_s: float = math.inf) -> Iterator[Option]:
+    """The slot that is free, and the one that is free next if that is soon enough."""
     if key := next((key for key in islice(pool.free, 4096) if key[0] != barred), None):
         yield _option(job, pool, key, True, 0.0, at)
     soonest = at.soonest_busy(pool)
-    if soonest and soonest[1][0] != barred:
+    if soonest and soonest[1][0] != barred and soonest[0] - at.now <= within_s:
         yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
 
 

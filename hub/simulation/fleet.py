@@ -178,7 +178,7 @@ class Fleet:
         return sum(len(node.slots) for node in self.nodes.values())
 
     def _usual_s(self, job: Job) -> float:
-        return job.work.video_s * (job.work.side_px / 512) ** 1.6 + 2
+        return job.work.video_s * float((job.work.side_px / 512) ** 1.6) + 2
 
     def _wishes(self) -> list[tuple[float, Wish]]:
         made: list[tuple[float, Wish]] = []

@@ -1,5 +1,7 @@
-"""A simulated hub: the real decisions in a shell that decides, commits, and only then sends, as hub/server/dispatcher.py
-does, and that can be killed between any two of these. Only the store outlives it."""
+"""A simulated hub: the real decisions in a shell that decides, commits, and only then sends.
+
+It does as hub/server/dispatcher.py does, and can be killed between any two of these. Only the store outlives it.
+"""
 
 from __future__ import annotations
 
