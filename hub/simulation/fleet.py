@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from hub.core.dispatch import Dispatch, Rules
 from hub.core.jobs import Input, Job, RegionRules, Requirement, Work
+from hub.simulation import plans
 from hub.simulation.callers import Callers, Truth, Wish
 from hub.simulation.hubs import SimulatedHub
 from hub.simulation.network import LIMP_S, Line, Network
@@ -343,3 +344,8 @@ class Fleet:
             node.heal()
             node.start()
             self._set_drain(node, False)
+
+
+def run_seed(seed: int, nodes: int | None = None) -> Outcome:
+    """One seed, without its story."""
+    return Fleet(plans.draw(seed, nodes)).run()

@@ -1,4 +1,4 @@
-"""A simulated edge box: renders what it is given at its own pace, keeps results until they are acknowledged, and breaks.
+"""A simulated edge box: renders what it is given at its own pace, keeps results until they are stored, and breaks.
 
 It does what the agent does (agent/core), in short: it declines what it cannot take, reports from an outbox that
 outlives it, comes back with growing pauses, and tells the hub what it runs and what it has finished.

@@ -74,7 +74,7 @@ def test_a_saturated_fleet_is_shared_by_weight() -> None:
 
 def test_a_run_is_a_function_of_its_seed() -> None:
     """In another process too, where strings have other hashes."""
-    code = "from hub.simulation.__main__ import run; print([run(seed).digest for seed in (3, 5, 6)])"
+    code = "from hub.simulation.fleet import run_seed; print([run_seed(seed).digest for seed in (3, 5, 6)])"
     command = [sys.executable, "-c", code]
     said = {
         subprocess.run(
