@@ -24,7 +24,7 @@ from itertools import islice
 
 from hub.core.board import Board, Key, Pool
 from hub.core.decisions import PassedOver
-from hub.core.forecast import Estimate, Forecasts, Kind
+from hub.core.forecast import NOTHING, Estimate, Forecasts, Kind
 from hub.core.jobs import Job, Needs
 from hub.core.nodes import Node, NodeState
 
@@ -32,7 +32,7 @@ NAMED_NODES = 16  # of larger fleets, decisions name kinds of nodes
 ELSEWHERE_COSTS = 1.2  # outside of the regions that a job prefers
 _WARM_LOOKED_AT = 16
 _SOON_S = 0.2  # when a busy slot that should be free by now is expected to be
-_NOTHING = Estimate(0.0, 0.0, 0.0)
+
 GIB = 1 << 30
 
 
@@ -141,7 +141,7 @@ class Round:
 
 def place(job: Job, at: Round) -> Placement:
     """The slot on which the job is expected to finish first."""
-    pools, barred = _able_pools(job, at)
+    pools, barred = able_pools(job, at)
     best = min(_prepared(job, pools, barred, at), key=_rank, default=None)
     for least_s, number in _least(job, pools, at):
         if best and least_s > best.rank[0]:
@@ -155,13 +155,13 @@ def place(job: Job, at: Round) -> Placement:
 
 def options(job: Job, at: Round) -> Iterator[Option]:
     """The best slots of every pool that can take the job, and those of nodes that have its portrait."""
-    pools, barred = _able_pools(job, at)
+    pools, barred = able_pools(job, at)
     for pool in pools:
         yield from _of_pool(job, pool, barred, at)
     yield from _prepared(job, pools, barred, at)
 
 
-def _able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
+def able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
     """The pools that can take the job, and the node that may not, as its last try ended there."""
     pools = at.able.get(job.needs)
     if pools is None:
@@ -208,7 +208,7 @@ def forecast(job: Job, pool: Pool, node_id: str, board: Board, forecasts: Foreca
     """Fetching the inputs, then rendering, on a node of a pool; and whether it has the portrait prepared."""
     missing = sum(item.size_bytes for item in job.inputs if node_id not in board.having(item.sha256))
     warm = bool(job.inputs) and node_id in board.having(job.inputs[0].sha256)
-    fetch = forecasts.transfer(node_id, missing) if missing else _NOTHING
+    fetch = forecasts.transfer(node_id, missing) if missing else NOTHING
     render = forecasts.render(_kind(job, pool), "", job.work, warm)
     return fetch, render.scaled(pool.traits.pace), warm
 
