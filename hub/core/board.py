@@ -77,7 +77,7 @@ class Board:
         self._pools: dict[Traits, Pool] = {}
         self._by_requirement: dict[Requirement, list[Pool]] = {}
         self._filed: dict[str, dict[int, _Filed]] = {}
-        self._having: dict[str, set[str]] = {}  # input -> the nodes that have it
+        self._having: dict[str, dict[str, None]] = {}  # input -> the nodes that have it
         self._unusable: dict[str, NodeState] = {}  # nodes that get no work
         self._elsewhere: dict[str, Node] = {}  # nodes that other hubs give work to
         self.free_slots = 0
@@ -135,18 +135,18 @@ class Board:
         """The busy slots that should be free by now."""
         return [key for pool in self._pools.values() for _, key in takewhile(lambda entry: entry[0] <= now, pool.busy)]
 
-    def having(self, sha256: str) -> set[str]:
-        """The nodes that have an input."""
-        return self._having.get(sha256, set())
+    def having(self, sha256: str) -> dict[str, None]:
+        """The nodes that have an input, in the order in which they got it: choices must not hang on chance."""
+        return self._having.get(sha256, {})
 
     def note_inputs(self, node: Node, hashes: tuple[str, ...]) -> None:
         """A node has these inputs now."""
         for sha256 in node.remember(hashes):
-            self.having(sha256).discard(node.node_id)
+            self.having(sha256).pop(node.node_id, None)
             if not self._having.get(sha256):
                 self._having.pop(sha256, None)
         for sha256 in hashes:
-            self._having.setdefault(sha256, set()).add(node.node_id)
+            self._having.setdefault(sha256, {})[node.node_id] = None
 
     def _count(self, node_id: str, state: NodeState | None) -> None:
         before = self._unusable.pop(node_id, None)

@@ -17,13 +17,14 @@ Cases, in this order; the first that applies to a slot rules it out:
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from hub.core.board import Board, Key, Pool
 from hub.core.decisions import PassedOver
-from hub.core.forecast import Estimate, Forecasts, Kind
+from hub.core.forecast import NOTHING, Estimate, Forecasts, Kind
 from hub.core.jobs import Job, Needs
 from hub.core.nodes import Node, NodeState
 
@@ -31,7 +32,7 @@ NAMED_NODES = 16  # of larger fleets, decisions name kinds of nodes
 ELSEWHERE_COSTS = 1.2  # outside of the regions that a job prefers
 _WARM_LOOKED_AT = 16
 _SOON_S = 0.2  # when a busy slot that should be free by now is expected to be
-_NOTHING = Estimate(0.0, 0.0, 0.0)
+
 GIB = 1 << 30
 
 
@@ -140,12 +141,13 @@ class Round:
 
 def place(job: Job, at: Round) -> Placement:
     """The slot on which the job is expected to finish first."""
-    pools, barred = _able_pools(job, at)
+    pools, barred = able_pools(job, at)
     best = min(_prepared(job, pools, barred, at), key=_rank, default=None)
     for least_s, number in _least(job, pools, at):
         if best and least_s > best.rank[0]:
             break  # not even a free slot that has all inputs would be sooner there
-        for option in _of_pool(job, pools[number], barred, at):
+        before_s = best.rank[0] - least_s if best else math.inf
+        for option in _of_pool(job, pools[number], barred, at, before_s):
             if best is None or option.rank < best.rank:
                 best = option
     return Placement(best)
@@ -153,13 +155,13 @@ def place(job: Job, at: Round) -> Placement:
 
 def options(job: Job, at: Round) -> Iterator[Option]:
     """The best slots of every pool that can take the job, and those of nodes that have its portrait."""
-    pools, barred = _able_pools(job, at)
+    pools, barred = able_pools(job, at)
     for pool in pools:
         yield from _of_pool(job, pool, barred, at)
     yield from _prepared(job, pools, barred, at)
 
 
-def _able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
+def able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
     """The pools that can take the job, and the node that may not, as its last try ended there."""
     pools = at.able.get(job.needs)
     if pools is None:
@@ -172,11 +174,12 @@ def _able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
     return pools, job.node_id if barred else ""
 
 
-def _of_pool(job: Job, pool: Pool, barred: str, at: Round) -> Iterator[Option]:
+def _of_pool(job: Job, pool: Pool, barred: str, at: Round, within_s: float = math.inf) -> Iterator[Option]:
+    """The slot that is free, and the one that is free next if that is soon enough."""
     if key := next((key for key in islice(pool.free, 4096) if key[0] != barred), None):
         yield _option(job, pool, key, True, 0.0, at)
     soonest = at.soonest_busy(pool)
-    if soonest and soonest[1][0] != barred:
+    if soonest and soonest[1][0] != barred and soonest[0] - at.now <= within_s:
         yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
 
 
@@ -208,7 +211,7 @@ def forecast(job: Job, pool: Pool, node_id: str, board: Board, forecasts: Foreca
     """Fetching the inputs, then rendering, on a node of a pool; and whether it has the portrait prepared."""
     missing = sum(item.size_bytes for item in job.inputs if node_id not in board.having(item.sha256))
     warm = bool(job.inputs) and node_id in board.having(job.inputs[0].sha256)
-    fetch = forecasts.transfer(node_id, missing) if missing else _NOTHING
+    fetch = forecasts.transfer(node_id, missing) if missing else NOTHING
     render = forecasts.render(_kind(job, pool), "", job.work, warm)
     return fetch, render.scaled(pool.traits.pace), warm
 

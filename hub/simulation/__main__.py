@@ -14,15 +14,10 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 
 from hub.simulation import plans
-from hub.simulation.fleet import Fleet, Outcome
+from hub.simulation.fleet import Fleet, Outcome, run_seed
 from hub.simulation.stories import Story
 
 AT_ONCE = 8  # seeds that wait for each process
-
-
-def run(seed: int, nodes: int | None = None, faulty_s: float | None = None) -> Outcome:
-    """One seed, without its story."""
-    return Fleet(plans.draw(seed, nodes, faulty_s)).run()
 
 
 def tell(seed: int, nodes: int | None, faulty_s: float | None, job_id: str) -> int:
@@ -43,7 +38,7 @@ def run_many(seeds: Iterator[int], processes: int, minutes: float, nodes: int | 
     outcomes: list[Outcome] = []
     broken = 0
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        begun = {pool.submit(run, seed, nodes) for seed in itertools.islice(seeds, AT_ONCE * processes)}
+        begun = {pool.submit(run_seed, seed, nodes) for seed in itertools.islice(seeds, AT_ONCE * processes)}
         while begun:
             done, begun = wait(begun, return_when=FIRST_COMPLETED)
             for future in done:
@@ -52,7 +47,7 @@ def run_many(seeds: Iterator[int], processes: int, minutes: float, nodes: int | 
                     broken += 1
                     _report(outcomes[-1])
             if time.monotonic() < until_s:
-                begun |= {pool.submit(run, seed, nodes) for seed in itertools.islice(seeds, len(done))}
+                begun |= {pool.submit(run_seed, seed, nodes) for seed in itertools.islice(seeds, len(done))}
             steps = sum(one.steps for one in outcomes)
             print(f"\r{len(outcomes)} seeds, {steps} steps, {broken} broken", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from hub.core.dispatch import Dispatch, Rules
 from hub.core.jobs import Input, Job, RegionRules, Requirement, Work
+from hub.simulation import plans
 from hub.simulation.callers import Callers, Truth, Wish
 from hub.simulation.hubs import SimulatedHub
 from hub.simulation.network import LIMP_S, Line, Network
@@ -178,7 +179,7 @@ class Fleet:
         return sum(len(node.slots) for node in self.nodes.values())
 
     def _usual_s(self, job: Job) -> float:
-        return job.work.video_s * math.pow(job.work.side_px / 512, 1.6) + 2
+        return job.work.video_s * float((job.work.side_px / 512) ** 1.6) + 2
 
     def _wishes(self) -> list[tuple[float, Wish]]:
         made: list[tuple[float, Wish]] = []
@@ -343,3 +344,8 @@ class Fleet:
             node.heal()
             node.start()
             self._set_drain(node, False)
+
+
+def run_seed(seed: int, nodes: int | None = None) -> Outcome:
+    """One seed, without its story."""
+    return Fleet(plans.draw(seed, nodes)).run()

@@ -81,11 +81,7 @@ class Promises:
         self._fits(write, before)
         if isinstance(write, Assign):
             self._assigned(write, before)
-        elif (
-            isinstance(write, Requeue | CommitFailure)
-            and write.failure.reason == "LEASE_EXPIRED"
-            and self._frozen_since_s is not None
-        ):
+        if self._frozen_since_s is not None and _lease_expired(write):
             self._break("nothing is requeued during a freeze", job_id, stories.words(write))
         self._account(write, before)
         if end := ENDS.get(type(write)):
@@ -350,3 +346,7 @@ class Promises:
 
     def _break(self, promise: str, job_id: str, detail: str) -> None:
         raise Broken(promise, job_id, detail)
+
+
+def _lease_expired(write: Write) -> bool:
+    return isinstance(write, Requeue | CommitFailure) and write.failure.reason == "LEASE_EXPIRED"
