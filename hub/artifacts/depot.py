@@ -71,13 +71,16 @@ class Depot:
         """Take the bytes from `offset_bytes` on, check the whole against its hash, and keep it.
 
         What has arrived is kept when the sender is cut off.
-        Raises InvalidRequest, OutOfSequence, BytesDiffer, LimitReached.
+        Raises InvalidRequest, OutOfSequence, BytesDiffer, LimitReached, NotNow.
         """
         self._check_size(size_bytes)
         part = self._part(tenant, sha256)
         lock = self._locks.setdefault(part, asyncio.Lock())
         async with lock:
-            await self._append(part, size_bytes, offset_bytes, chunks)
+            try:
+                await self._append(part, size_bytes, offset_bytes, chunks)
+            except OSError as error:
+                raise _no_room(str(error)) from error
             digest, head = await asyncio.to_thread(_digest, part)
             if digest != sha256:
                 part.unlink()
@@ -193,6 +196,10 @@ class Depot:
                 raise exceptions.OutOfSequence(
                     f"the upload ended at {file.tell()} of {size_bytes} bytes; go on from there"
                 )
+
+
+def _no_room(why: str) -> exceptions.NotNow:
+    return exceptions.NotNow(f"the hub cannot keep files at the moment: {why}", retry_after_s=5.0)
 
 
 def _key(tenant: str, sha256: str) -> str:

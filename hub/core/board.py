@@ -91,7 +91,11 @@ class Board:
         before = self._filed.get(node.node_id, {})
         after: dict[int, _Filed] = {}
         for slot in node.slots.values() if usable else ():
-            if slot.engines and slot.state in (SlotState.READY, SlotState.BUSY):
+            if (
+                slot.engines
+                and slot.state in (SlotState.READY, SlotState.BUSY)
+                and node.part_of(slot.index) not in node.out
+            ):
                 after[slot.index] = _Filed(self._pool(self._traits(node, slot)), _busy_until_s(node, slot, now))
         if before == after:
             return
@@ -145,16 +149,14 @@ class Board:
 
     def _traits(self, node: Node, slot: Slot) -> Traits:
         gpu = node.gpu_of(slot)
-        trust_steps = round(node.vitals.trust(gpu.uuid if gpu else "") * _TRUST_STEPS)
-        if len(node.gpus) < 2:  # a node is ejected as a whole; beside others, a broken GPU gets nothing
-            trust_steps = max(trust_steps, 1)
+        trust = node.trust.get(gpu.uuid if gpu else "", 1.0)
         return Traits(
             region=node.region,
             offers=slot.engines,
             gpu_class=node.gpu_class(slot),
             memory_bytes=gpu.memory_bytes if gpu else 0,
             pace_steps=round(math.log(self._pace(node, slot)) / _STEP),
-            trust_steps=trust_steps,
+            trust_steps=max(round(trust * _TRUST_STEPS), 1),  # to give nothing is for breakers
         )
 
     def _pool(self, traits: Traits) -> Pool:

@@ -36,15 +36,15 @@ from hub.core.instructions import (
     TellDrain,
     Verdict,
 )
-from hub.core.jobs import Input, Job, Needs, Progress, Ref, Requirement, State
+from hub.core.jobs import Input, Job, Progress, Ref, Requirement, State
 from hub.core.nodes import Busy, Node, Slot, SlotState
 from hub.core.placement import Placement, Round
-from hub.core.quarantine import Quarantine
+from hub.core.quarantine import Inputs, Quarantine, Witness
 from hub.core.standing import Standing
 from hub.core.tenants import Limits
 
 LOOK_AHEAD = 64  # jobs that wait for a better slot before the queue is looked at no further
-_LOOK_AGAIN_S = 0.5
+_LOOK_AGAIN_S = 5.0
 _OVERDUE_SHARE = 0.25  # of the time that it has run: what a render that should have ended is still given
 
 
@@ -90,25 +90,29 @@ class Dispatch:
         self._running: Counter[str] = Counter()  # jobs that nodes have, by tenant
         self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
         self._quarantine = Quarantine()
-        self._settled = (-1, -1)  # the changes up to which every waiting job has been looked at,
-        self._settled_until_s = 0.0  # and until when that holds: time alone makes a busy slot less attractive
+        self._round = Round(self.board, self.forecasts, -math.inf)
+        self._settled = -1  # the changes of the board up to which every waiting job has been looked at,
+        self._settled_until_s = -math.inf  # and until when that holds: others learn, or end later than expected
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
 
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
         """Take in one event at the time `now` (seconds on any clock that never goes back)."""
-        return list(self._react(event, now))
+        wanted = list(self._react(event, now))
+        for node_id in self.standing.changed:
+            self.board.file(self.nodes[node_id], now)
+        self.standing.changed.clear()
+        return wanted
 
     def assign(self, now: float) -> list[Instruction]:
         """Give waiting jobs to free slots, in fair order, until nothing fits any more."""
         out: list[Instruction] = []
         if not self.board.free_slots or not self.queue:
             return out
-        if self._settled == self._changes and now < self._settled_until_s:
-            return out
-        at = Round(self.board, self.forecasts, now)
-        full: set[Needs] = set()
-        passed: set[str] = set()
+        if self._settled != self.board.changes or now >= self._settled_until_s:
+            self._round, self._settled_until_s = Round(self.board, self.forecasts, now), now + _LOOK_AGAIN_S
+        at, full, passed = self._round, self._round.full, self._round.passed
+        at.now = now  # of a round that goes on, only the jobs that have come since are looked at
         held_back = self._limits.held_back(self._running)
         while self.board.free_slots and len(passed) < LOOK_AHEAD:
             job_id = self.queue.next(full, passed, held_back)
@@ -126,12 +130,8 @@ class Dispatch:
                 passed.add(job_id)
             else:
                 full.add(job.needs)
-        self._settled, self._settled_until_s = self._changes, now + _LOOK_AGAIN_S
+        self._settled = self.board.changes
         return out
-
-    @property
-    def _changes(self) -> tuple[int, int]:
-        return self.board.changes, self.queue.changes
 
     def limit(self, limits: Limits) -> None:
         """Weigh and bound tenants from now on."""
@@ -196,7 +196,7 @@ class Dispatch:
             case events.Probed():
                 yield from self._probed(event, now)
             case events.DrainSet(node_id, drain):
-                if node := self.nodes.get(node_id):
+                if (node := self.nodes.get(node_id)) and node.drain_wanted != drain:
                     node.drain_wanted = drain
                     self.board.file(node, now)
                     yield TellDrain(node_id, drain)
@@ -292,12 +292,11 @@ class Dispatch:
 
     def _retry(self, job: Job, failure: Failure, now: float) -> Iterator[Instruction]:
         """The job's newest try is over: another one, unless its tries are used up, or its input is to blame."""
-        if verdict := self._quarantine.failed(job, failure.fault, now):
-            yield from self.standing.forgive(verdict, now)
-            for node_id in verdict.nodes:
-                self.board.file(self.nodes[node_id], now)
+        witness = Witness(job.node_id, job.job_id, failure.fault)
+        if guilty := self._quarantine.failed(now, _inputs(job), witness, job.state is State.RUNNING):
+            yield from self.standing.excuse(guilty, now)
             self._forget(job.job_id)
-            yield CommitFailure(job.ref, verdict.failure)
+            yield CommitFailure(job.ref, guilty.failure)
             return
         tries = job.tries + failure.fault.counts
         if tries >= self.rules.max_tries:
@@ -319,15 +318,15 @@ class Dispatch:
             self._wait_for_slot(self.jobs[job_id])
         yield from self._drop_what_comes_too_late(now)
         yield from self.standing.tick(now)
-        if self.standing.frozen(now):
+        if self.standing.frozen:
             return
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
-            node = self.nodes[job.node_id]
             yield from self._stop(job, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
-            yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
+            if node := self.nodes.get(job.node_id):
+                yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
+                self.board.file(node, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
-            self.board.file(node, now)
         self._expect_overdue_ends(now)
 
     def _drop_what_comes_too_late(self, now: float) -> Iterator[Instruction]:
@@ -407,7 +406,8 @@ class Dispatch:
             node.region, node.slots, self._fleet = seen.region, seen.slots, None
         if node.drain_wanted != seen.drain_wanted:
             node.drain_wanted = seen.drain_wanted
-            yield TellDrain(node.node_id, node.drain_wanted)
+            if node.online:
+                yield TellDrain(node.node_id, node.drain_wanted)
         self.board.file(node, now)
 
     def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:
@@ -438,7 +438,7 @@ class Dispatch:
         node.gpus, self._fleet = event.gpus, None
         self.board.note_inputs(node, event.inputs[::-1])
         self._note_slots(node, event.slots, now)
-        self.standing.joined(node, now)
+        yield from self.standing.joined(node, now)
         holds = {*event.running, *event.finished}
         for job in [job for job in self.jobs.values() if job.held and job.node_id == node.node_id]:
             if job.ref in holds:
@@ -565,28 +565,29 @@ class Dispatch:
         yield CommitSuccess(event.ref, event.node_id, event.result)
         if job is None:
             return
-        self._quarantine.succeeded(job)
+        self._quarantine.rendered(_inputs(job), event.node_id)
         if job.held:
             self.queue.correct(job.tenant, now - job.started_at_s - job.charged_s)
-        if event.rendered:
-            yield from self._learn(job, event.node_id, event.rendered, now)
+        if (node := self.nodes.get(event.node_id)) and job.node_id == event.node_id:
+            ratio = self._learn(job, node, event.rendered) if event.rendered else 0.0
+            yield from self.standing.rendered(node, job, ratio, now)
+            self.board.file(node, now)
         if job.held and job.ref != event.ref:
             yield StopAttempt(job.node_id, job.ref, "an earlier try has finished first")
 
-    def _learn(self, job: Job, node_id: str, rendered: events.Rendered, now: float) -> Iterator[Instruction]:
-        node = self.nodes.get(node_id)
-        slot = node.slots.get(job.slot) if node else None
+    def _learn(self, job: Job, node: Node, rendered: events.Rendered) -> float:
+        """How much work the render was beside what is usual; 0 where that cannot be told."""
+        slot = node.slots.get(job.slot)
         offer = slot.offer(job.requirement) if slot else None
-        if node is None or slot is None or offer is None or not rendered.video_s:
-            return
+        warm, took_s = rendered.portrait_was_prepared, rendered.render_s + rendered.preparing_s
+        if slot is None or offer is None or not rendered.video_s or not took_s:
+            return 0.0
         kind = Kind(offer.engine, offer.model_version, node.gpu_class(slot))
         work = job.work._replace(video_s=rendered.video_s)
-        warm, took_s = rendered.portrait_was_prepared, rendered.render_s + rendered.preparing_s
         usual_s = self.forecasts.baseline(kind, work, warm)
-        self.forecasts.rendered(kind, node_id, work, took_s, warm, rendered.preparing_s)
-        yield from self.standing.rendered(node, took_s / usual_s if took_s else 1.0, now)
+        self.forecasts.rendered(kind, node.node_id, work, took_s, warm, rendered.preparing_s)
         self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
-        self.board.file(node, now)
+        return took_s / usual_s
 
     def _fail(self, node_id: str, ref: Ref, failure: Failure, now: float) -> Iterator[Instruction]:
         self._free_slot(node_id, ref, now, failure.fault.worker_restarts)
@@ -659,6 +660,11 @@ class Dispatch:
         return (
             ahead + ("goes to " if choice.free else "") + (f"{choice.node_id}: " if choice.free else "") + choice.reason
         )
+
+
+def _inputs(job: Job) -> Inputs:
+    portrait, voice = [item.sha256 for item in job.inputs] or [job.job_id, ""]
+    return Inputs(portrait, voice, job.requirement.engine)
 
 
 def _able(node: Node) -> Iterator[admission.Capability]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hub.core.breaker import Breaker
-from hub.core.health import Vitals
+from hub.core.health import Derating, Vitals
 from hub.core.jobs import Ref, Requirement
 
 CPU = "cpu"
@@ -88,12 +89,21 @@ class Node:
     was_ready: bool = False  # in this session
     heard_at_s: float = 0.0
     busy: dict[int, Busy] = field(default_factory=dict)  # by slot index
-    vitals: Vitals = field(default_factory=Vitals)
-    breaker: Breaker = field(default_factory=Breaker)
-    ejected: bool = False  # the breaker is open, and the region can do without it
+    breakers: dict[str, Breaker] = field(default_factory=dict)  # by GPU; empty for the CPU
+    out: set[str] = field(default_factory=set)  # GPUs that are ejected; empty for the CPU
+    spared: bool = False  # it should be ejected, and its region cannot do without it
+    trust: dict[str, float] = field(default_factory=dict)  # by GPU, as judged last
+    derating: Derating = field(default_factory=Derating)
+    derated_for: str = ""
+    judged_at_s: float = -math.inf
+    first_factors: dict[int, float] = field(default_factory=dict)  # of each slot's first probe clip
+    vitals: Vitals = field(init=False)
     inputs: OrderedDict[str, None] = field(default_factory=OrderedDict)  # hashes that it has, the newest last
     hub_id: str = ""  # the other hub that holds its session
     state_there: NodeState = NodeState.OFFLINE  # as that hub sees it
+
+    def __post_init__(self) -> None:
+        self.vitals = Vitals(self.region)
 
     @property
     def online(self) -> bool:
@@ -118,12 +128,14 @@ class Node:
         if not self.was_ready:
             return NodeState.JOINING, "has not rendered its probe clip yet"
         if self.ejected:
-            return NodeState.EJECTED, self.breaker.reason
+            return NodeState.EJECTED, next(self.breaker(part).reason for part in sorted(self.out))
         failing = [slot for slot in self.slots.values() if slot.state is SlotState.BACKOFF]
         if failing:
             return NodeState.DEGRADED, f"slot {failing[0].index}: {failing[0].detail or 'its worker failed'}"
-        if self.vitals.derated:
-            return NodeState.DEGRADED, self.vitals.why
+        if self.out:
+            return NodeState.DEGRADED, f"GPU {min(self.out)} is ejected: {self.breaker(min(self.out)).reason}"
+        if self.derating.derated:
+            return NodeState.DEGRADED, self.derated_for
         return NodeState.READY, ""
 
     def gpu_of(self, slot: Slot) -> Gpu | None:
@@ -132,6 +144,25 @@ class Node:
             if gpu.uuid == slot.gpu_uuid or (not slot.gpu_uuid and len(self.gpus) == 1):
                 return gpu
         return None
+
+    @property
+    def parts(self) -> set[str]:
+        """What its slots render on: UUIDs of GPUs, empty for the CPU."""
+        return {self.part_of(index) for index in self.slots}
+
+    def part_of(self, index: int) -> str:
+        """What a slot renders on."""
+        slot = self.slots.get(index)
+        gpu = self.gpu_of(slot) if slot else None
+        return gpu.uuid if gpu else ""
+
+    def breaker(self, part: str) -> Breaker:
+        return self.breakers.setdefault(part, Breaker())
+
+    @property
+    def ejected(self) -> bool:
+        """All of it."""
+        return bool(self.out) and self.parts <= self.out
 
     def gpu_class(self, slot: Slot) -> str:
         """Slots of one class are expected to be alike."""

@@ -1,205 +1,284 @@
 """Which nodes are trusted with work, and how far: their health, their breakers, and the probes that bring them back.
 
-A node that is slow or hot is derated: it seems slower than it is, so it gets less. A node that breaks what it is given
-is ejected and gets nothing until it has rendered its probe clip. No region loses more than a share of its nodes that
-way: those beyond it go on derated. And when many sessions vanish at once the suspect is the hub, or the line: then
-nothing is requeued for the grace period.
+A node that is slow or hot is derated: it seems slower than it is, so it gets less. What breaks its work is ejected and
+gets nothing until it has rendered its probe clip: one GPU of several, or the node. No region loses more than a share of
+its nodes that way: those beyond it go on with little. And when many sessions vanish at once the suspect is the hub, or
+the line: then nothing is requeued for the grace period.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from hub.core import breaker, events, health
+from hub.core.breaker import ProbeNorm, ProbeOutcome, Wish
 from hub.core.decisions import Decision, Kind
 from hub.core.faults import Fault
-from hub.core.health import GpuReading, Health, Norms, Versions
+from hub.core.health import Factor, GpuReading, Health, Norms
 from hub.core.instructions import Instruction, Record, SendProbe
-from hub.core.jobs import Job
+from hub.core.jobs import Job, Requirement
 from hub.core.nodes import Node, SlotState
-from hub.core.quarantine import Verdict
+from hub.core.quarantine import Conviction
+from hub.core.vanishing import Vanishing
 
 _NORMS_EVERY_S = 30.0
-_DIGESTS_KEPT = 256
+_JUDGE_EVERY_S = 15.0
+_LATE_INTERVALS = 2.0
+_ENOUGH_DIGESTS = 3
+_KINDS_KEPT = 256
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A probe that was sent."""
+
+    probe_id: str
+    node_id: str
+    part: str
 
 
 class Standing:
-    """Keeps what the nodes' vitals and breakers say in force. Whoever asks for an instruction files the node anew."""
+    """Keeps what vitals and breakers say in force. Nodes in `changed` are to be filed anew."""
 
     def __init__(self, nodes: dict[str, Node], heartbeat_interval_s: float, grace_s: float) -> None:
+        self.changed: set[str] = set()
         self._nodes = nodes
         self._heartbeat_interval_s = heartbeat_interval_s
-        self._vanishing = breaker.Vanishing(grace_s)
+        self._vanishing = Vanishing(grace_s)
         self._norms = Norms()
         self._norms_at_s = float("-inf")
-        self._open: set[str] = set()  # nodes whose breaker is not closed
-        self._probes: dict[str, str] = {}  # node_id -> the probe that it was asked for
-        self._probe_number = 0
-        self._digests: dict[tuple[str, str], Counter[str]] = {}  # of probe clips, by engine and version
-        self._is_frozen = False
+        self._ill: set[str] = set()  # nodes with a breaker that is not closed, or wants to open
+        self._asked: dict[str, _Asked] = {}  # by node
+        self._probes = 0
+        self._here: Counter[str] = Counter()  # nodes by region,
+        self._counted_at_s = float("-inf")  # as they were then
+        self._digests: dict[Requirement, Counter[str]] = {}  # of right probe clips
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing is to be requeued now."""
+        return self._vanishing.frozen
 
     def health(self, node_id: str, now: float) -> Health | None:
         """Of a node that is connected."""
         node = self._nodes.get(node_id)
-        return node.vitals.health(now, self._norms) if node and node.online else None
+        if node is None or not node.online:
+            return None
+        found = node.vitals.health(now, self._norms)
+        if node.spared:
+            why = "should be ejected, and is spared since its region cannot do without it"
+            found = found.beside(Factor("spared", 0.0, "", breaker.SPARED_SHARE, why))
+        return found
 
-    def frozen(self, now: float) -> bool:
-        """Whether nothing is to be requeued now."""
-        return self._vanishing.frozen(now)
+    # What happens.
 
-    def joined(self, node: Node, now: float) -> None:
-        """A node has said Hello. What its breaker remembers still holds."""
-        self._vanishing.joined(now)
-        node.vitals.joined(now, _versions(node))
-        node.breaker.unanswered(now)
-        self._probes.pop(node.node_id, None)
+    def joined(self, node: Node, now: float) -> Iterator[Instruction]:
+        """A node has said Hello. What its breakers remember still holds."""
+        node.vitals.joined(now, node.region)
+        self._lose_probe(node, now)
+        if self._vanishing.joined(now, node.node_id):
+            yield Record(Decision(Kind.THAWED, self._vanishing.reason))
 
     def cut(self, node: Node, now: float) -> Iterator[Instruction]:
         """A session has ended; to be told while the node still counts as connected."""
-        node.breaker.unanswered(now)
-        self._probes.pop(node.node_id, None)
+        self._lose_probe(node, now)
         if node.leaving:
             return
-        if why := self._vanishing.cut(now, sum(other.online for other in self._nodes.values())):
-            self._is_frozen = True
-            yield Record(Decision(Kind.FROZEN, why))
+        left = sum(other.online for other in self._nodes.values()) - 1
+        if self._vanishing.cut(now, node.node_id, left):
+            yield Record(Decision(Kind.FROZEN, self._vanishing.reason))
 
     def heard(
         self, node: Node, readings: tuple[GpuReading, ...], round_trip_s: float, now: float
     ) -> Iterator[Instruction]:
         """A heartbeat."""
         node.vitals.heard(now, self._heartbeat_interval_s)
-        if round_trip_s:
-            node.vitals.round_trip(round_trip_s)
+        node.vitals.round_trip(round_trip_s)
         for slot in node.slots.values():
             if slot.realtime_factor:
-                node.breaker.first_clip(slot.realtime_factor)
-        if readings:
-            taken = {node.slots[index].gpu_uuid for index in node.busy if index in node.slots}
-            if node.vitals.gpus(now, readings, {reading.uuid for reading in readings} - taken - {""}):
-                yield from self._broken(node, now)
-        yield from self._judge(node, now)
+                node.first_factors.setdefault(slot.index, slot.realtime_factor)
+        taken = {node.part_of(index) for index in node.busy}
+        idle = (replace(reading, idle=reading.uuid not in taken) for reading in readings)
+        for alarm in node.vitals.gpus(now, idle) if readings else ():
+            node.breaker(alarm.gpu_uuid).condemn(alarm.reason)
+            yield from self._eject(node, now)
+        if now >= node.judged_at_s + _JUDGE_EVERY_S:
+            node.vitals.versions(dict(offer for slot in node.slots.values() for offer in slot.engines))
+            yield from self._judge(node, now)
 
-    def rendered(self, node: Node, ratio: float, now: float) -> Iterator[Instruction]:
-        """A render took `ratio` times the work that is usual for its like."""
-        node.vitals.rendered(now, ratio)
-        node.breaker.succeeded(now)
-        yield from self._judge(node, now, at_once=True)
+    def rendered(self, node: Node, job: Job, ratio: float, now: float) -> Iterator[Instruction]:
+        """The job was rendered there, in `ratio` times the work that it takes its like; 0 where that is not known."""
+        part = node.part_of(job.slot)
+        node.vitals.rendered(now, part, ratio)
+        node.breaker(part).rendered(now, job.job_id)
+        yield from self._judge(node, now)
 
     def failed(self, node: Node, job: Job, fault: Fault, now: float) -> Iterator[Instruction]:
         """An attempt of the job failed there."""
         if not fault.nodes_own:
             return
-        node.vitals.failed(now, fault)
-        node.breaker.failed(now, fault, job.job_id)
+        part = node.part_of(job.slot)
+        node.vitals.failed(now, part, fault)
+        node.breaker(part).failed(now, fault, job.job_id)
         yield from self._eject(node, now)
-        yield from self._judge(node, now, at_once=True)
+        yield from self._judge(node, now)
 
-    def forgive(self, verdict: Verdict, now: float) -> Iterator[Instruction]:
+    def excuse(self, conviction: Conviction, now: float) -> Iterator[Instruction]:
         """Inputs were to blame: the nodes that they broke get their faults back."""
-        for node_id, fault in verdict.nodes.items():
-            node = self._nodes[node_id]
-            node.vitals.forgive(now, fault)
-            if any([node.breaker.forgive(job_id) for job_id in verdict.jobs]):
-                yield from self._readmit(node, "the faults were those of an input that is quarantined")
-            yield from self._judge(node, now, at_once=True)
+        for witness in conviction.witnesses:
+            node = self._nodes[witness.node_id]
+            if any([each.forgive(witness.job_id) for each in node.breakers.values()]):
+                node.vitals.excused(now, witness.fault)
+            yield from self._judge(node, now)
 
     def probed(self, node: Node, event: events.Probed, now: float) -> Iterator[Instruction]:
         """A node has answered a probe; any but the one that it was asked for last is ignored."""
-        if self._probes.get(node.node_id) != event.probe_id:
+        asked = self._asked.get(node.node_id)
+        if asked is None or asked.probe_id != event.probe_id:
             return
-        del self._probes[node.node_id]
         if event.failure and event.failure.fault is Fault.DECLINED:
-            node.breaker.unanswered(now)
+            self._lose_probe(node, now)
             return
-        why_not = event.failure.message if event.failure else self._digest_problem(node, event)
-        if node.breaker.probed(now, why_not, event.realtime_factor):
-            node.vitals.proven(now)
-            yield from self._readmit(node, f"its probe clip was right, {event.realtime_factor:.1f} x realtime")
-            yield from self._judge(node, now, at_once=True)
-        elif node.ejected:
-            yield Record(Decision(Kind.EJECTED, node.breaker.reason, node_id=node.node_id))
+        del self._asked[node.node_id]
+        why = event.failure.message if event.failure else ""
+        outcome = ProbeOutcome(not event.failure, why, event.realtime_factor, event.digest)
+        node.breaker(asked.part).probed(now, outcome, self._norm(node, event))
+        yield from self._answered(node, asked.part, now)
 
     def tick(self, now: float) -> Iterator[Instruction]:
         """What the passing of time asks for."""
-        if self._is_frozen and not self.frozen(now):
-            self._is_frozen = False
-            yield Record(Decision(Kind.THAWED, "the grace period is over, or most are back"))
+        if self._vanishing.ticked(now):
+            yield Record(Decision(Kind.THAWED, self._vanishing.reason))
         if now >= self._norms_at_s + _NORMS_EVERY_S:
             self._norms_at_s = now
-            self._norms = health.norms(_versions(node) for node in self._nodes.values() if node.online)
-        for node_id in sorted(self._open):
+            self._norms = health.norms(node.vitals for node in self._nodes.values() if node.online)
+        late_s = now - _LATE_INTERVALS * self._heartbeat_interval_s
+        for node in self._nodes.values():
+            if node.online and node.heard_at_s < late_s and node.judged_at_s < late_s:
+                yield from self._judge(node, now)
+        for node_id in sorted(self._ill):
             node = self._nodes[node_id]
-            if node.online and not self.frozen(now):
+            if node.online and not self.frozen:
                 yield from self._eject(node, now)
                 yield from self._probe(node, now)
 
     # Steps.
 
-    def _judge(self, node: Node, now: float, at_once: bool = False) -> Iterator[Instruction]:
-        if node.vitals.judge(now, self._norms, at_once):
-            why = node.vitals.why if node.vitals.derated else "it is trusted with all of its speed again"
-            yield Record(Decision(Kind.DERATED, why, node_id=node.node_id))
-
-    def _broken(self, node: Node, now: float) -> Iterator[Instruction]:
-        """A GPU has failed for good: the node is ejected when it has no other, else only that GPU is not trusted."""
-        yield from self._judge(node, now, at_once=True)
-        if len(node.gpus) <= 1:
-            node.breaker.broken(now, node.vitals.why or "its GPU reports that it has failed")
-            yield from self._eject(node, now)
+    def _judge(self, node: Node, now: float) -> Iterator[Instruction]:
+        """Look at a node's health anew."""
+        node.judged_at_s = now
+        share = breaker.SPARED_SHARE if node.spared else 1.0
+        trust = {part: share * node.vitals.health(now, self._norms, part).score for part in node.parts}
+        if trust != node.trust:
+            node.trust = trust
+            self.changed.add(node.node_id)
+        whole = node.vitals.health(now, self._norms)
+        if node.derating.turned(whole.score):
+            node.derated_for = health.reason(whole) if node.derating.derated else ""
+            self.changed.add(node.node_id)
+            told = node.derated_for or "it is trusted with all of its speed again"
+            yield Record(Decision(Kind.DERATED, told, node_id=node.node_id))
 
     def _eject(self, node: Node, now: float) -> Iterator[Instruction]:
-        """Eject a node whose breaker is open, if its region can do without it."""
-        if not node.breaker.open or node.ejected:
-            return
-        first = node.node_id not in self._open
-        self._open.add(node.node_id)
-        region = [other for other in self._nodes.values() if other.online and other.region == node.region]
-        wanting = [
-            (other.breaker.badness + 100 * other.ejected, other.node_id) for other in region if other.breaker.open
-        ]
-        if node.node_id in breaker.may_eject(wanting, len(region)):
-            node.ejected = True
-            yield Record(Decision(Kind.EJECTED, node.breaker.reason, node_id=node.node_id))
-        elif first:
-            told = f"{node.breaker.reason}; but {len(wanting)} of the {len(region)} nodes of {node.region} are ill"
-            yield Record(Decision(Kind.SPARED, f"{told}, and it can do without a third at most", node_id=node.node_id))
+        """Take out the parts of a node that want to be: a GPU beside others at once, a node if its region permits."""
+        for part in node.parts:
+            if not (why := node.breaker(part).wants(now)):
+                continue
+            self._ill.add(node.node_id)
+            if len(node.parts - node.out) > 1:
+                yield from self._take_out(node, part, f"GPU {part}: {why}", now)
+                continue
+            ruling = self._rule(node.region, now)
+            if any(wish.node_id == node.node_id for wish in ruling.ejected):
+                yield from self._take_out(node, part, why, now)
+            elif not node.spared:
+                node.spared = True
+                spared = next(wish.reason for wish in ruling.spared if wish.node_id == node.node_id)
+                yield Record(Decision(Kind.SPARED, spared, node_id=node.node_id))
+                yield from self._judge(node, now)
 
-    def _readmit(self, node: Node, why: str) -> Iterator[Instruction]:
-        self._open.discard(node.node_id)
-        if node.ejected:
-            node.ejected = False
-            yield Record(Decision(Kind.READMITTED, why, node_id=node.node_id))
+    def _rule(self, region: str, now: float) -> breaker.Ruling:
+        if self._counted_at_s != now:
+            self._counted_at_s = now
+            self._here = Counter(node.region for node in self._nodes.values() if node.here)
+        ill = [node for node in map(self._nodes.__getitem__, self._ill) if node.here and node.region == region]
+        wishes = [
+            Wish(node.node_id, max(each.badness(now) for each in node.breakers.values()), why)
+            for node in ill
+            if not node.ejected and (why := next((w for b in node.breakers.values() if (w := b.wants(now))), ""))
+        ]
+        return breaker.ejectable(region, self._here[region], sum(node.ejected for node in ill), wishes)
+
+    def _take_out(self, node: Node, part: str, why: str, now: float) -> Iterator[Instruction]:
+        node.breaker(part).open(now)
+        node.out.add(part)
+        node.spared = False
+        self.changed.add(node.node_id)
+        yield Record(Decision(Kind.EJECTED, why, node_id=node.node_id))
 
     def _probe(self, node: Node, now: float) -> Iterator[Instruction]:
-        if not node.breaker.probe_due(now):
-            return
-        idle = [s.index for s in node.slots.values() if s.state is SlotState.READY and s.index not in node.busy]
-        if not idle:
-            return
-        self._probe_number += 1
-        probe_id = f"{node.node_id}-{self._probe_number}"
-        self._probes[node.node_id] = probe_id
-        node.breaker.probing(now)
-        yield Record(Decision(Kind.PROBING, f"slot {idle[0]} was asked for the probe clip", node_id=node.node_id))
-        yield SendProbe(node.node_id, probe_id, idle[0])
+        """Ask for the probe clips that are due, one at a time and node."""
+        asked = self._asked.get(node.node_id)
+        if asked and node.breaker(asked.part).overdue(now):
+            del self._asked[node.node_id]
+            node.breaker(asked.part).probed(now, ProbeOutcome(False, "no answer in time"), ProbeNorm())
+            yield from self._answered(node, asked.part, now)
+        elif not asked:
+            due = (part for part in sorted(node.parts) if node.breaker(part).due(now))
+            for part, slot in ((part, self._idle_slot(node, part)) for part in due):
+                if slot is not None:
+                    yield from self._ask(node, part, slot, now)
+                    return
 
-    def _digest_problem(self, node: Node, event: events.Probed) -> str:
-        """A clip that differs from those of most nodes with the same engine is wrong, however well it moves."""
+    def _ask(self, node: Node, part: str, slot: int, now: float) -> Iterator[Instruction]:
+        self._probes += 1
+        asked = self._asked[node.node_id] = _Asked(f"{node.node_id}-{self._probes}", node.node_id, part)
+        node.breaker(part).probe(now)
+        yield Record(Decision(Kind.PROBING, f"slot {slot} was asked for its probe clip", node_id=node.node_id))
+        yield SendProbe(node.node_id, asked.probe_id, slot)
+
+    def _answered(self, node: Node, part: str, now: float) -> Iterator[Instruction]:
+        """What a probe's answer has changed."""
+        guard = node.breaker(part)
+        if guard.state is breaker.State.CLOSED and not guard.wants(now):
+            node.vitals.proven(part)
+            was_out, was_spared = part in node.out, node.spared
+            node.out.discard(part)
+            node.spared = False
+            self.changed.add(node.node_id)
+            if all(each.state is breaker.State.CLOSED for each in node.breakers.values()):
+                self._ill.discard(node.node_id)
+            if was_out or was_spared:
+                yield Record(Decision(Kind.READMITTED, guard.reason, node_id=node.node_id))
+            yield from self._judge(node, now)
+        elif part in node.out:
+            yield Record(Decision(Kind.EJECTED, guard.reason, node_id=node.node_id))
+
+    def _lose_probe(self, node: Node, now: float) -> None:
+        if asked := self._asked.pop(node.node_id, None):
+            node.breaker(asked.part).probe_lost(now)
+
+    @staticmethod
+    def _idle_slot(node: Node, part: str) -> int | None:
+        slots = (slot for slot in node.slots.values() if slot.state is SlotState.READY)
+        return next((s.index for s in slots if s.index not in node.busy and node.part_of(s.index) == part), None)
+
+    def _norm(self, node: Node, event: events.Probed) -> ProbeNorm:
+        """What the clip should be like: its digest counts as usual once enough others had it."""
+        first = node.first_factors.get(event.slot, 0.0)
         slot = node.slots.get(event.slot)
         if not event.digest or slot is None or not slot.engines:
-            return ""
-        if len(self._digests) >= _DIGESTS_KEPT:
+            return ProbeNorm(first)
+        if len(self._digests) >= _KINDS_KEPT:
             self._digests.clear()
         seen = self._digests.setdefault(slot.engines[0], Counter())
+        usual = _usual(seen)
         seen[event.digest] += 1
-        usual, count = seen.most_common(1)[0]
-        if usual != event.digest and count >= 3:
-            return f"its frames have the digest {event.digest[:16]}, those of {count} other probes {usual[:16]}"
-        return ""
+        return ProbeNorm(first, usual)
 
 
-def _versions(node: Node) -> Versions:
-    models = tuple(engine for slot in node.slots.values() for engine in slot.engines)
-    return Versions(node.region, tuple((gpu.name, gpu.driver_version) for gpu in node.gpus), models)
+def _usual(seen: Counter[str]) -> str:
+    top: Iterable[tuple[str, int]] = seen.most_common(1)
+    return next((digest for digest, count in top if count >= _ENOUGH_DIGESTS and 2 * count > seen.total()), "")

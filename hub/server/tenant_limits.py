@@ -107,6 +107,12 @@ class Door:
         self._rates: dict[str, Rate] = {}
         self._drains: dict[str, _Drain] = {}
 
+    def has_room(self, tenant: str, count: int) -> bool:
+        """Whether so many could come in, and none of them is counted against a rate."""
+        limits = self.limits.of(tenant)
+        queued = self._waiting(tenant) + self._coming.get(tenant, 0)
+        return math.isinf(limits.submits_per_minute) and queued + count <= limits.max_queued
+
     @contextmanager
     def passing(self, tenant: str, count: int) -> Iterator[None]:
         """So many new jobs come in. Raises LimitReached."""
@@ -119,9 +125,8 @@ class Door:
         try:
             yield
         finally:
-            self._coming[tenant] -= count
-            if not self._coming[tenant]:
-                del self._coming[tenant]
+            if left := self._coming.pop(tenant, 0) - count:  # gone already when all others of the tenant were repeats
+                self._coming[tenant] = left
 
     def _check_room(self, tenant: str, limits: TenantLimits, coming: int, count: int, now: float) -> None:
         queued = self._waiting(tenant) + coming

@@ -137,7 +137,7 @@ def test_tries_are_bounded_and_move_to_another_node() -> None:
     talk.join("n1", slots=(slot(speed=9.0),))
     talk.join("n2", slots=(slot(speed=1.0),))
     talk.submit("a", "assign a#1 to n1 slot 0")
-    talk.fail("n1", A1, Fault.CRASH, "requeue a#1 CRASH tries 1", "tell n1 a#1 committed")
+    talk.fail("n1", A1, Fault.OUT_OF_MEMORY, "requeue a#1 OUT_OF_MEMORY tries 1", "tell n1 a#1 committed")
     talk.beat("n1", slots=(slot(speed=9.0),))
     talk.wait(1, "assign a#2 to n2 slot 0")
     talk.fail("n2", A2, Fault.OUT_OF_MEMORY, "requeue a#2 OUT_OF_MEMORY tries 2", "tell n2 a#2 committed")

@@ -105,6 +105,12 @@ async def test_bad_requests_name_every_field_at_once_and_store_nothing(caller: C
     assert not listed.jobs
 
 
+async def test_names_that_a_database_cannot_hold_are_refused_at_the_door(caller: Caller) -> None:
+    await caller.upload(JPEG)
+    await caller.upload(WAV)
+    await refused(caller.submit("k1", engine="warp\0"), grpc.StatusCode.INVALID_ARGUMENT)
+
+
 async def test_values_outside_the_recommended_range_warn(caller: Caller) -> None:
     job = await caller.submit_new("k1", parameters=parameters_pb2.RenderParameters(dynamic_scale=1.9))
     assert [warning.reason for warning in job.warnings] == ["OUTSIDE_RECOMMENDED_RANGE", "NO_NODES_YET"]

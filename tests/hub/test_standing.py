@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from hub.core import events
-from hub.core.breaker import MAX_FAULTS, may_eject
 from hub.core.faults import Failure, Fault
 from hub.core.health import GpuReading
 from hub.core.jobs import Input, Ref, Work
@@ -14,6 +13,8 @@ from hub.core.nodes import Gpu, NodeState, SlotState
 from .talk import Talk, job, slot
 
 GIB = 1 << 30
+
+FAULTS = 3  # open a breaker
 
 
 def broken(talk: Talk, node: str, name: str, *expected: str) -> None:
@@ -32,9 +33,9 @@ def ejected() -> Talk:
         talk.hub.handle(events.JobStored(job(name, work=Work(600.0))), talk.now)
     talk.hub.assign(talk.now)
     talk.join("n1")
-    for i in range(MAX_FAULTS):
+    for i in range(FAULTS):
         talk.submit(f"a{i}", f"assign a{i}#1 to n1 slot 0")
-        notes = {MAX_FAULTS - 1: ["note ejected n1"], 1: ["note derated n1"]}.get(i, [])
+        notes = {FAULTS - 1: ["note ejected n1"], 1: ["note derated n1"]}.get(i, [])
         broken(talk, "n1", f"a{i}", *notes)
         talk.say(events.CancelRequested(f"a{i}"), f"cancel a{i}")
         talk.beat("n1")
@@ -55,7 +56,7 @@ def later(talk: Talk, seconds: float, *expected: str) -> None:
 
 
 def answer(talk: Talk, factor: float = 1.0, failure: Failure | None = None, digest: str = "") -> events.Probed:
-    (probe_id,) = talk.hub.standing._probes.values()
+    probe_id = talk.hub.standing._asked["n1"].probe_id
     return events.Probed("n1", probe_id, 0, factor, digest, failure)
 
 
@@ -63,34 +64,36 @@ def test_a_node_that_breaks_what_it_gets_is_ejected_and_comes_back_by_its_probe(
     talk = ejected()
     state, why = talk.hub.nodes["n1"].state
     assert state is NodeState.EJECTED
-    assert "3 of 3 attempts within 10 min failed: CRASH" in why
+    assert "3 CRASH) of 3 attempts within 10 min" in why
     talk.submit("c")  # nobody else is free
-    later(talk, 11, "note probing n1", "probe n1 slot 0")
+    later(talk, 31, "note probing n1", "probe n1 slot 0")
     talk.say(answer(talk), "note readmitted n1", "assign c#1 to n1 slot 0")
 
 
 def test_a_probe_that_fails_or_is_slow_keeps_it_out_for_longer_each_time() -> None:
     talk = ejected()
-    later(talk, 11, "note probing n1", "probe n1 slot 0")
+    later(talk, 31, "note probing n1", "probe n1 slot 0")
     talk.say(answer(talk, failure=Failure(Fault.DEVICE, "CUDA", "no")), "note ejected n1")
-    later(talk, 15)
-    later(talk, 6, "note probing n1", "probe n1 slot 0")
+    later(talk, 25)
+    later(talk, 25)
+    later(talk, 11, "note probing n1", "probe n1 slot 0")
     talk.say(answer(talk, factor=0.2), "note ejected n1")
-    assert "0.20 x realtime, at its start it was 1.00" in talk.hub.nodes["n1"].state[1]
-    later(talk, 35)
+    assert "0.20 x realtime, its first clip had 1.00" in talk.hub.nodes["n1"].state[1]
+    for _ in range(5):
+        later(talk, 23)
     later(talk, 6, "note probing n1", "probe n1 slot 0")
     talk.say(answer(talk), "note readmitted n1")
 
 
 def test_a_probe_that_was_cut_off_is_asked_for_again() -> None:
     talk = ejected()
-    later(talk, 11, "note probing n1", "probe n1 slot 0")
+    later(talk, 31, "note probing n1", "probe n1 slot 0")
     stale = answer(talk)
     talk.cut("n1")
     talk.join("n1")
     talk.say(stale)
     assert talk.hub.nodes["n1"].state[0] is NodeState.EJECTED
-    later(talk, 11, "note probing n1", "probe n1 slot 0")
+    later(talk, 31, "note probing n1", "probe n1 slot 0")
 
 
 @pytest.mark.parametrize("fault", [Fault.BAD_INPUT, Fault.DECLINED, Fault.TRANSFER])
@@ -116,7 +119,7 @@ def test_inputs_that_break_two_nodes_are_to_blame_and_the_nodes_are_not() -> Non
     talk.wait(1, "assign a#2 to n2 slot 0")
     talk.fail("n2", Ref("a", 2), Fault.DEVICE, "fail a#2 INPUT_QUARANTINED", "tell n2 a#2 committed")
     for name in ("n1", "n2"):
-        assert talk.hub.nodes[name].vitals.trust("") == 1.0
+        assert talk.hub.nodes[name].trust[""] > 0.95
         talk.beat(name)
     talk.submit("b", "assign b#1 to n1 slot 0", inputs=inputs)
     talk.fail("n1", Ref("b", 1), Fault.CRASH, "fail b#1 INPUT_QUARANTINED", "tell n1 b#1 committed")
@@ -159,9 +162,9 @@ def test_a_freeze_ends_when_those_that_vanished_are_back() -> None:
     for name in ("n1", "n2"):
         talk.cut(name)
     talk.say(events.NodeCut("n3", talk.hub.nodes["n3"].session_id), "note frozen")
-    for name in ("n1", "n2", "n3"):
+    for name in ("n1", "n2"):
         talk.join(name)
-    talk.wait(1, "note thawed")
+    talk.join("n3", "note thawed")
 
 
 def test_nodes_that_leave_of_their_own_will_freeze_nothing() -> None:
@@ -177,15 +180,9 @@ def test_a_gpu_that_has_fallen_off_the_bus_ejects_its_node_at_once() -> None:
     talk = Talk()
     talk.join("n2")
     talk.join("n1", gpus=(Gpu("g", "L4", 24 * GIB),))
-    sound = GpuReading("g", "L4", 24 * GIB, GIB, 60.0)
+    sound = GpuReading("g", "L4", "550", 24 * GIB, GIB, 60.0)
     session = talk.hub.nodes["n1"].session_id
     talk.say(events.NodeHeard("n1", session, (slot(),), (), (sound,)))
-    gone = GpuReading("g", "L4", 24 * GIB, GIB, 60.0, xid_events={79: 1})
-    talk.say(events.NodeHeard("n1", session, (slot(),), (), (gone,)), "note derated n1", "note ejected n1")
+    gone = GpuReading("g", "L4", "550", 24 * GIB, GIB, 60.0, xid_events={79: 1})
+    talk.say(events.NodeHeard("n1", session, (slot(),), (), (gone,)), "note ejected n1")
     assert "Xid 79" in talk.hub.nodes["n1"].state[1]
-
-
-def test_a_region_never_loses_more_than_a_third_and_keeps_its_only_node() -> None:
-    assert may_eject([(1, "a")], 1) == set()
-    assert may_eject([(1, "a"), (2, "b")], 2) == {"b"}
-    assert may_eject([(1, f"n{i}") for i in range(9)], 9) == {"n0", "n1", "n2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,7 +48,7 @@ VALUES (:job_id, 1, :node_id, 'eu', 0, 'free slot', 2.0)
 
 def write_as_before(database: sa.Engine, job_id: str, node_id: str) -> None:
     with database.begin() as connection:
-        named = {"job_id": job_id, "node_id": node_id, "spec": b"spec"}
+        named = {"job_id": job_id, "node_id": node_id, "spec": b""}
         for statement in (OLD_JOB, OLD_NODE, OLD_ASSIGN, OLD_ATTEMPT):
             connection.execute(sa.text(statement), named)
 
@@ -59,7 +60,7 @@ def test_new_code_opens_what_old_code_has_written_and_goes_on_writing(database_u
     database = open_database(database_url)
     write_as_before(old, "b", "n2")
     with database.connect() as connection:
-        live = records.live_jobs(connection)
+        live = records.live_jobs(connection, 0.0)
         assert [(job.job_id, job.state, job.node_id) for job in live] == [
             ("a", State.ASSIGNED, "n1"),
             ("b", State.ASSIGNED, "n2"),
@@ -81,7 +82,7 @@ def test_a_database_of_the_next_version_is_served(database_url: str) -> None:
     add(again, new("b"))
     with again.begin() as connection:
         records.note_node(connection, "n1", "eu", "0.1", 1.0)
-        commits.apply(connection, commits.CommitCancel("a"), 2.0)
+        commits.apply(connection, commits.CommitCancel("a"), 2.0, "h1")
         assert [record.row.job_id for record in records.page(connection, None, Page(10))] == ["b", "a"]
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0003"
     for engine in (again, database):
@@ -96,6 +97,25 @@ def test_a_database_of_something_else_is_refused(database_url: str) -> None:
     foreign.dispose()
     with pytest.raises(InvalidConfig, match="ae1027a6acf"):
         open_database(database_url)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("nothing", "is no URL"),
+        ("mysql://here/sonic", "one of mysql"),
+        ("postgresql://sonic@127.0.0.1:9/sonic", "does not answer"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named(url: str, why: str) -> None:
+    with pytest.raises(InvalidConfig, match=why):
+        open_database(url)
+
+
+def test_the_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InvalidConfig, match=r"sonic-fleet\[postgresql\]"):
+        open_database("postgresql://sonic@127.0.0.1:9/sonic")
 
 
 def test_hubs_that_start_together_migrate_once(cluster) -> None:
