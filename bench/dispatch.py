@@ -5,8 +5,9 @@ Every system has two workers that hold up to four jobs each, one caller in a pro
 far below it. A hub's job ends when its caller sees the result; one of Celery when its caller is told; one of
 Procrastinate when PostgreSQL has noted it. `hub_1000_agents` is the hub with that many agents, `hub_batch…` jobs that
 come through SubmitBatch, from the first call until none is live. Rounds alternate; rates are medians over the rounds,
-latencies are those of all rounds together. `load_before` is the machine's load average before the run: where others are
-at work, latencies say more of them than of any system. Peers are installed into .cache/peers, and started and ended here.
+latencies are those of all rounds together. `load_before` is the machine's load average before the run: where others
+are at work, latencies say more of them than of any system. Peers are installed
+into .cache/peers, and started and ended here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What simulated nodes share: a connection to the hub, and a video that each tenant needs only once."""
+"""What simulated nodes share: a connection to one of the hubs, and a video that each tenant needs only once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc.aio
 
+from sonic import lines
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -50,16 +51,26 @@ def artifact_of(video: bytes) -> artifacts_pb2.Artifact:
 
 
 class Line:
-    """One connection to the hub at `target`, for up to NODES_PER_LINE nodes; made where a loop runs."""
+    """One connection to the hub at `target` (host:port, several with commas between), for up to NODES_PER_LINE nodes.
+
+    Made where a loop runs.
+    """
 
     def __init__(self, target: str) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        self._fleet: Any = fleet_service_pb2_grpc.FleetServiceStub(self._channel)
+        self._channel = lines.Line(target, _OPTIONS)
+        self._fleet: Any = fleet_service_pb2_grpc.FleetServiceStub(cast(grpc.aio.Channel, self._channel))
+        self.moves = 0  # from hub to hub
         self._held: set[str] = set()  # tenants for whom the hub has the slate
         self._uploading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.opening = asyncio.Semaphore(_OPENING_AT_ONCE)
         # A session's requests are bytes: what is said again and again is not serialised again and again.
         self.session: Any = self._channel.stream_stream(_SESSION, None, pb.SessionResponse.FromString)
+
+    def move_on(self, since: int) -> None:
+        """A session that began after so many moves has ended: call the next hub, unless another node has seen to it."""
+        if self.moves == since:
+            self.moves += 1
+            self._channel.move_on()
 
     def holds_slate(self, tenant: str) -> bool:
         return tenant in self._held

@@ -25,7 +25,7 @@ from sonic.v1 import jobs_pb2, nodes_pb2
 
 WELCOME_TIMEOUT_S = 15.0
 RECONNECT_S, LONGEST_RECONNECT_S = 0.5, 5.0
-REUPLOAD_S = 1.0
+REUPLOAD_S, RESEND_S = 1.0, 10.0
 BEAT_GRID_S = 0.05  # heartbeats that fall due together wake the loop once
 ECHO_EVERY = 12  # heartbeats
 MOST_CACHED, MOST_PREPARED = 256, 8  # inputs, portraits
@@ -84,6 +84,7 @@ class _Finished:
     message: pb.AttemptResult
     tenant: str = ""
     video: bytes = b""  # that must be in the hub first
+    told_s: float = 0.0  # of the loop's clock, when the hub was told last
 
 
 @dataclass(slots=True)
@@ -223,7 +224,7 @@ class SimulatedNode:
 
     async def _hold_session(self) -> bool:
         """From Hello to the end of the session; whether there was one. Raises AioRpcError, TimeoutError."""
-        call = self.line.session()
+        moves, call = self.line.moves, self.line.session()
         try:
             async with self.line.opening, asyncio.timeout(WELCOME_TIMEOUT_S):
                 await call.write(pb.SessionRequest(hello=self._hello()).SerializeToString())
@@ -243,6 +244,7 @@ class SimulatedNode:
             return True  # the call was cancelled, by a cut
         finally:
             call.cancel()
+            self.line.move_on(moves)
             self._session_ended()
 
     def _hello(self) -> pb.Hello:
@@ -350,6 +352,9 @@ class SimulatedNode:
         if self._beats % ECHO_EVERY == 1:
             self._beat = None
         self._say_bytes(self._heartbeat())
+        for result in self._outbox.values():
+            if 0 < result.told_s < self._loop.time() - RESEND_S:
+                self._tell_result(result)
         self._beat_later(self._beat_interval_s)
 
     def _heartbeat(self) -> bytes:
@@ -592,7 +597,11 @@ class SimulatedNode:
         if result.video and (self.profile.own_videos or not self.line.holds_slate(result.tenant)):
             self._begin(self._upload(result), f"upload of {result.message.ref.job_id}")
         else:
-            self._say(result=result.message)
+            self._tell_result(result)
+
+    def _tell_result(self, result: _Finished) -> None:
+        result.told_s = self._loop.time()
+        self._say(result=result.message)
 
     async def _upload(self, result: _Finished) -> None:
         """A hub that refuses the video judges the result without it."""
@@ -606,7 +615,7 @@ class SimulatedNode:
             _log.info("upload failed", extra={"node_id": self.node_id, "why": error.details()})
             await asyncio.sleep(REUPLOAD_S)
         if (ref.job_id, ref.attempt) in self._outbox:
-            self._say(result=result.message)
+            self._tell_result(result)
 
     def _acknowledged(self, ack: pb.ResultAck) -> None:
         key = (ack.ref.job_id, ack.ref.attempt)

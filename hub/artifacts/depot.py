@@ -77,10 +77,8 @@ class Depot:
         part = self._part(tenant, sha256)
         lock = self._locks.setdefault(part, asyncio.Lock())
         async with lock:
-            try:
+            with _not_now():
                 await self._append(part, size_bytes, offset_bytes, chunks)
-            except OSError as error:
-                raise _no_room(str(error)) from error
             digest, head = await asyncio.to_thread(_digest, part)
             if digest != sha256:
                 part.unlink()
@@ -198,10 +196,6 @@ class Depot:
                 )
 
 
-def _no_room(why: str) -> exceptions.NotNow:
-    return exceptions.NotNow(f"the hub cannot keep files at the moment: {why}", retry_after_s=5.0)
-
-
 def _key(tenant: str, sha256: str) -> str:
     return f"{quote(tenant, safe='')}/{sha256[:2]}/{sha256}"
 
@@ -212,11 +206,12 @@ def _placed_key(tenant: str, attempt: str, sha256: str) -> str:
 
 @contextlib.contextmanager
 def _not_now() -> Iterator[None]:
-    """An object store that fails is waited for; what it says may hold a link, and is not passed on."""
+    """A store of files that fails, or is full, is waited for; what it says may hold a link, and is not passed on."""
     try:
         yield
-    except BaseError as error:
-        _log.error("the store of files failed", extra={"error": type(error).__name__})
+    except (BaseError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else ""
+        _log.error("the store of files failed", extra={"error": why or type(error).__name__})
         raise exceptions.NotNow("the hub's store of files cannot be used at the moment", 5.0) from None
 
 

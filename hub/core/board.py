@@ -79,6 +79,7 @@ class Board:
         self._filed: dict[str, dict[int, _Filed]] = {}
         self._having: dict[str, dict[str, None]] = {}  # input -> the nodes that have it
         self._unusable: dict[str, NodeState] = {}  # nodes that get no work
+        self._elsewhere: dict[str, Node] = {}  # nodes that other hubs give work to
         self.free_slots = 0
         self.changes = 0  # grows with whatever may make a choice come out otherwise
         self.unusable: Counter[NodeState] = Counter()
@@ -88,6 +89,9 @@ class Board:
         state = node.state[0]
         usable = node.here and state in (NodeState.READY, NodeState.DEGRADED)
         self._count(node.node_id, None if usable else state)
+        self._elsewhere.pop(node.node_id, None)
+        if node.hub_id and state in (NodeState.READY, NodeState.DEGRADED):
+            self._elsewhere[node.node_id] = node
         before = self._filed.get(node.node_id, {})
         after: dict[int, _Filed] = {}
         for slot in node.slots.values() if usable else ():
@@ -121,6 +125,11 @@ class Board:
     def slots_of(self, node_id: str) -> dict[int, tuple[Pool, float | None]]:
         """A node's usable slots: their pool, and until when they are busy."""
         return {i: (filed.pool, filed.busy_until_s) for i, filed in self._filed.get(node_id, {}).items()}
+
+    def others_could(self, wanted: Requirement, but_for: str) -> bool:
+        """Whether another hub has a node that does the work, beside one."""
+        nodes = (node for node in self._elsewhere.values() if node.node_id != but_for)
+        return any(slot.offer(wanted) for node in nodes for slot in node.slots.values())
 
     def overdue(self, now: float) -> list[Key]:
         """The busy slots that should be free by now."""

@@ -221,6 +221,9 @@ class Dispatch:
                     yield from self._see(seen, now)
             case events.HubsAlive(hub_ids):
                 self._rely_on(hub_ids, now)
+            case events.StoodStill(seconds):
+                for job in self.jobs.values():
+                    job.lease_expires_at_s += seconds
             case events.Ticked():
                 yield from self._tick(now)
 
@@ -412,8 +415,9 @@ class Dispatch:
 
     def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:
         for node in self.nodes.values():
-            if node.hub_id not in hub_ids:
+            if node.hub_id and node.hub_id not in hub_ids:
                 node.hub_id = ""
+                self.board.file(node, now)
         elsewhere = {node.node_id for node in self.nodes.values() if node.hub_id}
         for job in self.jobs.values():
             if job.held and job.node_id in elsewhere:

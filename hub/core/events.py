@@ -180,6 +180,13 @@ class HubsAlive:
 
 
 @dataclass(frozen=True)
+class StoodStill:
+    """This hub did nothing for so long: it was frozen, or its store away. What nodes said meanwhile is yet to come."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Ticked:
     """Time has passed."""
 
@@ -203,5 +210,6 @@ Event = (
     | Diverged
     | NodesSeen
     | HubsAlive
+    | StoodStill
     | Ticked
 )

@@ -170,7 +170,10 @@ def able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
         pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
         calm = [pool for pool in pools if pool.traits.region not in job.regions.avoid] or pools
         pools = at.able[job.needs] = [pool for pool in calm if not _crowded(job, pool, at)] or calm
-    return pools, job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
+    barred = job.attempt and (
+        any(_has_others(pool, job.node_id) for pool in pools) or at.board.others_could(job.requirement, job.node_id)
+    )
+    return pools, job.node_id if barred else ""
 
 
 def _of_pool(job: Job, pool: Pool, barred: str, at: Round, within_s: float = math.inf) -> Iterator[Option]:

@@ -128,7 +128,9 @@ class Standing:
     def excuse(self, conviction: Conviction, now: float) -> Iterator[Instruction]:
         """Inputs were to blame: the nodes that they broke get their faults back."""
         for witness in conviction.witnesses:
-            node = self._nodes[witness.node_id]
+            node = self._nodes.get(witness.node_id)
+            if node is None:
+                continue
             if any([each.forgive(witness.job_id) for each in node.breakers.values()]):
                 node.vitals.excused(now, witness.fault)
             yield from self._judge(node, now)

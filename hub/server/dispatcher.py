@@ -42,6 +42,7 @@ from sonic.v1 import artifacts_pb2, fleet_service_pb2
 
 TICK_S = 0.5
 TELL_WITHIN_S = 0.02  # a change of a job that has not ended
+STANDSTILL_S = 1.0  # a tick that is later than this tells that the hub itself stood still
 MAX_BATCH = 500
 MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
@@ -212,6 +213,9 @@ class Dispatcher:
         submitted = [item for item in items if isinstance(item, _Submission)]
         posted = [item for item in items if isinstance(item, _Posted)]
         happened = await self._look()
+        if self._next_tick_s and now - self._next_tick_s > STANDSTILL_S:
+            _log.warning("stood still", extra={"seconds": now - self._next_tick_s})
+            happened.append(events.StoodStill(now - self._next_tick_s))
         happened += [item.event for item in posted]
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
@@ -285,8 +289,9 @@ class Dispatcher:
                 metrics.STORE_FAILURES.inc()
                 _log.error("the store refused a transaction", extra={"error": why, "retry_s": pause_s})
             for item in submitted:
-                refusal = exceptions.NotNow("the hub's store cannot take jobs at the moment", retry_after_s=5.0)
-                item.done.set_exception(refusal)
+                if not item.done.done():  # a caller may have gone meanwhile
+                    refusal = exceptions.NotNow("the hub's store cannot take jobs at the moment", retry_after_s=5.0)
+                    item.done.set_exception(refusal)
             submitted = []
             if not writes:
                 return [], []

@@ -33,6 +33,7 @@ from sonic.v1 import fleet_service_pb2 as pb
 
 T = TypeVar("T")
 HELLO_TIMEOUT_S = 10.0
+LATE_S = 1.0  # a timer that is later than this tells that the hub itself stood still
 SILENT_INTERVALS = 4  # a session that has said nothing for so many heartbeat intervals is ended
 _log = logging.getLogger("hub.fleet")
 
@@ -187,6 +188,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         def look() -> None:
             nonlocal timer
             left_s = silence_s if waiting_since_s is None else waiting_since_s + silence_s - loop.time()
+            if loop.time() - timer.when() > LATE_S:  # the hub stood still: what was said meanwhile is yet to come
+                left_s = silence_s
             if left_s > 0:
                 timer = loop.call_later(left_s, look)
                 return

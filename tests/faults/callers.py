@@ -22,7 +22,7 @@ from tests.hub.peers import JPEG, WAV, digest
 
 TENANTS = ("acme", "globex", "initech")
 CALL_TIMEOUT_S = 4.0
-PAUSE_S, LIST_EVERY_S = 0.3, 1.5
+PAUSE_S, LIST_EVERY_S = 0.6, 1.5
 CANCELLED_SHARE, DEADLINE_SHARE, REPEATED_SHARE = 0.08, 0.04, 0.15
 WATCHED_SHARE = 0.6
 _OPTIONS = [
@@ -185,7 +185,8 @@ class Caller:
         return outcome
 
     def _note(self, kind: str, began_s: float, outcome: str, **about: Any) -> None:
-        self.book.add(Call(kind, self.name, self.tenant, began_s, time.monotonic(), outcome, **about))
+        caller = f"lists of {self.name}" if kind == "list" else self.name
+        self.book.add(Call(kind, caller, self.tenant, began_s, time.monotonic(), outcome, **about))
 
     @property
     def _hub(self) -> Any:

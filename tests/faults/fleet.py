@@ -26,7 +26,7 @@ from tests.faults.world import Disk, Machine, World, end_with_parent
 
 SONIC = [sys.executable, "-m", "sonic"]
 GRPC_PORT, HTTP_PORT, POSTGRES_PORT = 50051, 8090, 5432
-HEARTBEAT_S, LEASE_S, MAX_TRIES = 0.5, 3.0, 10
+HEARTBEAT_S, LEASE_S, MAX_TRIES = 0.5, 2.0, 10
 DISK_BYTES = 192 << 20
 START_TIMEOUT_S = 60.0
 REGIONS = ("eu", "us")
@@ -185,7 +185,17 @@ def running(folder: Path, seed: int, hubs: int, store: str, agents: int, nodes: 
             made.until_ready(hub)
         for number in range(1, agents + 1):
             _add_agents(made, f"box-{number}", nodes).start()
+        for agent in made.agents:
+            _until_joined(agent)
         yield made
+
+
+def _until_joined(agents: Part) -> None:
+    until_s = time.monotonic() + START_TIMEOUT_S
+    while not any(message == "all nodes have joined" for _, message, _ in agents.said()):
+        assert agents.alive(), f"{agents.name} ended:\n{agents.log.read_text()[-3000:]}"
+        assert time.monotonic() < until_s, f"{agents.name} has not joined:\n{agents.log.read_text()[-3000:]}"
+        time.sleep(0.1)
 
 
 def _end(fleet: Fleet) -> None:
@@ -212,7 +222,7 @@ def _cluster(fleet: Fleet) -> postgres.Cluster:
 
 def _add_hub(fleet: Fleet, name: str, store: str) -> None:
     machine = fleet.machines[name]
-    fleet.disks[name] = Disk(fleet.folder / name, DISK_BYTES)
+    fleet.disks[name] = Disk.mounted(fleet.folder / name, DISK_BYTES)
     command = [*SONIC, "hub", "--hub-id", name, "--insecure", "--data-dir", str(fleet.folder / name)]
     command += ["--listen", f"{machine.address}:{GRPC_PORT}", "--http-listen", f"{machine.address}:{HTTP_PORT}"]
     command += ["--heartbeat-interval-s", str(HEARTBEAT_S), "--lease-s", str(LEASE_S), "--max-tries", str(MAX_TRIES)]

@@ -143,14 +143,24 @@ class World:
         return answer
 
 
-class Disk:
-    """A small disk of its own, which can be filled."""
+def on_small_disk(folder: Path, size_bytes: int, command: list[str]) -> list[str]:
+    """The command that runs another one which alone sees a disk of that size at `folder`."""
+    mount = f'mount -t tmpfs -o size={size_bytes},mode=700 none "$0" && exec "$@"'
+    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(folder), *command]
 
-    def __init__(self, folder: Path, size_bytes: int) -> None:
-        folder.mkdir(parents=True)
-        self.folder = folder
+
+class Disk:
+    """A small disk, which can be filled."""
+
+    def __init__(self, folder: Path) -> None:
         self._ballast = folder / "ballast"
+
+    @classmethod
+    def mounted(cls, folder: Path, size_bytes: int) -> Disk:
+        """A new one; inside of `enter`."""
+        folder.mkdir(parents=True)
         _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "none", str(folder))
+        return cls(folder)
 
     def fill(self) -> None:
         """Until not a byte is left."""

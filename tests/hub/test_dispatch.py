@@ -80,6 +80,18 @@ def test_heartbeats_keep_the_lease() -> None:
         talk.wait(0)
 
 
+def test_a_hub_that_stood_still_takes_no_lease_for_lost() -> None:
+    talk = Talk()
+    talk.join("n1")
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.start("n1", A1, "running a#1")
+    talk.now += 300
+    talk.say(events.StoodStill(300))
+    talk.wait(0)
+    talk.wait(29)
+    talk.wait(2, "stop a#1 on n1", "requeue a#1 LEASE_EXPIRED tries 1")
+
+
 def test_a_heartbeat_without_the_attempt_does_not_keep_its_lease() -> None:
     talk = Talk()
     talk.join("n1")

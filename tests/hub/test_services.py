@@ -430,8 +430,11 @@ async def test_a_store_that_fails_loses_nothing_that_was_acknowledged(
     with database.begin() as blocker:  # another writer holds the database
         locks = database.dialect.name == "postgresql"
         blocker.exec_driver_sql("LOCK TABLE jobs" if locks else "UPDATE jobs SET priority = priority")
+        gone, refused = (asyncio.create_task(caller.submit(key)) for key in ("k3", "k2"))
+        await asyncio.sleep(0.3)
+        gone.cancel()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(caller.submit("k2"), 20)
+            await asyncio.wait_for(refused, 20)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     await agent.join()
     ref = (await agent.hear("assignment")).assignment.ref
