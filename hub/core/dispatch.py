@@ -36,7 +36,7 @@ from hub.core.instructions import (
     TellDrain,
     Verdict,
 )
-from hub.core.jobs import Input, Job, Needs, Progress, Ref, Requirement, State
+from hub.core.jobs import Input, Job, Progress, Ref, Requirement, State
 from hub.core.nodes import Busy, Node, Slot, SlotState
 from hub.core.placement import Placement, Round
 from hub.core.quarantine import Inputs, Quarantine, Witness
@@ -44,7 +44,7 @@ from hub.core.standing import Standing
 from hub.core.tenants import Limits
 
 LOOK_AHEAD = 64  # jobs that wait for a better slot before the queue is looked at no further
-_LOOK_AGAIN_S = 0.5
+_LOOK_AGAIN_S = 5.0
 _OVERDUE_SHARE = 0.25  # of the time that it has run: what a render that should have ended is still given
 
 
@@ -90,8 +90,9 @@ class Dispatch:
         self._running: Counter[str] = Counter()  # jobs that nodes have, by tenant
         self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
         self._quarantine = Quarantine()
-        self._settled = (-1, -1)  # the changes up to which every waiting job has been looked at,
-        self._settled_until_s = 0.0  # and until when that holds: time alone makes a busy slot less attractive
+        self._round = Round(self.board, self.forecasts, -math.inf)
+        self._settled = -1  # the changes of the board up to which every waiting job has been looked at,
+        self._settled_until_s = -math.inf  # and until when that holds: others learn, or end later than expected
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
 
@@ -108,11 +109,10 @@ class Dispatch:
         out: list[Instruction] = []
         if not self.board.free_slots or not self.queue:
             return out
-        if self._settled == self._changes and now < self._settled_until_s:
-            return out
-        at = Round(self.board, self.forecasts, now)
-        full: set[Needs] = set()
-        passed: set[str] = set()
+        if self._settled != self.board.changes or now >= self._settled_until_s:
+            self._round, self._settled_until_s = Round(self.board, self.forecasts, now), now + _LOOK_AGAIN_S
+        at, full, passed = self._round, self._round.full, self._round.passed
+        at.now = now  # of a round that goes on, only the jobs that have come since are looked at
         held_back = self._limits.held_back(self._running)
         while self.board.free_slots and len(passed) < LOOK_AHEAD:
             job_id = self.queue.next(full, passed, held_back)
@@ -130,12 +130,8 @@ class Dispatch:
                 passed.add(job_id)
             else:
                 full.add(job.needs)
-        self._settled, self._settled_until_s = self._changes, now + _LOOK_AGAIN_S
+        self._settled = self.board.changes
         return out
-
-    @property
-    def _changes(self) -> tuple[int, int]:
-        return self.board.changes, self.queue.changes
 
     def limit(self, limits: Limits) -> None:
         """Weigh and bound tenants from now on."""

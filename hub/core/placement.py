@@ -109,6 +109,8 @@ class Round:
         self.board = board
         self.forecasts = forecasts
         self.now = now
+        self.full: set[Needs] = set()  # no slot can take such jobs
+        self.passed: set[str] = set()  # jobs that wait for a better slot
         self.able: dict[Needs, list[Pool]] = {}  # the pools that can take such jobs
         self.factors: dict[
             Needs, list[tuple[Kind, float]]
