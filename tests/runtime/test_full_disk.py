@@ -39,7 +39,15 @@ except errors.OutputUnwritable as error:
 @pytest.mark.parametrize("room_bytes", [0, 100])
 def test_a_full_disk_is_told(tmp_path: Path, room_bytes: int, at: int) -> None:
     """Before the first byte, after the first, and in the end."""
-    command = [sys.executable, "-c", RECORD, tmp_path / "video.mp4", record(tmp_path / "voice.wav", 2.0), room_bytes, at]
+    command = [
+        sys.executable,
+        "-c",
+        RECORD,
+        tmp_path / "video.mp4",
+        record(tmp_path / "voice.wav", 2.0),
+        room_bytes,
+        at,
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.stdout.startswith("told:"), (done.returncode, done.stdout, done.stderr)
     assert not list(tmp_path.glob("*video*"))
