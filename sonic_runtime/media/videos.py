@@ -79,6 +79,7 @@ class Recorder:
         self._first: AudioFrame | None = first
         self._frames = 0
         self._samples = 0
+        container.start_encoding()  # its header is written first: an encoder behind a header that failed crashes
         self._thread = ThreadPoolExecutor(1, "encoder")
         self._waiting: deque[Future[None]] = deque()
         size = (shape.height * 3 // 2, shape.width)

@@ -122,11 +122,15 @@ def test_a_box_whose_disk_is_full_hands_its_job_on_and_comes_back(
     with process(world.on_small_disk(data_dir, DISK_BYTES, agent), tmp_path / "tight.log") as tight:
         fleet.until(lambda: any(node.node_id == "tight" for node in client.nodes()))
         until_at_work(fleet, "tight")
-        job = client.submit(samples.smile, samples.voice, min_resolution=LARGE, prefer_regions=["narrow"])
+        for name in fleet.agents:
+            client.drain(name)
+        job = client.submit(samples.smile, samples.voice, min_resolution=LARGE)
         disk = world.Disk(Path(f"/proc/{tight.pid}/root{data_dir}"))
         try:
             fleet.until(lambda: client.get(job.job_id).state == jobs_pb2.JOB_STATE_RUNNING)
             disk.fill()
+            for name in fleet.agents:
+                client.resume(name)
             done = client.wait(job.job_id)
         finally:
             disk.clear()
