@@ -7,10 +7,10 @@ has days, weekends and bursts, so that queues come and go.
 
 - `ours` is the hub's own Dispatch: jobs wait in its queue, and go to the slot where they are expected to finish first.
 - `round_robin`, `random`, `least_loaded`, `two_choices` are what routers in front of such fleets do: a job is sent on
-  at once to a node that has the memory for it and is connected, and waits there. So that they are not beaten for want of
-  a setting that any operator would make, all of them weigh nodes by the speed of their probe clip, as with `weight=` in
-  nginx or LVS: round robin is smooth weighted, random is drawn by weight, the others compare jobs on the node over its
-  weight. The work that waits on a node that is lost is sent elsewhere after 30 s, as ours is.
+  at once to a node that has the memory for it and is connected, and waits there. So that they are not beaten for want
+  of a setting that any operator would make, all of them weigh nodes by the speed of their probe clip, as with `weight=`
+  in nginx or LVS: round robin is smooth weighted, random is drawn by weight, the others compare jobs on the node over
+  its weight. The work that waits on a node that is lost is sent elsewhere after 30 s, as ours is.
 - `late` (with --late) holds the same four rules for the choice among slots that are free, unweighted, in the place of
   ours in the hub's Dispatch: same queue, retries, breakers and memory rules. What is left is the choice alone.
 
