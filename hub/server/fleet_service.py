@@ -166,6 +166,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         def write() -> None:
             with self._database.begin() as connection:
                 records.node_heard(connection, session.hello.node_id, session.heard_at_s)
+                if session.metrics.leaving:
+                    records.node_left(connection, session.hello.node_id, session.session_id, session.heard_at_s)
                 hubs.end_session(connection, session.hello.node_id, session.session_id)
                 self._bulletin.tell(connection, nodes=[session.hello.node_id])
 

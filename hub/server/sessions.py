@@ -46,9 +46,9 @@ class AgentSession:
 class Sessions:
     """The connected agents by node_id."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: set[str] | None = None) -> None:
         self._by_node: dict[str, AgentSession] = {}
-        self._left: set[str] = set()
+        self._left = left or set()
 
     def __len__(self) -> int:
         return len(self._by_node)
