@@ -189,6 +189,8 @@ class Standing:
             if not (why := node.breaker(part).wants(now)):
                 continue
             self._ill.add(node.node_id)
+            if not node.here:
+                continue  # it gets nothing anyway, and is looked at again when it is back
             if len(node.parts - node.out) > 1:
                 yield from self._take_out(node, part, f"GPU {part}: {why}", now)
                 continue
