@@ -6,6 +6,7 @@ A call whose outcome is unclear is repeated until it is answered, a submission w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +23,7 @@ from tests.hub.peers import JPEG, WAV, digest
 
 TENANTS = ("acme", "globex", "initech")
 CALL_TIMEOUT_S = 4.0
-PAUSE_S, LIST_EVERY_S = 0.6, 1.5
+PAUSE_S, LONGEST_PAUSE_S, LIST_EVERY_S = 0.3, 5.0, 1.5
 CANCELLED_SHARE, DEADLINE_SHARE, REPEATED_SHARE = 0.08, 0.04, 0.15
 WATCHED_SHARE = 0.6
 _OPTIONS = [
@@ -37,7 +38,7 @@ _UNCLEAR = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
-_LATE = "spec.deadline passed"
+_LATE = "INVALID_ARGUMENT: spec.deadline "
 
 
 @dataclass
@@ -128,11 +129,12 @@ class Caller:
         pause_s = PAUSE_S
         while not job.final:
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, 2.0)
+            pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
             request = pb.GetJobRequest(job_id=job.job_id)
             job = await self._until_answered("get", "GetJob", request, job_id=job.job_id) or job
 
     async def _watch(self, job: Seen) -> None:
+        failures = 0
         while not job.final:
             request = pb.WatchJobRequest(job_id=job.job_id, after_revision=job.revision)
             began_s = time.monotonic()
@@ -141,11 +143,12 @@ class Caller:
                 async for response in call:
                     shown = seen(response.job)
                     if shown != job:
-                        job = shown
+                        job, failures = shown, 0
                         self._note("watch", began_s, "ok", job_id=job.job_id, jobs=(job,))
             except grpc.aio.AioRpcError as error:
                 self._failed("watch", began_s, error, job_id=job.job_id)
-                await asyncio.sleep(PAUSE_S)
+                failures += 1
+                await self._pause(failures)
 
     async def _list(self) -> None:
         began_s, token, found = time.monotonic(), "", []
@@ -163,7 +166,7 @@ class Caller:
 
     async def _until_answered(self, kind: str, method: str, request: Any, **about: str) -> Seen | None:
         """None when the job's deadline passed before the hub could be asked."""
-        while True:
+        for failures in itertools.count(1):
             began_s = time.monotonic()
             call: Callable[..., Any] = getattr(self._hub, method)
             try:
@@ -171,11 +174,17 @@ class Caller:
             except grpc.aio.AioRpcError as error:
                 if self._failed(kind, began_s, error, **about) == "refused":
                     return None
-                await asyncio.sleep(self.chance.uniform(0.5, 1.5) * PAUSE_S)
+                await self._pause(failures)
                 continue
             job = seen(answer.job)
             self._note(kind, began_s, "ok", jobs=(job,), **about)
             return job
+        return None
+
+    async def _pause(self, failures: int) -> None:
+        """Longer with every failure, as clients do."""
+        longest_s = min(PAUSE_S * 2 ** min(failures, 10), LONGEST_PAUSE_S)
+        await asyncio.sleep(self.chance.uniform(longest_s / 2, longest_s))
 
     def _failed(self, kind: str, began_s: float, error: grpc.aio.AioRpcError, **about: Any) -> str:
         detail = f"{error.code().name}: {error.details()}"
