@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -89,6 +89,7 @@ class Dispatcher:
         self._sessions = sessions
         self._watchers = watchers
         self._inbox: deque[_Posted | _Submission] = deque()
+        self._submitted: list[_Submission] = []  # taken from the inbox, and not stored yet
         self._doubtful: set[str] = set()  # jobs that others may have changed
         self._reads: list[Callable[[sa.Connection], events.Event]] = []
         self._wakeup = asyncio.Event()
@@ -210,7 +211,7 @@ class Dispatcher:
 
     async def _work(self, items: list[_Posted | _Submission]) -> None:
         now = time.monotonic()
-        submitted = [item for item in items if isinstance(item, _Submission)]
+        self._submitted = [item for item in items if isinstance(item, _Submission)]
         posted = [item for item in items if isinstance(item, _Posted)]
         happened = await self._look()
         if self._next_tick_s and now - self._next_tick_s > STANDSTILL_S:
@@ -223,11 +224,11 @@ class Dispatcher:
         wanted = [instruction for event in happened for instruction in self._dispatch.handle(event, now)]
         changed = {event.ref.job_id for event in happened if isinstance(event, events.AttemptProgressed)}
         changed |= {event.job_id for event in happened if isinstance(event, events.Diverged)}
-        if submitted or not all(is_passing(instruction) for instruction in wanted):
-            new = await self._carry_out(wanted, submitted, changed, now)
+        if self._submitted or not all(is_passing(instruction) for instruction in wanted):
+            new = await self._carry_out(wanted, changed, now)
             wanted = [instruction for event in new for instruction in self._dispatch.handle(event, now)]
         wanted += self._assign(now)
-        await self._carry_out(wanted, [], changed, now)
+        await self._carry_out(wanted, changed, now)
         ended = {job_id for job_id in changed if job_id not in self._dispatch.jobs}
         self._watchers.wake(ended)
         self._watchers.wake(changed - ended, within_s=TELL_WITHIN_S)
@@ -243,11 +244,11 @@ class Dispatcher:
         return assigned
 
     async def _carry_out(
-        self, wanted: list[instructions.Instruction], submitted: list[_Submission], changed: set[str], now: float
+        self, wanted: list[instructions.Instruction], changed: set[str], now: float
     ) -> list[events.Event]:
         """Commit, then send, in this order: an agent must hear that it is resumed before it is given work."""
         writes = [item for item in wanted if isinstance(item, instructions.Write)]
-        outcomes, new = await self._commit(writes, submitted)
+        outcomes, new = await self._commit(writes)
         committed = iter(outcomes)
         for instruction in wanted:
             if isinstance(instruction, instructions.Send):
@@ -260,7 +261,8 @@ class Dispatcher:
                 self._follow_up(next(committed), now)
         return new
 
-    def _admit(self, submitted: list[_Submission], stored: list[Stored]) -> list[events.Event]:
+    def _admit(self, stored: list[Stored]) -> list[events.Event]:
+        submitted, self._submitted = self._submitted, []
         new: list[events.Event] = []
         for item, answer in zip(submitted, stored, strict=True):
             fresh = [(record, job) for (record, created), job in zip(answer, item.jobs, strict=True) if created]
@@ -272,32 +274,16 @@ class Dispatcher:
                 item.done.set_result(answer)
         return new
 
-    async def _commit(
-        self, writes: list[instructions.Write], submitted: list[_Submission]
-    ) -> tuple[list[Committed], list[events.Event]]:
-        """One transaction for all, tried again until the store takes it; but submissions are then refused at once."""
-        if not writes and not submitted:
-            return [], []
-        pause_s = 0.1
-        while True:
-            try:
-                committed, stored = await self._write(writes, [item.jobs for item in submitted])
-                self.stalled = ""
-                return committed, self._admit(submitted, stored)
-            except sa.exc.SQLAlchemyError as error:
-                why = str(error.__cause__ or error)
-                metrics.STORE_FAILURES.inc()
-                _log.error("the store refused a transaction", extra={"error": why, "retry_s": pause_s})
-            for item in submitted:
-                if not item.done.done():  # a caller may have gone meanwhile
-                    refusal = exceptions.NotNow("the hub's store cannot take jobs at the moment", retry_after_s=5.0)
-                    item.done.set_exception(refusal)
-            submitted = []
-            if not writes:
+    async def _commit(self, writes: list[instructions.Write]) -> tuple[list[Committed], list[events.Event]]:
+        """One transaction for all, the submissions included."""
+
+        async def attempt() -> tuple[list[Committed], list[Stored]]:
+            if not writes and not self._submitted:
                 return [], []
-            self.stalled = why
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 5.0)
+            return await self._write(writes, [item.jobs for item in self._submitted])
+
+        committed, stored = await self._until_done(attempt)
+        return committed, self._admit(stored)
 
     async def _write(
         self, writes: list[instructions.Write], new: list[Sequence[NewJob]]
@@ -324,7 +310,7 @@ class Dispatcher:
                 live = (job for part in parts for job in records.live_jobs(connection, _clock_offset_s(), part))
                 return {job.job_id: job for job in live}, [look(connection) for look in looks]
 
-        found, others = await self._until_done(read)
+        found, others = await self._until_done(lambda: self._in_writer(read))
         for job_id in asked:
             if job_id in found:
                 self._tenants[job_id] = found[job_id].tenant
@@ -332,19 +318,30 @@ class Dispatcher:
                 self._tenants.pop(job_id, None)
         return [*others, *(events.Diverged(job_id, found.get(job_id)) for job_id in asked)]
 
-    async def _until_done(self, work: Callable[[], T]) -> T:
+    async def _until_done(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try again until the store takes it; submissions that wait meanwhile are refused, for they need not wait."""
         pause_s = 0.1
         while True:
             try:
-                done = await self._in_writer(work)
+                done = await attempt()
                 self.stalled = ""
                 return done
             except sa.exc.SQLAlchemyError as error:
                 self.stalled = str(error.__cause__ or error)
                 metrics.STORE_FAILURES.inc()
                 _log.error("the store refused a transaction", extra={"error": self.stalled, "retry_s": pause_s})
+                self._refuse_submissions()
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
+
+    def _refuse_submissions(self) -> None:
+        waiting = [item for item in self._inbox if isinstance(item, _Submission)]
+        for item in (*self._submitted, *waiting):
+            if not item.done.done():  # a caller may have gone meanwhile
+                refusal = exceptions.NotNow("the hub's store cannot take jobs at the moment", retry_after_s=5.0)
+                item.done.set_exception(refusal)
+        self._submitted = []
+        self._inbox = deque(item for item in self._inbox if isinstance(item, _Posted))
 
     def _follow_up(self, item: Committed, now: float) -> None:
         write, outcome = item.write, item.outcome

@@ -280,7 +280,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         try:
             tenant = self._dispatcher.tenant_of(wire.ref(result.ref), node_id)
             tenant = tenant or (await self._attempt(node_id, result.ref)).tenant
-            held = await self._files.find(tenant, said.sha256)
+            held = await self._files.seen(tenant, said.sha256)
             if held is None:
                 held = await self._files.adopt(tenant, wire.ref(result.ref), said.sha256, said.size_bytes)
         except exceptions.NotFound:

@@ -144,15 +144,13 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self, tenant: str, requests: Sequence[pb.SubmitJobRequest]
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
-        held = await self._files.known.of(tenant, hashes)
-        outcomes = self._judge(tenant, requests, held, set())
-        if not all(isinstance(outcome, NewJob) for outcome in outcomes) or not self._door.has_room(
-            tenant, len(outcomes)
-        ):
+        held = await self._files.held(tenant, hashes)
+        known: set[str] = set()
+        outcomes = self._judge(tenant, requests, held, known)
+        smooth = all(isinstance(one, NewJob) and not one.cautions for one in outcomes)
+        if not smooth or not self._door.has_room(tenant, len(outcomes)):
             known = await self._known_keys(tenant, {item.idempotency_key for item in requests})
             outcomes = self._judge(tenant, requests, held, known)
-        else:
-            known = set()
         good = [outcome for outcome in outcomes if isinstance(outcome, NewJob)]
         with self._door.passing(tenant, len({job.idempotency_key for job in good} - known)):
             answers = iter(await self._dispatcher.submit(good) if good else [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,19 +25,35 @@ class Transfers:
 
     def __init__(self, database: sa.Engine, known: KnownArtifacts, depot: Depot) -> None:
         self._database = database
-        self.known = known
+        self._known = known
         self._depot = depot
 
     async def find(self, tenant: str, sha256: str) -> artifacts_pb2.Artifact | None:
         """A complete artifact of the tenant, or None. Raises InvalidRequest."""
         check_hash(sha256)
+
+        def read() -> sa.Row[Any] | None:
+            with self._database.connect() as connection:
+                return records.artifact(connection, tenant, sha256)
+
         try:
-            row = (await self.known.of(tenant, (sha256,))).get(sha256)
-        except sa.exc.OperationalError as error:
+            row = await asyncio.to_thread(read)
+        except sa.exc.SQLAlchemyError as error:
             raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
-        if row is None:
-            return None
-        return artifacts_pb2.Artifact(sha256=sha256, size_bytes=row.size_bytes, media_type=row.media_type)
+        return _message(row) if row else None
+
+    async def seen(self, tenant: str, sha256: str) -> artifacts_pb2.Artifact | None:
+        """`find`, answered from memory where that is a moment old."""
+        check_hash(sha256)
+        row = (await self.held(tenant, (sha256,))).get(sha256)
+        return _message(row) if row else None
+
+    async def held(self, tenant: str, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
+        """Those of the artifacts that the tenant has, by hash; what was seen a moment ago is not asked for again."""
+        try:
+            return await self._known.of(tenant, hashes)
+        except sa.exc.SQLAlchemyError as error:
+            raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
 
     async def status(self, tenant: str, sha256: str) -> artifacts_pb2.ArtifactStatus:
         """How much of an artifact is there."""
@@ -91,6 +107,10 @@ class Transfers:
             raise exceptions.InvalidRequest([Problem("range", limit)])
         end = min(wanted.offset_bytes + length, artifact.size_bytes)
         return artifact, self._depot.read(tenant, sha256, wanted.offset_bytes, end)
+
+
+def _message(row: sa.Row[Any]) -> artifacts_pb2.Artifact:
+    return artifacts_pb2.Artifact(sha256=row.sha256, size_bytes=row.size_bytes, media_type=row.media_type)
 
 
 async def unpack(parts: AsyncIterator[Any]) -> tuple[Any, AsyncIterator[bytes]]:

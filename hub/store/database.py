@@ -136,15 +136,11 @@ def is_local(engine: sa.Engine) -> bool:
 
 
 def passing(engine: sa.Engine) -> sa.Engine:
-    """The same database, for commits that survive the end of this process, and a power loss with the next that does."""
+    """A local database, for commits that survive the end of this process, and a power loss with the next that does."""
     second = _engine(engine.url)
-    if is_local(engine):
-        sa.event.listen(second, "connect", _set_up_sqlite)
-        sa.event.listen(second, "connect", _pass_quickly)
-        sa.event.listen(second, "begin", _begin_sqlite)
-    else:
-        sa.event.listen(second, "connect", _set_up_postgresql)
-        sa.event.listen(second, "begin", _pass)
+    sa.event.listen(second, "connect", _set_up_sqlite)
+    sa.event.listen(second, "connect", _pass_quickly)
+    sa.event.listen(second, "begin", _begin_sqlite)
     return second
 
 
@@ -159,10 +155,6 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 def _pass_quickly(connection: Any, _record: Any) -> None:
     for pragma in ("synchronous=NORMAL", "busy_timeout=0", "wal_autocheckpoint=0"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _pass(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
 
 def _set_up_postgresql(connection: Any, _record: Any) -> None:

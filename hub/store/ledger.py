@@ -1,10 +1,12 @@
 """Where jobs are written: new ones and what was decided of others, many in one transaction.
 
-What was acknowledged to a caller or to an agent survives a power loss. That a job was assigned or has begun survives
-the end of this process at once, and a power loss only with the next commit that does: should it be lost, the hub gives
-the attempt's number out again. That is sound, since a result is taken only from the node to which the store says that
-the attempt was given: of two nodes with the same number, the first is told to stop when it says Hello, and what it
-reports is answered with UNKNOWN. What it costs is one render, and only when the power fails within that moment.
+What was acknowledged to a caller or to an agent survives a power loss. That a job was assigned or has begun survives,
+in a local database, the end of this process at once, and a power loss only with the next commit that does. That is
+sound, since nothing takes it from there without taking the hub too, which so never knows more than its store. The hub
+that comes back gives the attempt's number out again, and takes a result only from the node to which the store says that
+it was given: of two nodes with the same number, the first is told to stop when it says Hello, and what it reports is
+answered with UNKNOWN. What it costs is one render. A database that is a server can be lost alone: there every commit
+is whole.
 """
 
 from __future__ import annotations
@@ -58,21 +60,22 @@ def is_passing(instruction: Instruction) -> bool:
 class Ledger:
     """Of one hub. To be used by one thread at a time.
 
-    Where `quick` is set, what is not durable never waits for the disk: it need not be handed to a thread, which would
-    take longer than the statements. While somebody else is writing, it is refused at once.
+    Where `quick` is set, what need not be durable never waits for the disk: handing it to a thread would take longer
+    than the statements. While somebody else is writing, it is refused at once. Elsewhere all is durable.
     """
 
     def __init__(self, database: sa.Engine, known: KnownArtifacts, bulletin: Bulletin, hub_id: str) -> None:
         self.quick = is_local(database)
         self._database = database
-        self._passing = passing(database)
+        self._passing = passing(database) if self.quick else database
         self._known = known
         self._fresh: dict[str, sa.Row[Any]] = {}  # jobs stored here a moment ago: most are assigned at once
         self._bulletin = bulletin
         self._hub_id = hub_id
 
     def close(self) -> None:
-        self._passing.dispose()
+        if self.quick:
+            self._passing.dispose()
 
     def write(
         self, writes: Sequence[Write], new: Sequence[Sequence[NewJob]], now_s: float, durable: bool

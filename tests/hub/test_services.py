@@ -215,10 +215,12 @@ async def test_the_decisions_know_what_a_job_wants(hub: Hub, caller: Caller) -> 
     assert replace(loaded, deadline_s=known.deadline_s) == known
 
 
-async def test_what_no_node_could_run_is_refused_with_what_would_fit(caller: Caller, agent: Agent) -> None:
+async def test_what_no_node_could_run_is_refused_with_what_would_fit(hub: Hub, caller: Caller, agent: Agent) -> None:
     before = await caller.submit_new("k1", engine="wrap")  # nobody knows yet what nodes there will be
     assert [warning.reason for warning in before.warnings] == ["NO_NODES_YET"]
     await agent.join()
+    while not (node := hub.dispatcher.nodes.get("n1")) or not node.online:  # Welcome comes before it is dealt with
+        await asyncio.sleep(0.01)
     nowhere = jobs_pb2.RegionRules(require=["ue"])
     error = await refused(caller.submit("k2", engine="wrap", regions=nowhere), grpc.StatusCode.INVALID_ARGUMENT)
     said = {v.field: v.description for v in details(error, error_details_pb2.BadRequest).field_violations}
