@@ -33,7 +33,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from hub.core import events, instructions, placement
+from hub.core import dispatch, events, instructions, placement
 from hub.core.dispatch import Dispatch, Rules
 from hub.core.faults import Failure, Fault
 from hub.core.health import GpuReading
@@ -48,6 +48,7 @@ MAX_TRIES = 3
 PREPARED = 6  # portraits that a worker keeps
 HEARTBEAT_S = 900.0  # leases are ended by hand, so heartbeats need only tell of heat
 TICK_S = 60.0
+dispatch._LOOK_AGAIN_S = 300.0  # renders take minutes here, where a real hub's may take seconds
 CLASSES = (  # name, memory, seconds of work for a second of video at 512 px, how many
     ("NVIDIA L40S", 48, 15.0, 2),
     ("NVIDIA GeForce RTX 4090", 24, 18.0, 4),
@@ -558,11 +559,11 @@ def demand(seed: int, weeks: float, load: float, boxes: list[Box]) -> list[Task]
     drawn = Random(f"demand {seed}")
     end_s = weeks * WEEK_S
     size_work = sum(share * (side / 512) ** 1.8 for side, share, _ in SIZES)
-    per_s = load * sum(1 / box.rate for box in boxes) / (23.0 * size_work)
+    per_s = load * sum(1 / box.rate for box in boxes) / (21.0 * size_work)
     moments = [at for at in _moments(drawn, 1.6 * per_s * 0.85, end_s) if drawn.random() < _rhythm(at) / 1.6]
     for since in _moments(drawn, 2 / DAY_S, end_s):
         moments += [
-            since + drawn.uniform(0, 600) for _ in range(round(drawn.uniform(0.05, 0.18) * per_s * 24 * HOUR_S / 2))
+            since + drawn.uniform(0, 600) for _ in range(round(drawn.uniform(0.02, 0.09) * per_s * 24 * HOUR_S / 2))
         ]
     moments.sort()
     return [_task(drawn, number, at_s) for number, at_s in enumerate(moments)]
@@ -570,7 +571,7 @@ def demand(seed: int, weeks: float, load: float, boxes: list[Box]) -> list[Task]
 
 def _task(drawn: Random, number: int, at_s: float) -> Task:
     side_px, _, gib = drawn.choices(SIZES, [share for _, share, _ in SIZES])[0]
-    video_s = min(max(drawn.lognormvariate(math.log(14), 1.0), 3.0), 600.0)
+    video_s = min(max(drawn.lognormvariate(math.log(14), 0.9), 3.0), 600.0)
     tenant = drawn.choice(TENANTS)
     portrait = round(1 / (0.003 + drawn.random()))  # some faces are seen often
     inputs = (Input(f"{tenant}-face-{portrait}", 1_500_000), Input(f"voice-{number}", round(30_000 * video_s)))
@@ -623,7 +624,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=1, help="what everything is drawn from (default: 1)")
     options.add_argument("--weeks", type=float, default=4.0, help="of jobs (default: 4)")
     options.add_argument(
-        "--load", type=float, default=0.7, help="share of the fleet's capacity asked for (default: 0.7)"
+        "--load", type=float, default=0.85, help="share of the fleet's capacity asked for (default: 0.85)"
     )
     options.add_argument("--late", action="store_true", help="also the other rules with the hub's own queue")
     given = options.parse_args()

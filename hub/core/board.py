@@ -80,8 +80,8 @@ class Board:
         self._having: dict[str, dict[str, None]] = {}  # input -> the nodes that have it
         self._unusable: dict[str, NodeState] = {}  # nodes that get no work
         self._elsewhere: dict[str, Node] = {}  # nodes that other hubs give work to
-        self.free_slots = 0
-        self.changes = 0  # grows with whatever may make a choice come out otherwise
+        self.free: dict[Key, None] = {}
+        self.fresh: dict[Key, None] = {}  # free since whoever looks at them cleared this
         self.unusable: Counter[NodeState] = Counter()
 
     def file(self, node: Node, now: float) -> None:
@@ -176,19 +176,18 @@ class Board:
         return pool
 
     def _put_in(self, key: Key, filed: _Filed) -> None:
-        self.changes += 1
         self._pools.setdefault(filed.pool.traits, filed.pool)
         if filed.busy_until_s is None:
             filed.pool.free[key] = None
-            self.free_slots += 1
+            self.free[key] = self.fresh[key] = None
         else:
             insort(filed.pool.busy, (filed.busy_until_s, key))
 
     def _take_out(self, key: Key, filed: _Filed) -> None:
-        self.changes += 1
         if filed.busy_until_s is None:
             del filed.pool.free[key]
-            self.free_slots -= 1
+            del self.free[key]
+            self.fresh.pop(key, None)
         else:
             del filed.pool.busy[bisect_left(filed.pool.busy, (filed.busy_until_s, key))]
         if not filed.pool:

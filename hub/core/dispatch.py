@@ -13,11 +13,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hub.core import admission, events, placement
-from hub.core.board import Board
+from hub.core.board import Board, Key
 from hub.core.decisions import Decision, PassedOver
 from hub.core.decisions import Kind as DecisionKind
 from hub.core.fair_queue import FairQueue
@@ -91,8 +91,7 @@ class Dispatch:
         self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
         self._quarantine = Quarantine()
         self._round = Round(self.board, self.forecasts, -math.inf)
-        self._settled = -1  # the changes of the board up to which every waiting job has been looked at,
-        self._settled_until_s = -math.inf  # and until when that holds: others learn, or end later than expected
+        self._look_again_s = -math.inf  # when to look at all that waits again
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
 
@@ -105,17 +104,30 @@ class Dispatch:
         return wanted
 
     def assign(self, now: float) -> list[Instruction]:
-        """Give waiting jobs to free slots, in fair order, until nothing fits any more."""
+        """Give waiting jobs to free slots, in fair order, until nothing fits any more.
+
+        To look at every job that waits for a better slot whenever anything happens would cost a busy hub most of its
+        time. So all are looked at now and then, and in between only until the slots that have become free are taken,
+        and those that have come since; what is promised to the others is then as it was the last time.
+        """
         out: list[Instruction] = []
-        if not self.board.free_slots or not self.queue:
+        if not self.board.free or not self.queue:
             return out
-        if self._settled != self.board.changes or now >= self._settled_until_s:
-            self._round, self._settled_until_s = Round(self.board, self.forecasts, now), now + _LOOK_AGAIN_S
-        at, full, passed = self._round, self._round.full, self._round.passed
-        at.now = now  # of a round that goes on, only the jobs that have come since are looked at
+        if now >= self._look_again_s:
+            self._look_again_s = now + _LOOK_AGAIN_S
+            self._round = Round(self.board, self.forecasts, now)
+        elif self.board.fresh:
+            self._go_through(Round(self.board, self.forecasts, now), self.board.fresh, out)
+        self._round.now = now
+        self._go_through(self._round, self.board.free, out)
+        self.board.fresh.clear()
+        return out
+
+    def _go_through(self, at: Round, slots: Collection[Key], out: list[Instruction]) -> None:
+        """Give jobs away in fair order until none of these slots is free."""
         held_back = self._limits.held_back(self._running)
-        while self.board.free_slots and len(passed) < LOOK_AHEAD:
-            job_id = self.queue.next(full, passed, held_back)
+        while slots and len(at.passed) < LOOK_AHEAD:
+            job_id = self.queue.next(at.full, at.passed, held_back)
             if job_id is None:
                 break
             job = self.jobs[job_id]
@@ -125,13 +137,11 @@ class Dispatch:
                 held_back = self._limits.held_back(self._running)
             elif choice.option:
                 at.promise(choice.option)
-                passed.add(job_id)
+                at.passed.add(job_id)
             elif job.attempt:  # its own history may be what stands in the way, not the fleet
-                passed.add(job_id)
+                at.passed.add(job_id)
             else:
-                full.add(job.needs)
-        self._settled = self.board.changes
-        return out
+                at.full.add(job.needs)
 
     def limit(self, limits: Limits) -> None:
         """Weigh and bound tenants from now on."""
@@ -251,6 +261,7 @@ class Dispatch:
             self.board.file(node, now)
 
     def _wait_for_slot(self, job: Job) -> None:
+        self._round.passed.discard(job.job_id)
         self.queue.add(job)
         if job.deadline_s < math.inf:
             heapq.heappush(self._deadlines, (0.0, job.job_id))

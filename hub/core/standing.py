@@ -23,7 +23,7 @@ from hub.core.nodes import Node, SlotState
 from hub.core.quarantine import Conviction
 from hub.core.vanishing import Vanishing
 
-_NORMS_EVERY_S = 30.0
+_NORMS_EVERY_S = 60.0
 _JUDGE_EVERY_S = 15.0
 _LATE_INTERVALS = 2.0
 _ENOUGH_DIGESTS = 3

@@ -213,7 +213,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         match message.WhichOneof("message"):
             case "heartbeat":
                 if not session.hear(message.heartbeat) or not session.offered:
-                    session.offered = tuple(wire.slot(slot) for slot in session.slots)
+                    session.offered = wire.slots(session.slots)
                 self._dispatcher.post(_heard(session, message.heartbeat))
                 if message.heartbeat.echo:
                     session.outgoing.put_nowait(Outgoing(echo=pb.Echo(echo=message.heartbeat.echo)))
@@ -314,12 +314,12 @@ def _joined(session: AgentSession) -> events.NodeJoined:
         node_id=hello.node_id,
         region=hello.region,
         session_id=session.session_id,
-        slots=tuple(wire.slot(slot) for slot in hello.slots),
+        slots=wire.slots(hello.slots),
         running=tuple(wire.ref(ref) for ref in hello.running),
         finished=tuple(wire.ref(ref) for ref in hello.finished),
         leaving=hello.draining,
-        gpus=tuple(wire.gpu(gpu) for gpu in hello.gpus),
-        inputs=tuple(hello.cached_sha256),
+        gpus=tuple(wire.gpu(gpu) for gpu in hello.gpus[: wire.MAX_PARTS]),
+        inputs=tuple(hello.cached_sha256[: wire.MAX_PARTS]),
     )
 
 
@@ -330,5 +330,5 @@ def _heard(session: AgentSession, heartbeat: pb.Heartbeat) -> events.NodeHeard:
         slots=session.offered,
         attempts=tuple(wire.ref(ref) for ref in heartbeat.attempts),
         readings=wire.readings(session.hello.gpus, heartbeat.health),
-        round_trip_s=heartbeat.health.round_trip_seconds,
+        round_trip_s=wire.sane(heartbeat.health.round_trip_seconds),
     )

@@ -153,9 +153,13 @@ class Storm:
         await self._line(name, 1.5, 3.0, delay_s=self.chance.uniform(0.02, 0.1), loss=self.chance.uniform(0.01, 0.04))
 
     async def _full_disk_hub(self, name: str) -> None:
-        disk = self.fleet.disks[name]
+        """Until the hub has noticed, which it does with the next file or with a page that its database adds."""
+        disk, began_s = self.fleet.disks[name], time.time()
         await asyncio.to_thread(disk.fill)
-        await self._pause(1.5, 3.0)
+        for _ in range(10):
+            await self._pause(1.5, 3.0)
+            if any(at_s > began_s and what in _STALLED for at_s, what, _ in self._part(name).said()):
+                break
         disk.clear()
 
     # Agents.
@@ -178,17 +182,16 @@ class Storm:
         await self._line(name, 2.0, 4.0, delay_s=delay_s, loss=loss, bytes_per_s=bytes_per_s)
 
     async def _skew_agents(self, name: str) -> None:
-        """Heartbeats of some of its nodes are three minutes ahead for a while."""
+        """Heartbeats of one of its nodes are three minutes ahead for a while."""
         fault = nodes_pb2.PlayFault(fault=nodes_pb2.GAME_DAY_FAULT_SKEW, seconds=3.0)
-        for number in (1, 2, 3):
-            request = admin_service_pb2.PlayFaultRequest(node_id=f"{name}-{number:04d}", fault=fault)
-            for target in self.fleet.targets:
-                async with grpc.aio.insecure_channel(target) as channel:
-                    try:
-                        await admin_service_pb2_grpc.AdminServiceStub(channel).PlayFault(request, timeout=5)
-                        break
-                    except grpc.aio.AioRpcError:
-                        continue
+        request = admin_service_pb2.PlayFaultRequest(node_id=f"{name}-0001", fault=fault)
+        for target in self.fleet.targets * 10:  # the hub that holds its session may be away
+            async with grpc.aio.insecure_channel(target) as channel:
+                try:
+                    await admin_service_pb2_grpc.AdminServiceStub(channel).PlayFault(request, timeout=5)
+                    break
+                except grpc.aio.AioRpcError:
+                    await self._pause(0.5, 1.0)
         await asyncio.sleep(3.0)
 
     # The store.

@@ -194,7 +194,8 @@ class Caller:
         return outcome
 
     def _note(self, kind: str, began_s: float, outcome: str, **about: Any) -> None:
-        caller = f"lists of {self.name}" if kind == "list" else self.name
+        """Lists and cancels go beside the rest, and may be answered before what was said earlier on another stream."""
+        caller = f"{kind}s of {self.name}" if kind in ("list", "cancel") else self.name
         self.book.add(Call(kind, caller, self.tenant, began_s, time.monotonic(), outcome, **about))
 
     @property
