@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := hub,agent,runtime,postgresql
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality gallery mouth lint format proto docs bench clean
+.PHONY: help setup demo test simulate quality gallery mouth lint format proto docs bench clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ demo: $(VENV)/.installed $(VENV)/.models ## Render out/demo.mp4 through a hub an
 
 test: setup ## Run every test.
 	$(BIN)/python -m pytest
+
+simulate: $(VENV)/.installed ## Run the hub's decisions through drawn faults for MINUTES (10).
+	$(BIN)/python -m hub.simulation --minutes $(or $(MINUTES),10)
 
 quality: setup ## Judge rendered videos: a table, and contact sheets in out/quality.
 	$(BIN)/python -m tests.quality

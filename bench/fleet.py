@@ -4,7 +4,8 @@ Every agent has a session and sends heartbeats as often as Welcome asks, with on
 trickle in meanwhile, and end at once. CPU is the hub's own processor time over the time on the wall, in cores; the
 agents run in two other processes, whose share is told beside it (`load_cores`): where both together need more than the
 machine has, the hub was slowed down, but not spared. `memory_per_agent_kb` is what each agent adds beyond the smallest
-fleet. `exponent` is the slope of CPU over agents, both on logarithmic scales: 1 is linear.
+fleet. A measurement counts only if every session was live before and after it, and the heartbeats came
+as often as they were due. `exponent` is the slope of CPU over agents, both on logarithmic scales: 1 is linear.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from bench.loads.hub import Agents, Hub, agents, cpu_s, hub, rss_mb
 
 PROCESSES = 2  # of agents
 SETTLE_S = 7.0  # more than a heartbeat interval
+HEARTBEAT_S = 5.0  # as the hub asks when nothing is set
+LEAST_BEATS = 0.9  # of those that are due: with fewer, the fleet was not what it is said to be
+_SESSIONS = re.compile(r"sonic_hub_sessions\{[^}]*\} ([\d.e+]+)")
 _BUCKET = re.compile(r'sonic_hub_placement_seconds_bucket\{le="([^"]+)"\} ([\d.e+]+)')
 
 
@@ -38,6 +42,11 @@ def metrics(of: Hub) -> str:
 def placements(text: str) -> dict[float, float]:
     """How many placements took at most so long, in seconds."""
     return {float(limit): float(count) for limit, count in _BUCKET.findall(text)}
+
+
+def check_sessions(text: str, count: int) -> None:
+    live = sum(map(float, _SESSIONS.findall(text)))
+    assert live == count, f"{live:.0f} sessions are live instead of {count}; the numbers would be of another fleet"
 
 
 def quantile_ms(before: dict[float, float], after: dict[float, float], share: float) -> float:
@@ -54,20 +63,31 @@ def quantile_ms(before: dict[float, float], after: dict[float, float], share: fl
 
 def measure(of: Hub, fleets: list[Agents], count: int, given: argparse.Namespace) -> dict[str, float]:
     pids = [fleet.program.pid for fleet in fleets]
-    before = placements(metrics(of))
+    text = metrics(of)
+    check_sessions(text, count)
+    before = placements(text)
     command = [sys.executable, "-m", "bench.loads.callers", "--hub", of.address, *of.inputs]
     command += ["--trickle", str(given.seconds), "--rate", str(given.rate)]
+    sent = sum(fleet.heartbeats for fleet in fleets)
     hub_s, load_s, began_s = cpu_s(of.program.pid), sum(map(cpu_s, pids)), time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     took_s = time.monotonic() - began_s
     hub_s, load_s = cpu_s(of.program.pid) - hub_s, sum(map(cpu_s, pids)) - load_s
+    beats_per_s = (sum(fleet.heartbeats for fleet in fleets) - sent) / took_s
+    due_per_s = count / HEARTBEAT_S
+    assert beats_per_s >= LEAST_BEATS * due_per_s, (
+        f"{beats_per_s:.0f} heartbeats a second came; {due_per_s:.0f} are due"
+    )
     scrapes: list[float] = []
     for _ in range(3):
         scrape_s = time.monotonic()
-        after = placements(metrics(of))
+        text = metrics(of)
         scrapes.append(time.monotonic() - scrape_s)
+    check_sessions(text, count)
+    after = placements(text)
     return {
         "agents": count,
+        "heartbeats_per_s": round(beats_per_s, 1),
         "cores": round(hub_s / took_s, 3),
         "load_cores": round(load_s / took_s, 3),
         "rss_mb": round(rss_mb(of.program.pid), 1),

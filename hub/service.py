@@ -125,7 +125,8 @@ async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> As
 async def _serving(
     config: HubConfig, database: sa.Engine, life: str, forwarder: Forwarder | None
 ) -> AsyncIterator[Hub]:
-    sessions, watchers = Sessions(), Watchers()
+    left = await reading(database, records.nodes_that_left)
+    sessions, watchers = Sessions(left), Watchers()
     rules = Rules(
         config.lease_s,
         config.max_tries,

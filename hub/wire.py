@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -15,6 +15,8 @@ from hub.core.jobs import Progress, Ref, Requirement
 from hub.core.nodes import Gpu, Slot, SlotState
 from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
 
+MAX_PARTS = 256
+"""Slots, GPUs and inputs of one node that are looked at; no box has more."""
 _SLOT_STATES = {
     nodes_pb2.SLOT_STATE_STARTING: SlotState.STARTING,
     nodes_pb2.SLOT_STATE_READY: SlotState.READY,
@@ -38,8 +40,13 @@ def ref_message(value: Ref) -> jobs_pb2.AttemptRef:
     return jobs_pb2.AttemptRef(job_id=value.job_id, attempt=value.attempt)
 
 
+def sane(number: float, most: float = 1e9) -> float:
+    """What a peer says, as a number from 0 to `most`; what is none, or is beyond, counts as not said."""
+    return number if 0.0 <= number <= most else 0.0
+
+
 def progress(message: jobs_pb2.Progress) -> Progress:
-    return Progress(message.stage, message.done, message.total, min(max(message.fraction, 0.0), 1.0))
+    return Progress(message.stage, message.done, message.total, sane(message.fraction, 1.0))
 
 
 def progress_message(value: Progress) -> jobs_pb2.Progress:
@@ -66,10 +73,14 @@ def slot(message: nodes_pb2.Slot) -> Slot:
         index=message.index,
         state=_SLOT_STATES.get(message.state, SlotState.STARTING),
         engines=tuple(Requirement(engine.engine, engine.model_version) for engine in message.engines),
-        realtime_factor=message.probe_realtime_factor,
+        realtime_factor=sane(message.probe_realtime_factor),
         detail=message.detail,
         gpu_uuid=message.gpu_uuid,
     )
+
+
+def slots(messages: Sequence[nodes_pb2.Slot]) -> tuple[Slot, ...]:
+    return tuple(slot(message) for message in messages[:MAX_PARTS])
 
 
 def readings(gpus: Iterable[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) -> tuple[GpuReading, ...]:
@@ -80,14 +91,14 @@ def readings(gpus: Iterable[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) ->
             uuid=measured.uuid,
             name=about[measured.uuid].name if measured.uuid in about else "",
             driver_version=about[measured.uuid].driver_version if measured.uuid in about else "",
-            memory_total_bytes=about[measured.uuid].memory_bytes if measured.uuid in about else 0,
-            memory_used_bytes=measured.memory_used_bytes,
-            temperature_celsius=measured.temperature_celsius,
+            memory_total_bytes=max(about[measured.uuid].memory_bytes, 0) if measured.uuid in about else 0,
+            memory_used_bytes=max(measured.memory_used_bytes, 0),
+            temperature_celsius=sane(measured.temperature_celsius),
             throttle_reasons=tuple(measured.throttle_reasons),
             ecc_uncorrected_errors=_optional(measured, "ecc_uncorrected_errors"),
             xid_events=dict(measured.xid_events),
         )
-        for measured in health.gpus
+        for measured in health.gpus[:MAX_PARTS]
     )
 
 
@@ -96,19 +107,19 @@ def _optional(message: nodes_pb2.GpuHealth, name: str) -> int | None:
 
 
 def gpu(message: nodes_pb2.GpuInfo) -> Gpu:
-    return Gpu(message.uuid, message.name, message.memory_bytes, message.driver_version)
+    return Gpu(message.uuid, message.name, max(message.memory_bytes, 0), message.driver_version)
 
 
 def rendered(report: jobs_pb2.RenderReport) -> events.Rendered:
     """What a report says of the work that the render was."""
-    seconds = {stage.stage: stage.seconds for stage in report.stages}
+    seconds = {stage.stage: sane(stage.seconds) for stage in report.stages}
     preparing_s = seconds.pop("preparing", 0.0)
     return events.Rendered(
-        video_s=report.video_seconds,
+        video_s=sane(report.video_seconds),
         render_s=sum(seconds.values()),
         preparing_s=preparing_s,
         portrait_was_prepared=report.portrait_was_prepared,
-        peak_memory_bytes=report.peak_memory_bytes,
+        peak_memory_bytes=max(report.peak_memory_bytes, 0),
     )
 
 
@@ -116,7 +127,7 @@ def probed(node_id: str, message: fleet_service_pb2.ProbeResult) -> events.Probe
     """A result without an outcome counts as a failure."""
     clip = message.clip
     failed = None if message.HasField("clip") else failure(message.failure)
-    return events.Probed(node_id, message.probe_id, message.slot, clip.realtime_factor, clip.digest, failed)
+    return events.Probed(node_id, message.probe_id, message.slot, sane(clip.realtime_factor), clip.digest, failed)
 
 
 def decision_message(value: Decision, at_s: float, hub_id: str) -> decisions_pb2.Decision:

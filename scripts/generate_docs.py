@@ -73,7 +73,7 @@ ENDINGS = {
     "DEADLINE_MISSED": "The job waited until it could not have met its deadline any more; no GPU was used for that.",
     "DECLINED": "The node had no room, or was told to stop. Costs no try.",
     "INPUT_CORRUPT": "The bytes of the portrait or the voice that reached the node are not those of their hash.",
-    "INPUT_QUARANTINED": "The portrait and the voice broke two different nodes: they are to blame, and no third is tried.",
+    "INPUT_QUARANTINED": "The portrait and the voice broke two different nodes: they are to blame, no third is tried.",
     "INPUT_UNAVAILABLE": "The node could not fetch the portrait or the voice from the hub, or had no room for them.",
     "LEASE_EXPIRED": "The node fell silent for longer than the lease; another one takes the job.",
     "RESULT_NOT_KEPT": "The node could not keep the video on its disk.",
@@ -161,7 +161,12 @@ def reason(kind: type) -> str:
 
 def calls(name: str, *packages: str) -> list[list[ast.expr]]:
     """The arguments of every call of a name in the code of the packages."""
-    trees = (ast.parse(path.read_text()) for package in packages for path in sorted((ROOT / package).rglob("*.py")))
+    trees = (
+        ast.parse(path.read_text())
+        for package in packages
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if "simulation" not in path.parts
+    )
     nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
     return [node.args for node in nodes if isinstance(node.func, ast.Name) and node.func.id == name]
 

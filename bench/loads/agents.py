@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import heapq
 import json
+import random
 import signal
 import time
 from pathlib import Path
@@ -84,16 +86,21 @@ def _report() -> jobs_pb2.RenderReport:
     return jobs_pb2.RenderReport(engine="warp", model_version="1", video_seconds=1, stages=stages)
 
 
-async def beats(agents: list[Agent]) -> None:
-    """Each agent's heartbeats, spread evenly over the interval."""
-    began_s, count = time.monotonic(), 0
+async def beats(agents: list[Agent], counted: list[int]) -> None:
+    """The heartbeats of all that have joined, each as often as its hub asks, spread evenly; `counted` is how many."""
+    due: list[tuple[float, int]] = []
+    known = 0
     while True:
-        for agent in agents:
-            await agent.beat()
-            count += 1
-            due_s = began_s + count * agent.interval_s / len(agents)
-            if (ahead_s := due_s - time.monotonic()) > 0.001:
-                await asyncio.sleep(ahead_s)
+        now_s = time.monotonic()
+        for number in range(known, len(agents)):
+            heapq.heappush(due, (now_s + agents[number].interval_s * random.random(), number))
+        known = len(agents)
+        while due and due[0][0] <= now_s:
+            due_s, number = heapq.heappop(due)
+            await agents[number].beat()
+            counted[0] += 1
+            heapq.heappush(due, (due_s + agents[number].interval_s, number))
+        await asyncio.sleep(0.005)
 
 
 async def run(given: argparse.Namespace) -> None:
@@ -107,19 +114,31 @@ async def run(given: argparse.Namespace) -> None:
     stubs = [fleet_service_pb2_grpc.FleetServiceStub(channel) for channel in channels]
     numbers = range(given.first, given.first + given.count)
     agents = [Agent(stubs[number % len(stubs)], number, given.slots, video) for number in numbers]
-    for start in range(0, len(agents), JOINING):
-        await asyncio.gather(*(agent.join() for agent in agents[start : start + JOINING]))
     acknowledged: dict[str, float] = {}
-    tasks = [asyncio.create_task(agent.work(acknowledged)) for agent in agents]
-    tasks.append(asyncio.create_task(beats(agents)))
+    counted = [0]
+    joined: list[Agent] = []
+    tasks = [asyncio.create_task(beats(joined, counted))]
+    for start in range(0, len(agents), JOINING):
+        fresh = agents[start : start + JOINING]
+        await asyncio.gather(*(agent.join() for agent in fresh))
+        tasks += [asyncio.create_task(agent.work(acknowledged)) for agent in fresh]
+        joined += fresh
     given.out.with_suffix(".ready").touch()
-    ended = asyncio.create_task(stop.wait())
-    await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        if task.done():
+    tasks += [asyncio.create_task(stop.wait()), asyncio.create_task(tell(given.out.with_suffix(".beats"), counted))]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        for task in done:
             task.result()
-            raise RuntimeError("a session ended")
+        raise RuntimeError("a session ended")
     given.out.write_text(json.dumps(acknowledged))
+
+
+async def tell(path: Path, counted: list[int]) -> None:
+    """How many heartbeats have been sent, for whoever measures."""
+    while True:
+        path.with_suffix(".new").write_text(str(counted[0]))
+        path.with_suffix(".new").rename(path)
+        await asyncio.sleep(0.1)
 
 
 def main() -> None:

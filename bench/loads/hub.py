@@ -53,6 +53,11 @@ class Agents:
     program: Process
     out: Path
 
+    @property
+    def heartbeats(self) -> int:
+        """How many have been sent."""
+        return int(self.out.with_suffix(".beats").read_text())
+
     def acknowledged(self) -> dict[str, float]:
         self.program.stop()
         found: dict[str, float] = json.loads(self.out.read_text())
@@ -69,8 +74,7 @@ def hub(folder: Path) -> Iterator[Hub]:
         wait_until_ready(f"http://127.0.0.1:{http_port}/readyz", program)
         made = Hub(program, f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}", folder)
         asyncio.run(_upload(made.address))
-        yield made
-        program.stop()
+        yield made  # and then it is killed: a large fleet's sessions take long to end one by one
 
 
 @contextlib.contextmanager

@@ -77,10 +77,11 @@ class Board:
         self._pools: dict[Traits, Pool] = {}
         self._by_requirement: dict[Requirement, list[Pool]] = {}
         self._filed: dict[str, dict[int, _Filed]] = {}
-        self._having: dict[str, set[str]] = {}  # input -> the nodes that have it
+        self._having: dict[str, dict[str, None]] = {}  # input -> the nodes that have it
         self._unusable: dict[str, NodeState] = {}  # nodes that get no work
-        self.free_slots = 0
-        self.changes = 0  # grows with whatever may make a choice come out otherwise
+        self._elsewhere: dict[str, Node] = {}  # nodes that other hubs give work to
+        self.free: dict[Key, None] = {}
+        self.fresh: dict[Key, None] = {}  # free since whoever looks at them cleared this
         self.unusable: Counter[NodeState] = Counter()
 
     def file(self, node: Node, now: float) -> None:
@@ -88,6 +89,9 @@ class Board:
         state = node.state[0]
         usable = node.here and state in (NodeState.READY, NodeState.DEGRADED)
         self._count(node.node_id, None if usable else state)
+        self._elsewhere.pop(node.node_id, None)
+        if node.hub_id and state in (NodeState.READY, NodeState.DEGRADED):
+            self._elsewhere[node.node_id] = node
         before = self._filed.get(node.node_id, {})
         after: dict[int, _Filed] = {}
         for slot in node.slots.values() if usable else ():
@@ -122,22 +126,27 @@ class Board:
         """A node's usable slots: their pool, and until when they are busy."""
         return {i: (filed.pool, filed.busy_until_s) for i, filed in self._filed.get(node_id, {}).items()}
 
+    def others_could(self, wanted: Requirement, but_for: str) -> bool:
+        """Whether another hub has a node that does the work, beside one."""
+        nodes = (node for node in self._elsewhere.values() if node.node_id != but_for)
+        return any(slot.offer(wanted) for node in nodes for slot in node.slots.values())
+
     def overdue(self, now: float) -> list[Key]:
         """The busy slots that should be free by now."""
         return [key for pool in self._pools.values() for _, key in takewhile(lambda entry: entry[0] <= now, pool.busy)]
 
-    def having(self, sha256: str) -> set[str]:
-        """The nodes that have an input."""
-        return self._having.get(sha256, set())
+    def having(self, sha256: str) -> dict[str, None]:
+        """The nodes that have an input, in the order in which they got it: choices must not hang on chance."""
+        return self._having.get(sha256, {})
 
     def note_inputs(self, node: Node, hashes: tuple[str, ...]) -> None:
         """A node has these inputs now."""
         for sha256 in node.remember(hashes):
-            self.having(sha256).discard(node.node_id)
+            self.having(sha256).pop(node.node_id, None)
             if not self._having.get(sha256):
                 self._having.pop(sha256, None)
         for sha256 in hashes:
-            self._having.setdefault(sha256, set()).add(node.node_id)
+            self._having.setdefault(sha256, {})[node.node_id] = None
 
     def _count(self, node_id: str, state: NodeState | None) -> None:
         before = self._unusable.pop(node_id, None)
@@ -167,19 +176,18 @@ class Board:
         return pool
 
     def _put_in(self, key: Key, filed: _Filed) -> None:
-        self.changes += 1
         self._pools.setdefault(filed.pool.traits, filed.pool)
         if filed.busy_until_s is None:
             filed.pool.free[key] = None
-            self.free_slots += 1
+            self.free[key] = self.fresh[key] = None
         else:
             insort(filed.pool.busy, (filed.busy_until_s, key))
 
     def _take_out(self, key: Key, filed: _Filed) -> None:
-        self.changes += 1
         if filed.busy_until_s is None:
             del filed.pool.free[key]
-            self.free_slots -= 1
+            del self.free[key]
+            self.fresh.pop(key, None)
         else:
             del filed.pool.busy[bisect_left(filed.pool.busy, (filed.busy_until_s, key))]
         if not filed.pool:

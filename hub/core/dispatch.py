@@ -13,11 +13,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hub.core import admission, events, placement
-from hub.core.board import Board
+from hub.core.board import Board, Key
 from hub.core.decisions import Decision, PassedOver
 from hub.core.decisions import Kind as DecisionKind
 from hub.core.fair_queue import FairQueue
@@ -36,7 +36,7 @@ from hub.core.instructions import (
     TellDrain,
     Verdict,
 )
-from hub.core.jobs import Input, Job, Needs, Progress, Ref, Requirement, State
+from hub.core.jobs import Input, Job, Progress, Ref, Requirement, State
 from hub.core.nodes import Busy, Node, Slot, SlotState
 from hub.core.placement import Placement, Round
 from hub.core.quarantine import Inputs, Quarantine, Witness
@@ -44,7 +44,7 @@ from hub.core.standing import Standing
 from hub.core.tenants import Limits
 
 LOOK_AHEAD = 64  # jobs that wait for a better slot before the queue is looked at no further
-_LOOK_AGAIN_S = 0.5
+_LOOK_AGAIN_S = 5.0
 _OVERDUE_SHARE = 0.25  # of the time that it has run: what a render that should have ended is still given
 
 
@@ -90,8 +90,8 @@ class Dispatch:
         self._running: Counter[str] = Counter()  # jobs that nodes have, by tenant
         self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
         self._quarantine = Quarantine()
-        self._settled = (-1, -1)  # the changes up to which every waiting job has been looked at,
-        self._settled_until_s = 0.0  # and until when that holds: time alone makes a busy slot less attractive
+        self._round = Round(self.board, self.forecasts, -math.inf)
+        self._look_again_s = -math.inf  # when to look at all that waits again
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
 
@@ -104,18 +104,30 @@ class Dispatch:
         return wanted
 
     def assign(self, now: float) -> list[Instruction]:
-        """Give waiting jobs to free slots, in fair order, until nothing fits any more."""
+        """Give waiting jobs to free slots, in fair order, until nothing fits any more.
+
+        To look at every job that waits for a better slot whenever anything happens would cost a busy hub most of its
+        time. So all are looked at now and then, and in between only until the slots that have become free are taken,
+        and those that have come since; what is promised to the others is then as it was the last time.
+        """
         out: list[Instruction] = []
-        if not self.board.free_slots or not self.queue:
+        if not self.board.free or not self.queue:
             return out
-        if self._settled == self._changes and now < self._settled_until_s:
-            return out
-        at = Round(self.board, self.forecasts, now)
-        full: set[Needs] = set()
-        passed: set[str] = set()
+        if now >= self._look_again_s:
+            self._look_again_s = now + _LOOK_AGAIN_S
+            self._round = Round(self.board, self.forecasts, now)
+        elif self.board.fresh:
+            self._go_through(Round(self.board, self.forecasts, now), self.board.fresh, out)
+        self._round.now = now
+        self._go_through(self._round, self.board.free, out)
+        self.board.fresh.clear()
+        return out
+
+    def _go_through(self, at: Round, slots: Collection[Key], out: list[Instruction]) -> None:
+        """Give jobs away in fair order until none of these slots is free."""
         held_back = self._limits.held_back(self._running)
-        while self.board.free_slots and len(passed) < LOOK_AHEAD:
-            job_id = self.queue.next(full, passed, held_back)
+        while slots and len(at.passed) < LOOK_AHEAD:
+            job_id = self.queue.next(at.full, at.passed, held_back)
             if job_id is None:
                 break
             job = self.jobs[job_id]
@@ -125,17 +137,11 @@ class Dispatch:
                 held_back = self._limits.held_back(self._running)
             elif choice.option:
                 at.promise(choice.option)
-                passed.add(job_id)
+                at.passed.add(job_id)
             elif job.attempt:  # its own history may be what stands in the way, not the fleet
-                passed.add(job_id)
+                at.passed.add(job_id)
             else:
-                full.add(job.needs)
-        self._settled, self._settled_until_s = self._changes, now + _LOOK_AGAIN_S
-        return out
-
-    @property
-    def _changes(self) -> tuple[int, int]:
-        return self.board.changes, self.queue.changes
+                at.full.add(job.needs)
 
     def limit(self, limits: Limits) -> None:
         """Weigh and bound tenants from now on."""
@@ -200,7 +206,7 @@ class Dispatch:
             case events.Probed():
                 yield from self._probed(event, now)
             case events.DrainSet(node_id, drain):
-                if node := self.nodes.get(node_id):
+                if (node := self.nodes.get(node_id)) and node.drain_wanted != drain:
                     node.drain_wanted = drain
                     self.board.file(node, now)
                     yield TellDrain(node_id, drain)
@@ -255,6 +261,7 @@ class Dispatch:
             self.board.file(node, now)
 
     def _wait_for_slot(self, job: Job) -> None:
+        self._round.passed.discard(job.job_id)
         self.queue.add(job)
         if job.deadline_s < math.inf:
             heapq.heappush(self._deadlines, (0.0, job.job_id))
@@ -328,12 +335,12 @@ class Dispatch:
         if self.standing.frozen:
             return
         for job in [job for job in self.jobs.values() if job.held and job.lease_expires_at_s <= now]:
-            node = self.nodes[job.node_id]
             yield from self._stop(job, "its lease ran out")
             lost = f"node {job.node_id} did not renew its lease for {self.rules.lease_s:g} s"
-            yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
+            if node := self.nodes.get(job.node_id):
+                yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
+                self.board.file(node, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
-            self.board.file(node, now)
         self._expect_overdue_ends(now)
 
     def _drop_what_comes_too_late(self, now: float) -> Iterator[Instruction]:
@@ -413,13 +420,15 @@ class Dispatch:
             node.region, node.slots, self._fleet = seen.region, seen.slots, None
         if node.drain_wanted != seen.drain_wanted:
             node.drain_wanted = seen.drain_wanted
-            yield TellDrain(node.node_id, node.drain_wanted)
+            if node.online:
+                yield TellDrain(node.node_id, node.drain_wanted)
         self.board.file(node, now)
 
     def _rely_on(self, hub_ids: frozenset[str], now: float) -> None:
         for node in self.nodes.values():
-            if node.hub_id not in hub_ids:
+            if node.hub_id and node.hub_id not in hub_ids:
                 node.hub_id = ""
+                self.board.file(node, now)
         elsewhere = {node.node_id for node in self.nodes.values() if node.hub_id}
         for job in self.jobs.values():
             if job.held and job.node_id in elsewhere:

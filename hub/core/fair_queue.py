@@ -101,7 +101,6 @@ class FairQueue:
         self._groups: Counter[Needs] = Counter()  # how many wait in each; none is 0
         self._now = 0.0  # the virtual time of the tenant that went last
         self._cost = 1.0  # of a job, a moving average
-        self.changes = 0  # grows with every job that comes or goes
 
     def __len__(self) -> int:
         return self._groups.total()
@@ -142,7 +141,6 @@ class FairQueue:
         group = job.needs
         tenant.waiting.setdefault(group, _Line()).add(_entry(job))
         tenant.count += 1
-        self.changes += 1
         self._groups[group] += 1
 
     def remove(self, job: Job) -> None:
@@ -155,7 +153,6 @@ class FairQueue:
         if not line:
             del tenant.waiting[group]
         tenant.count -= 1
-        self.changes += 1
         if not tenant.count:
             del self._order[bisect_left(self._order, tenant.turn)]
         self._groups[group] -= 1

@@ -17,21 +17,22 @@ Cases, in this order; the first that applies to a slot rules it out:
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from hub.core.board import Board, Key, Pool
 from hub.core.decisions import PassedOver
-from hub.core.forecast import Estimate, Forecasts, Kind
-from hub.core.jobs import Job
+from hub.core.forecast import NOTHING, Estimate, Forecasts, Kind
+from hub.core.jobs import Job, Needs
 from hub.core.nodes import Node, NodeState
 
 NAMED_NODES = 16  # of larger fleets, decisions name kinds of nodes
 ELSEWHERE_COSTS = 1.2  # outside of the regions that a job prefers
 _WARM_LOOKED_AT = 16
 _SOON_S = 0.2  # when a busy slot that should be free by now is expected to be
-_NOTHING = Estimate(0.0, 0.0, 0.0)
+
 GIB = 1 << 30
 
 
@@ -108,6 +109,12 @@ class Round:
         self.board = board
         self.forecasts = forecasts
         self.now = now
+        self.full: set[Needs] = set()  # no slot can take such jobs
+        self.passed: set[str] = set()  # jobs that wait for a better slot
+        self.able: dict[Needs, list[Pool]] = {}  # the pools that can take such jobs
+        self.factors: dict[
+            Needs, list[tuple[Kind, float]]
+        ] = {}  # what is usual for a kind times this, for each of them
         self._next_busy: dict[int, int] = {}  # pool -> how many of its busy slots are promised
         self._promised: dict[
             int, list[tuple[float, Key]]
@@ -136,13 +143,13 @@ class Round:
 
 def place(job: Job, at: Round) -> Placement:
     """The slot on which the job is expected to finish first."""
-    pools, barred = _able_pools(job, at)
+    pools, barred = able_pools(job, at)
     best = min(_prepared(job, pools, barred, at), key=_rank, default=None)
-    warm = bool(job.inputs) and bool(at.board.having(job.inputs[0].sha256))
-    for least, number in sorted((_least(job, pool, warm, at), number) for number, pool in enumerate(pools)):
-        if best and least > best.rank[0]:
+    for least_s, number in _least(job, pools, at):
+        if best and least_s > best.rank[0]:
             break  # not even a free slot that has all inputs would be sooner there
-        for option in _of_pool(job, pools[number], barred, at):
+        before_s = best.rank[0] - least_s if best else math.inf
+        for option in _of_pool(job, pools[number], barred, at, before_s):
             if best is None or option.rank < best.rank:
                 best = option
     return Placement(best)
@@ -150,26 +157,31 @@ def place(job: Job, at: Round) -> Placement:
 
 def options(job: Job, at: Round) -> Iterator[Option]:
     """The best slots of every pool that can take the job, and those of nodes that have its portrait."""
-    pools, barred = _able_pools(job, at)
+    pools, barred = able_pools(job, at)
     for pool in pools:
         yield from _of_pool(job, pool, barred, at)
     yield from _prepared(job, pools, barred, at)
 
 
-def _able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
+def able_pools(job: Job, at: Round) -> tuple[list[Pool], str]:
     """The pools that can take the job, and the node that may not, as its last try ended there."""
-    pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
-    if job.regions.avoid:
-        pools = [pool for pool in pools if pool.traits.region not in job.regions.avoid] or pools
-    pools = [pool for pool in pools if not _crowded(job, pool, at)] or pools
-    return pools, job.node_id if job.attempt and any(_has_others(pool, job.node_id) for pool in pools) else ""
+    pools = at.able.get(job.needs)
+    if pools is None:
+        pools = [pool for pool in at.board.pools(job.requirement) if not _pool_problem(job, pool, at)]
+        calm = [pool for pool in pools if pool.traits.region not in job.regions.avoid] or pools
+        pools = at.able[job.needs] = [pool for pool in calm if not _crowded(job, pool, at)] or calm
+    barred = job.attempt and (
+        any(_has_others(pool, job.node_id) for pool in pools) or at.board.others_could(job.requirement, job.node_id)
+    )
+    return pools, job.node_id if barred else ""
 
 
-def _of_pool(job: Job, pool: Pool, barred: str, at: Round) -> Iterator[Option]:
+def _of_pool(job: Job, pool: Pool, barred: str, at: Round, within_s: float = math.inf) -> Iterator[Option]:
+    """The slot that is free, and the one that is free next if that is soon enough."""
     if key := next((key for key in islice(pool.free, 4096) if key[0] != barred), None):
         yield _option(job, pool, key, True, 0.0, at)
     soonest = at.soonest_busy(pool)
-    if soonest and soonest[1][0] != barred:
+    if soonest and soonest[1][0] != barred and soonest[0] - at.now <= within_s:
         yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
 
 
@@ -185,17 +197,23 @@ def _rank(option: Option) -> tuple[float, bool]:
     return option.rank
 
 
-def _least(job: Job, pool: Pool, warm: bool, at: Round) -> float:
-    """No option of the pool ranks before this."""
-    render = at.forecasts.render(_kind(job, pool), "", job.work, warm)
-    return render.expected_s * pool.traits.pace / pool.traits.trust * _weight(job, pool)
+def _least(job: Job, pools: list[Pool], at: Round) -> list[tuple[float, int]]:
+    """The best that any option of each pool could do, and the pool's number; the best first."""
+    factors = at.factors.get(job.needs)
+    if factors is None:
+        factors = at.factors[job.needs] = [
+            (_kind(job, pool), pool.traits.pace / pool.traits.trust * _weight(job, pool)) for pool in pools
+        ]
+    warm = bool(job.inputs) and bool(at.board.having(job.inputs[0].sha256))
+    usual_s = {kind: at.forecasts.render(kind, "", job.work, warm).expected_s for kind in {kind for kind, _ in factors}}
+    return sorted((usual_s[kind] * factor, number) for number, (kind, factor) in enumerate(factors))
 
 
 def forecast(job: Job, pool: Pool, node_id: str, board: Board, forecasts: Forecasts) -> tuple[Estimate, Estimate, bool]:
     """Fetching the inputs, then rendering, on a node of a pool; and whether it has the portrait prepared."""
     missing = sum(item.size_bytes for item in job.inputs if node_id not in board.having(item.sha256))
     warm = bool(job.inputs) and node_id in board.having(job.inputs[0].sha256)
-    fetch = forecasts.transfer(node_id, missing) if missing else _NOTHING
+    fetch = forecasts.transfer(node_id, missing) if missing else NOTHING
     render = forecasts.render(_kind(job, pool), "", job.work, warm)
     return fetch, render.scaled(pool.traits.pace), warm
 

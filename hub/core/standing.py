@@ -23,7 +23,7 @@ from hub.core.nodes import Node, SlotState
 from hub.core.quarantine import Conviction
 from hub.core.vanishing import Vanishing
 
-_NORMS_EVERY_S = 30.0
+_NORMS_EVERY_S = 60.0
 _JUDGE_EVERY_S = 15.0
 _LATE_INTERVALS = 2.0
 _ENOUGH_DIGESTS = 3
@@ -128,7 +128,9 @@ class Standing:
     def excuse(self, conviction: Conviction, now: float) -> Iterator[Instruction]:
         """Inputs were to blame: the nodes that they broke get their faults back."""
         for witness in conviction.witnesses:
-            node = self._nodes[witness.node_id]
+            node = self._nodes.get(witness.node_id)
+            if node is None:
+                continue
             if any([each.forgive(witness.job_id) for each in node.breakers.values()]):
                 node.vitals.excused(now, witness.fault)
             yield from self._judge(node, now)
@@ -187,6 +189,8 @@ class Standing:
             if not (why := node.breaker(part).wants(now)):
                 continue
             self._ill.add(node.node_id)
+            if not node.here:
+                continue  # it gets nothing anyway, and is looked at again when it is back
             if len(node.parts - node.out) > 1:
                 yield from self._take_out(node, part, f"GPU {part}: {why}", now)
                 continue

@@ -122,7 +122,11 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
                 self._bulletin.tell(connection, nodes=[node_id])
                 return records.set_drain(connection, node_id, drain)
 
-        if await asyncio.to_thread(write):
+        try:
+            stored = await asyncio.to_thread(write)
+        except sa.exc.OperationalError as error:
+            raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
+        if stored:
             await self._dispatcher.settle(events.DrainSet(node_id, drain))
         return await self._node(node_id)
 

@@ -41,6 +41,7 @@ from hub.store.records import NewJob
 from sonic.v1 import artifacts_pb2, fleet_service_pb2
 
 TICK_S = 0.5
+TELL_WITHIN_S = 0.02  # a change of a job that has not ended
 STANDSTILL_S = 1.0  # a tick that is later than this tells that the hub itself stood still
 MAX_BATCH = 500
 MAX_NAMED = 2000  # jobs in one query
@@ -89,6 +90,7 @@ class Dispatcher:
         self._watchers = watchers
         self._inbox: deque[_Posted | _Submission] = deque()
         self._doubtful: set[str] = set()  # jobs that others may have changed
+        self._reads: list[Callable[[sa.Connection], events.Event]] = []
         self._wakeup = asyncio.Event()
         self._stopping = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
@@ -145,6 +147,14 @@ class Dispatcher:
         self._doubtful.update(job_ids)
         self._wakeup.set()
 
+    def read(self, look: Callable[[sa.Connection], events.Event]) -> None:
+        """Let an event that tells what is stored be dealt with before any that is posted from now on.
+
+        It is read when its turn has come, and so is never behind an event that was dealt with before.
+        """
+        self._reads.append(look)
+        self._wakeup.set()
+
     def post(self, event: events.Event) -> None:
         """Let an event be dealt with soon."""
         self._put(_Posted(event))
@@ -191,7 +201,7 @@ class Dispatcher:
         self._wakeup.set()
 
     async def _take(self) -> list[_Posted | _Submission]:
-        if not self._inbox and not self._doubtful:
+        if not self._inbox and not self._doubtful and not self._reads:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
                     await self._wakeup.wait()
@@ -218,7 +228,9 @@ class Dispatcher:
             wanted = [instruction for event in new for instruction in self._dispatch.handle(event, now)]
         wanted += self._assign(now)
         await self._carry_out(wanted, [], changed, now)
-        self._watchers.wake(changed)
+        ended = {job_id for job_id in changed if job_id not in self._dispatch.jobs}
+        self._watchers.wake(ended)
+        self._watchers.wake(changed - ended, within_s=TELL_WITHIN_S)
         for item in posted:
             if item.done and not item.done.done():
                 item.done.set_result(None)
@@ -299,26 +311,26 @@ class Dispatcher:
             return await self._in_writer(lambda: self._ledger.write(writes, new, time.time(), durable))
 
     async def _look(self) -> list[events.Event]:
-        """What the store holds of the doubtful jobs."""
-        if not self._doubtful:
+        """What the store holds of the doubtful jobs, and what else is to be read."""
+        if not self._doubtful and not self._reads:
             return []
         asked, self._doubtful = list(self._doubtful), set()
+        looks, self._reads = self._reads, []
 
-        def read() -> dict[str, Job]:
+        def read() -> tuple[dict[str, Job], list[events.Event]]:
             with self._database.connect() as connection:
                 snapshot(connection)
                 parts = [asked[at : at + MAX_NAMED] for at in range(0, len(asked), MAX_NAMED)]
-                return {
-                    job.job_id: job for part in parts for job in records.live_jobs(connection, _clock_offset_s(), part)
-                }
+                live = (job for part in parts for job in records.live_jobs(connection, _clock_offset_s(), part))
+                return {job.job_id: job for job in live}, [look(connection) for look in looks]
 
-        found = await self._until_done(read)
+        found, others = await self._until_done(read)
         for job_id in asked:
             if job_id in found:
                 self._tenants[job_id] = found[job_id].tenant
             else:
                 self._tenants.pop(job_id, None)
-        return [events.Diverged(job_id, found.get(job_id)) for job_id in asked]
+        return [*others, *(events.Diverged(job_id, found.get(job_id)) for job_id in asked)]
 
     async def _until_done(self, work: Callable[[], T]) -> T:
         pause_s = 0.1

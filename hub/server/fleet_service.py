@@ -18,7 +18,6 @@ from hub.core import events
 from hub.core.instructions import Verdict
 from hub.core.jobs import Ref
 from hub.core.names import name_problem
-from hub.core.nodes import Node
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
 from hub.server.callers import Context
@@ -79,6 +78,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         finally:
             listener.cancel()
             await asyncio.wait([listener])
+            if not listener.cancelled() and (broken := listener.exception()):
+                _log.error("a session broke", extra={"node_id": hello.node_id}, exc_info=broken)
             self._sessions.close(session)
             self._end_metrics(session)
             self._dispatcher.post(events.NodeCut(hello.node_id, session.session_id))
@@ -150,22 +151,23 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         hello = session.hello
         version, mine = hello.agent_version, (self._config.hub_id, session.session_id)
 
-        def write() -> tuple[list[str], bool]:
+        def write() -> list[str]:
             with self._database.begin() as connection:
                 records.note_node(connection, hello.node_id, hello.region, version, time.time(), *mine)
                 self._bulletin.tell(connection, nodes=[hello.node_id])
-                (row,) = hubs.node_rows(connection, [hello.node_id])
-                return records.held_by(connection, hello.node_id), row.drain_wanted
+                return records.held_by(connection, hello.node_id) if self._bulletin.shared else []
 
-        held, drain = await self._written(write)
+        held = await self._written(write)
         if self._bulletin.shared:
             self._dispatcher.look_again([*held, *(ref.job_id for ref in (*hello.running, *hello.finished))])
-            self._dispatcher.post(events.NodesSeen((Node(hello.node_id, hello.region, drain_wanted=drain),)))
+            self._neighbours.look_at([hello.node_id])
 
     async def _note_heard(self, session: AgentSession) -> None:
         def write() -> None:
             with self._database.begin() as connection:
                 records.node_heard(connection, session.hello.node_id, session.heard_at_s)
+                if session.metrics.leaving:
+                    records.node_left(connection, session.hello.node_id, session.session_id, session.heard_at_s)
                 hubs.end_session(connection, session.hello.node_id, session.session_id)
                 self._bulletin.tell(connection, nodes=[session.hello.node_id])
 
@@ -210,7 +212,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         node_id = session.hello.node_id
         match message.WhichOneof("message"):
             case "heartbeat":
-                session.hear(message.heartbeat)
+                if not session.hear(message.heartbeat) or not session.offered:
+                    session.offered = wire.slots(session.slots)
                 self._dispatcher.post(_heard(session, message.heartbeat))
                 if message.heartbeat.echo:
                     session.outgoing.put_nowait(Outgoing(echo=pb.Echo(echo=message.heartbeat.echo)))
@@ -311,12 +314,12 @@ def _joined(session: AgentSession) -> events.NodeJoined:
         node_id=hello.node_id,
         region=hello.region,
         session_id=session.session_id,
-        slots=tuple(wire.slot(slot) for slot in hello.slots),
+        slots=wire.slots(hello.slots),
         running=tuple(wire.ref(ref) for ref in hello.running),
         finished=tuple(wire.ref(ref) for ref in hello.finished),
         leaving=hello.draining,
-        gpus=tuple(wire.gpu(gpu) for gpu in hello.gpus),
-        inputs=tuple(hello.cached_sha256),
+        gpus=tuple(wire.gpu(gpu) for gpu in hello.gpus[: wire.MAX_PARTS]),
+        inputs=tuple(hello.cached_sha256[: wire.MAX_PARTS]),
     )
 
 
@@ -324,8 +327,8 @@ def _heard(session: AgentSession, heartbeat: pb.Heartbeat) -> events.NodeHeard:
     return events.NodeHeard(
         node_id=session.hello.node_id,
         session_id=session.session_id,
-        slots=tuple(wire.slot(slot) for slot in heartbeat.slots),
+        slots=session.offered,
         attempts=tuple(wire.ref(ref) for ref in heartbeat.attempts),
         readings=wire.readings(session.hello.gpus, heartbeat.health),
-        round_trip_s=heartbeat.health.round_trip_seconds,
+        round_trip_s=wire.sane(heartbeat.health.round_trip_seconds),
     )

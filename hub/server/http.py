@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
@@ -23,7 +24,8 @@ def application(not_ready: Callable[[], str], observe: Callable[[], None]) -> we
     async def show_metrics(request: web.Request) -> web.Response:
         observe()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(metrics.REGISTRY), headers={"Content-Type": content_type})
+        body = await asyncio.to_thread(encode, metrics.REGISTRY)  # a large fleet's takes a while
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     app = web.Application(client_max_size=1024)
     app.router.add_get("/healthz", healthz)

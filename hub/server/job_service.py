@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -145,22 +145,32 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
         held = await self._files.known.of(tenant, hashes)
-        keys = {item.idempotency_key for item in requests}
-        known = await self._known_keys(tenant, keys)
+        outcomes = self._judge(tenant, requests, held, set())
+        if not all(isinstance(outcome, NewJob) for outcome in outcomes) or not self._door.has_room(
+            tenant, len(outcomes)
+        ):
+            known = await self._known_keys(tenant, {item.idempotency_key for item in requests})
+            outcomes = self._judge(tenant, requests, held, known)
+        else:
+            known = set()
+        good = [outcome for outcome in outcomes if isinstance(outcome, NewJob)]
+        with self._door.passing(tenant, len({job.idempotency_key for job in good} - known)):
+            answers = iter(await self._dispatcher.submit(good) if good else [])
+        return [self._answer(one, *next(answers)) if isinstance(one, NewJob) else one for one in outcomes]
+
+    def _judge(
+        self, tenant: str, requests: Sequence[pb.SubmitJobRequest], held: Mapping[str, sa.Row[Any]], known: set[str]
+    ) -> list[NewJob | exceptions.Refusal]:
+        """Jobs that can be stored, and refusals. A `known` key matters only where something stands in the way."""
         now_s = time.time()
-        outcomes: list[jobs_pb2.Job | exceptions.Refusal | None] = []
-        good: list[NewJob] = []
+        outcomes: list[NewJob | exceptions.Refusal] = []
         for item in requests:
             try:
                 again = item.idempotency_key in known
-                good.append(submissions.new_job(tenant, item, held, again, now_s, self._dispatcher.admit))
-                outcomes.append(None)
+                outcomes.append(submissions.new_job(tenant, item, held, again, now_s, self._dispatcher.admit))
             except exceptions.Refusal as refusal:
                 outcomes.append(refusal)
-        with self._door.passing(tenant, len({job.idempotency_key for job in good} - known)):
-            answers = iter(await self._dispatcher.submit(good) if good else [])
-        wanted = iter(good)
-        return [self._answer(next(wanted), *next(answers)) if item is None else item for item in outcomes]
+        return outcomes
 
     async def _known_keys(self, tenant: str, keys: set[str]) -> set[str]:
         if len(keys) == 1:

@@ -183,21 +183,24 @@ class Neighbours:
             await self._look_at_nodes(changed)
         self._dispatcher.post(events.HubsAlive(alive))
 
+    def look_at(self, node_ids: Sequence[str]) -> None:
+        """Let the decisions know what is stored of nodes."""
+
+        def look(connection: sa.Connection) -> events.NodesSeen:
+            return events.NodesSeen(tuple(_node(row, self.alive) for row in hubs.node_rows(connection, node_ids)))
+
+        self._dispatcher.read(look)
+
     async def _look_at_nodes(self, node_ids: Sequence[str]) -> None:
+        self.look_at(node_ids)
         before = {one.hello.node_id: one.session_id for one in self._sessions.all()}
-        rows = await self._read(lambda connection: hubs.node_rows(connection, node_ids))
-        seen: list[Node] = []
-        for row in rows:
+        for row in await self._read(lambda connection: hubs.node_rows(connection, node_ids)):
+            self._seen[row.node_id] = _kept(row)
             session = self._sessions.get(row.node_id)
-            if session and session.session_id != before.get(row.node_id):
-                continue  # it came while the row was read
-            if session and row.hub_id in self.alive:
+            came_meanwhile = session and session.session_id != before.get(row.node_id)
+            if session and row.hub_id in self.alive and not came_meanwhile:
                 _log.info("a newer session stands elsewhere", extra={"node_id": row.node_id, "hub_id": row.hub_id})
                 self._sessions.end(session)
-            self._seen[row.node_id] = _kept(row)
-            seen.append(_node(row, self.alive))
-        if seen:
-            self._dispatcher.post(events.NodesSeen(tuple(seen)))
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
         def read() -> T:

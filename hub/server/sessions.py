@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from hub.core.nodes import Slot
 from hub.forward.intake import Source
 from sonic.v1 import fleet_service_pb2, metrics_pb2, nodes_pb2
 
@@ -23,6 +24,7 @@ class AgentSession:
     health: nodes_pb2.NodeHealth = field(default_factory=nodes_pb2.NodeHealth)
     faults: list[nodes_pb2.PlayFault] = field(default_factory=list)  # of a game day, that it plays now
     heard_at_s: float = field(default_factory=time.time)  # wall clock
+    offered: tuple[Slot, ...] = ()  # the slots as the decisions see them
     metrics: Source = field(init=False)
 
     def __post_init__(self) -> None:
@@ -32,19 +34,21 @@ class AgentSession:
         ack = metrics_pb2.SamplesAck(sequences=sequences)
         self.outgoing.put_nowait(Outgoing(samples_ack=ack))
 
-    def hear(self, heartbeat: fleet_service_pb2.Heartbeat) -> None:
-        self.slots = list(heartbeat.slots)
+    def hear(self, heartbeat: fleet_service_pb2.Heartbeat) -> bool:
+        """Whether its slots are as they were."""
+        before, self.slots = self.slots, list(heartbeat.slots)
         self.health = heartbeat.health
         self.faults = list(heartbeat.faults)
         self.heard_at_s = time.time()
+        return self.slots == before
 
 
 class Sessions:
     """The connected agents by node_id."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: set[str] | None = None) -> None:
         self._by_node: dict[str, AgentSession] = {}
-        self._left: set[str] = set()
+        self._left = left or set()
 
     def __len__(self) -> int:
         return len(self._by_node)

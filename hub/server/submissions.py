@@ -89,6 +89,11 @@ def _spec_problems(spec: jobs_pb2.JobSpec) -> list[Problem]:
         for name, value in (("engine", spec.engine), ("model_version", spec.model_version))
         if len(value) > _MAX_NAME_CHARACTERS
     ]
+    problems += [
+        Problem(f"spec.{name}", "has characters that cannot be printed; use letters, digits and signs")
+        for name, value in (("engine", spec.engine), ("model_version", spec.model_version))
+        if not value.isprintable()  # and no database takes every one of them
+    ]
     if abs(spec.priority) > PRIORITY_LIMIT:
         limit = f"is {spec.priority}; choose a value from {-PRIORITY_LIMIT} to {PRIORITY_LIMIT}"
         problems.append(Problem("spec.priority", limit))

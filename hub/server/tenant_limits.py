@@ -107,6 +107,12 @@ class Door:
         self._rates: dict[str, Rate] = {}
         self._drains: dict[str, _Drain] = {}
 
+    def has_room(self, tenant: str, count: int) -> bool:
+        """Whether so many could come in, and none of them is counted against a rate."""
+        limits = self.limits.of(tenant)
+        queued = self._waiting(tenant) + self._coming.get(tenant, 0)
+        return math.isinf(limits.submits_per_minute) and queued + count <= limits.max_queued
+
     @contextmanager
     def passing(self, tenant: str, count: int) -> Iterator[None]:
         """So many new jobs come in. Raises LimitReached."""

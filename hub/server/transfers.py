@@ -31,7 +31,10 @@ class Transfers:
     async def find(self, tenant: str, sha256: str) -> artifacts_pb2.Artifact | None:
         """A complete artifact of the tenant, or None. Raises InvalidRequest."""
         check_hash(sha256)
-        row = (await self.known.of(tenant, (sha256,))).get(sha256)
+        try:
+            row = (await self.known.of(tenant, (sha256,))).get(sha256)
+        except sa.exc.OperationalError as error:
+            raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
         if row is None:
             return None
         return artifacts_pb2.Artifact(sha256=sha256, size_bytes=row.size_bytes, media_type=row.media_type)

@@ -25,7 +25,12 @@ class Watchers:
             if not self._events[job_id]:
                 del self._events[job_id]
 
-    def wake(self, job_ids: Iterable[str]) -> None:
-        for job_id in job_ids:
-            for event in self._events.get(job_id, ()):
+    def wake(self, job_ids: Iterable[str], within_s: float = 0.0) -> None:
+        """Now, or a little later with whatever comes until then: what changes again at once is not told twice."""
+        watched = [job_id for job_id in job_ids if job_id in self._events]
+        if watched and within_s:
+            asyncio.get_running_loop().call_later(within_s, self.wake, watched)
+            return
+        for job_id in watched:
+            for event in self._events[job_id]:
                 event.set()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from hub.core.dispatch import Dispatch, Rules
 from hub.core.jobs import Input, Job, RegionRules, Requirement, Work
+from hub.simulation import plans
 from hub.simulation.callers import Callers, Truth, Wish
 from hub.simulation.hubs import SimulatedHub
 from hub.simulation.network import LIMP_S, Line, Network
@@ -91,7 +92,7 @@ class Fleet:
         except Broken as found:
             broken = found
         world = self.world
-        digest = hash((world.steps, world.now, world.random.random()))
+        digest = hash((world.steps, world.now, world.random.random()))  # of numbers only: alike in every process
         return Outcome(self.plan, world.steps, world.now, len(self.store.rows), self.struck, broken, digest)
 
     def make_dispatch(self) -> Dispatch:
@@ -136,7 +137,7 @@ class Fleet:
         work_s = sum(self._usual_s(wish.job) for _, wish in wishes) / max(self._slots(), 1)
         until_s = self.world.now + PATIENCE_S + 4 * work_s
         while self.world.now < until_s:
-            self._go_on(self.world.now + PAINS_S)
+            self._go_on(self.world.now + 5)
             if self.promises.all_ended() and not any(node.outbox for node in self.nodes.values()):
                 break
         self.promises.final()
@@ -178,7 +179,7 @@ class Fleet:
         return sum(len(node.slots) for node in self.nodes.values())
 
     def _usual_s(self, job: Job) -> float:
-        return job.work.video_s * (job.work.side_px / 512) ** 1.6 + 2
+        return job.work.video_s * float((job.work.side_px / 512) ** 1.6) + 2
 
     def _wishes(self) -> list[tuple[float, Wish]]:
         made: list[tuple[float, Wish]] = []
@@ -343,3 +344,8 @@ class Fleet:
             node.heal()
             node.start()
             self._set_drain(node, False)
+
+
+def run_seed(seed: int, nodes: int | None = None) -> Outcome:
+    """One seed, without its story."""
+    return Fleet(plans.draw(seed, nodes)).run()

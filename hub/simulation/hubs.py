@@ -1,5 +1,7 @@
-"""A simulated hub: the real decisions in a shell that decides, commits, and only then sends, as hub/server/dispatcher.py
-does, and that can be killed between any two of these. Only the store outlives it."""
+"""A simulated hub: the real decisions in a shell that decides, commits, and only then sends.
+
+It does as hub/server/dispatcher.py does, and can be killed between any two of these. Only the store outlives it.
+"""
 
 from __future__ import annotations
 
@@ -165,7 +167,7 @@ class SimulatedHub:
         if older:  # what it still says is heard until it is ended
             self._world.after(self._world.random.uniform(0, 0.05), older.close_at_hub)
         session.to_node(Welcome())
-        self._world.after(SILENCE_S, self._mind_silence, session)
+        self._world.after(SILENCE_S, self._look, session)
         slots, running, finished = hello.slots, hello.running, hello.finished
         self.post(
             events.NodeJoined(
@@ -173,12 +175,12 @@ class SimulatedHub:
             )
         )
 
-    def _mind_silence(self, session: Session) -> None:
+    def _look(self, session: Session) -> None:
         silent_s = self._world.now - session.heard_at_s
         if session.hub_open and silent_s >= SILENCE_S:
             session.close_at_hub(LIMP_S)
         elif session.hub_open:
-            self._world.after(SILENCE_S - silent_s + 0.01, self._mind_silence, session)
+            self._world.after(SILENCE_S - silent_s + 0.01, self._look, session)
 
     def _was_given(self, event: events.AttemptSucceeded) -> bool:
         row = self._fleet.store.rows.get(event.ref.job_id)

@@ -1,5 +1,8 @@
-"""Lines between nodes and hubs. A stream keeps its order and loses nothing while it lasts; what is on its way is lost
-with it, wholly or in part, and each end notices in its own time. Different streams overtake each other as they like."""
+"""Lines between nodes and hubs: a stream keeps its order and loses nothing while it lasts.
+
+What is on its way is lost with the stream, wholly or in part, and each end notices in its own time. Different streams
+overtake each other as they like.
+"""
 
 from __future__ import annotations
 

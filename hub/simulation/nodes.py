@@ -1,7 +1,7 @@
-"""A simulated edge box: renders what it is given at its own pace, keeps results until they are acknowledged, and breaks.
+"""A simulated edge box: renders what it is given at its own pace, keeps results until they are stored, and breaks.
 
-It does what the agent does (agent/core), in short: it declines what it cannot take, reports from an outbox that outlives
-it, comes back with growing pauses, and tells the hub what it runs and what it has finished.
+It does what the agent does (agent/core), in short: it declines what it cannot take, reports from an outbox that
+outlives it, comes back with growing pauses, and tells the hub what it runs and what it has finished.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class Ills:
 class SimulatedNode:
     """One agent and its workers."""
 
-    def __init__(self, fleet: Fleet, name: str, region: str, model: Model, slots: int, offers: tuple[Requirement, ...]):
+    def __init__(
+        self, fleet: Fleet, name: str, region: str, model: Model, slots: int, offers: tuple[Requirement, ...]
+    ) -> None:
         self.name, self.region, self.model, self.offers = name, region, model, offers
         self.ills = Ills()
         self.up = False
@@ -307,7 +309,7 @@ class SimulatedNode:
     def work_s(self, job: Job, warm: bool) -> float:
         """What a render takes here, as things are."""
         noise = self._world.random.lognormvariate(0, 0.08)
-        rate = self.model.work_s_per_video_s * (job.work.side_px / 512) ** 1.6
+        rate = self.model.work_s_per_video_s * float((job.work.side_px / 512) ** 1.6)
         return (0.2 + rate * job.work.video_s + (0 if warm else self.model.work_s_per_video_s)) * noise * self.ills.slow
 
     def _failure_of(self, job: Job) -> Failure | None:

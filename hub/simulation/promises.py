@@ -34,8 +34,11 @@ class Broken(AssertionError):
     """A promise was broken."""
 
     def __init__(self, promise: str, job_id: str, detail: str) -> None:
-        super().__init__(f"{promise}: {detail}")
+        super().__init__(promise, job_id, detail)
         self.promise, self.job_id, self.detail = promise, job_id, detail
+
+    def __str__(self) -> str:
+        return f"{self.promise}: {self.detail}"
 
 
 class Promises:
@@ -78,9 +81,8 @@ class Promises:
         self._fits(write, before)
         if isinstance(write, Assign):
             self._assigned(write, before)
-        elif isinstance(write, Requeue | CommitFailure) and write.failure.reason == "LEASE_EXPIRED":
-            if self._frozen_since_s is not None:
-                self._break("nothing is requeued during a freeze", job_id, stories.words(write))
+        if self._frozen_since_s is not None and _lease_expired(write):
+            self._break("nothing is requeued during a freeze", job_id, stories.words(write))
         self._account(write, before)
         if end := ENDS.get(type(write)):
             if job_id in self._ends:
@@ -344,3 +346,7 @@ class Promises:
 
     def _break(self, promise: str, job_id: str, detail: str) -> None:
         raise Broken(promise, job_id, detail)
+
+
+def _lease_expired(write: Write) -> bool:
+    return isinstance(write, Requeue | CommitFailure) and write.failure.reason == "LEASE_EXPIRED"

@@ -125,8 +125,8 @@ def _engine(url: str | sa.URL) -> sa.Engine:
         return sa.create_engine(parsed)
     try:
         return sa.create_engine(parsed, pool_pre_ping=True, connect_args=_NOTICE_CUTS)
-    except ModuleNotFoundError as error:
-        needed = f"{error.name} is not installed; run: pip install 'sonic-fleet[postgresql]'"
+    except ImportError as error:
+        needed = "psycopg is needed, with its library; run: pip install 'sonic-fleet[postgresql]'"
         raise InvalidConfig(f"database_url is one of PostgreSQL, for which {needed}") from error
 
 
@@ -136,7 +136,7 @@ def is_local(engine: sa.Engine) -> bool:
 
 
 def passing(engine: sa.Engine) -> sa.Engine:
-    """The same database, for commits that survive the end of this process; a power loss only with the next one that does."""
+    """The same database, for commits that survive the end of this process, and a power loss with the next that does."""
     second = _engine(engine.url)
     if is_local(engine):
         sa.event.listen(second, "connect", _set_up_sqlite)

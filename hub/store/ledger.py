@@ -25,6 +25,7 @@ from hub.store.records import JobRecord, NewJob
 from sonic.v1 import fleet_service_pb2, jobs_pb2
 
 _EXACT_ENOUGH = 0.02
+_MOST_FRESH = 10_000
 Stored = list[tuple[JobRecord, bool]]
 """Each job of a submission, and whether it is new."""
 
@@ -66,6 +67,7 @@ class Ledger:
         self._database = database
         self._passing = passing(database)
         self._known = known
+        self._fresh: dict[str, sa.Row[Any]] = {}  # jobs stored here a moment ago: most are assigned at once
         self._bulletin = bulletin
         self._hub_id = hub_id
 
@@ -101,6 +103,9 @@ class Ledger:
         changed = [_order(one.write) for one in committed if one.outcome.applied]
         added = [record.row.job_id for answer in stored for record, created in answer if created]
         self._bulletin.tell(connection, jobs=[*filter(None, changed), *added])
+        if len(self._fresh) > _MOST_FRESH:
+            self._fresh.clear()
+        self._fresh |= {record.row.job_id: record.row for answer in stored for record, created in answer if created}
         return committed, stored
 
     def _committed(
@@ -128,7 +133,9 @@ class Ledger:
 
     def _given(self, connection: sa.Connection, job_ids: list[str], now_s: float) -> dict[str, Given]:
         found: dict[str, Given] = {}
-        for row in records.specs(connection, job_ids):
+        rows = [self._fresh.pop(job_id) for job_id in job_ids if job_id in self._fresh]
+        older = [job_id for job_id in job_ids if job_id not in {row.job_id for row in rows}]
+        for row in (*rows, *(records.specs(connection, older) if older else ())):
             spec = jobs_pb2.JobSpec.FromString(row.spec)
             inputs = self._known.read(connection, row.tenant, (spec.portrait_sha256, spec.voice_sha256))
             portrait, voice = inputs[spec.portrait_sha256], inputs[spec.voice_sha256]

@@ -282,3 +282,17 @@ def test_a_job_begun_in_time_is_not_dropped() -> None:
     talk.submit("a", "assign a#1 to n1 slot 0", deadline_s=talk.now + 5)
     talk.wait(6)
     talk.succeed("n1", A1, "succeed a#1")
+
+
+def test_a_node_that_is_lost_again_and_again_is_ejected_when_it_is_back() -> None:
+    talk = Talk()
+    for name in ("a", "b", "c"):
+        talk.join("n1")
+        talk.submit(name, f"assign {name}#1 to n1 slot 0")
+        talk.cut("n1")
+        derated = ["note derated n1"] if name == "b" else []
+        talk.wait(40, *derated, f"requeue {name}#1 LEASE_EXPIRED tries 1")
+        talk.say(events.CancelRequested(name), f"cancel {name}")
+    talk.join("n2")
+    talk.join("n1")
+    talk.wait(1, "note ejected n1")

@@ -176,6 +176,15 @@ def test_a_gpu_off_the_bus_gets_nothing_and_leaves_the_other_its_work() -> None:
     assert one.health(4 * 3600, NONE, "gpu0").score > 0.95
 
 
+def test_a_gpu_that_is_no_longer_there_is_no_part_of_the_node() -> None:
+    one = Vitals("eu")
+    other = replace(GPU, uuid="gpu1")
+    one.gpus(0, [GPU, other])
+    one.gpus(5, [replace(GPU, xid_events={79: 1}), other])
+    one.gpus(10, [other])
+    assert one.health(10, NONE).score == 1.0
+
+
 def test_counts_from_before_the_first_reading_are_old_and_those_of_a_new_agent_are_new() -> None:
     one = Vitals("eu")
     assert one.gpus(0, [replace(GPU, xid_events={79: 3}, ecc_uncorrected_errors=9)]) == ()
@@ -251,21 +260,15 @@ def test_what_is_no_leak_counts_for_nothing(used) -> None:
 
 
 def test_only_the_least_in_use_between_renders_counts() -> None:
-    one = vitals()
-    for number in range(100):
+    one, busy = vitals(), vitals()
+    for number in range(40):
+        grown = replace(GPU, memory_used_bytes=int((4 + 0.3 * number) * GIB))
         one.rendered(number, "gpu0", 0.0)
-        for used_gib, idle in (
-            (4 + 0.1 * number, False),
-            (4 + 0.1 * number, True),
-            (4, True),
-            (4 + 0.1 * number, False),
-        ):
-            one.gpus(number, [replace(GPU, memory_used_bytes=int(used_gib * GIB), idle=idle)])
-    busy = vitals()
-    for number in range(100):
         busy.rendered(number, "gpu0", 0.0)
-        busy.gpus(number, [replace(GPU, memory_used_bytes=int((4 + 0.1 * number) * GIB), idle=False)])
-    assert shares(one, 100) == shares(busy, 100) == {}
+        for reading in (grown, replace(grown, memory_used_bytes=4 * GIB), grown):
+            one.gpus(number, [reading])
+        busy.gpus(number, [replace(grown, idle=False)])
+        assert shares(one, number) == shares(busy, number) == {}
 
 
 def test_a_worker_that_starts_anew_has_left_its_leak_behind() -> None:
@@ -285,6 +288,7 @@ def test_the_majority_is_more_than_half_of_three_or_more_of_the_region() -> None
     fleet = [vitals(), vitals(), vitals(driver="535.1", engine="2.0"), vitals("us", "535.1"), vitals("us", "535.1")]
     usual = norms(fleet)
     assert usual == Norms({("eu", "RTX 4090"): "550.2"}, {("eu", "warp"): "1.0"})
+    assert fleet[2].health(0, NONE).score == 1.0
     odd = fleet[2].health(0, usual)
     assert reason(odd) == ("driver 535.1; most RTX 4090 of eu have 550.2; has warp at 2.0; most nodes of eu have 1.0")
     assert odd.score > 0.7  # a canary is not derated

@@ -105,6 +105,12 @@ async def test_bad_requests_name_every_field_at_once_and_store_nothing(caller: C
     assert not listed.jobs
 
 
+async def test_names_that_a_database_cannot_hold_are_refused_at_the_door(caller: Caller) -> None:
+    await caller.upload(JPEG)
+    await caller.upload(WAV)
+    await refused(caller.submit("k1", engine="warp\0"), grpc.StatusCode.INVALID_ARGUMENT)
+
+
 async def test_values_outside_the_recommended_range_warn(caller: Caller) -> None:
     job = await caller.submit_new("k1", parameters=parameters_pb2.RenderParameters(dynamic_scale=1.9))
     assert [warning.reason for warning in job.warnings] == ["OUTSIDE_RECOMMENDED_RANGE", "NO_NODES_YET"]
@@ -434,3 +440,22 @@ async def test_a_store_that_fails_loses_nothing_that_was_acknowledged(
     ref = (await agent.hear("assignment")).assignment.ref
     assert ref.job_id == job.job_id
     assert (await agent.render(ref)).verdict == fleet_pb.RESULT_VERDICT_COMMITTED
+
+
+async def test_who_left_in_order_is_not_missed_after_a_restart_of_the_hub(tmp_path: Path) -> None:
+    for restart in range(2):
+        async with serving(config(tmp_path / "hub")) as hub, grpc.aio.insecure_channel(hub.grpc_address) as channel:
+            if restart:
+                assert (hub.sessions.left("leaver"), hub.sessions.left("lost")) == (True, False)
+                back = Agent(channel, "leaver")
+                await back.join()
+                assert not hub.sessions.left("leaver")
+                return
+            leaver, lost = Agent(channel, "leaver"), Agent(channel, "lost")
+            await leaver.join()
+            await lost.join()
+            leaver.say(draining=fleet_pb.Draining(reason="stops"))
+            await asyncio.sleep(0.2)
+            leaver.cut()
+            lost.cut()
+            await asyncio.sleep(0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,12 +20,14 @@ from sonic.v1 import admin_service_pb2 as admin_pb
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
 from sonic.v1 import jobs_pb2, nodes_pb2
+from tests import postgres
 from tests.postgres import Cluster
 from tests.processes import free_port, process, python, wait_until_ready
 
 from .conftest import config
 from .peers import JPEG, WAV, Agent, Caller
 from .test_kill import Node, until_answered
+from .test_services import refused
 
 
 @pytest.fixture
@@ -284,6 +287,41 @@ async def test_a_hub_that_is_killed_loses_nothing(tmp_path: Path, url: str) -> N
     assert len(set(acknowledged)) == 60
     assert all(job.state == jobs_pb2.JOB_STATE_SUCCEEDED for job in jobs)
     assert {node.hub_id for node in shown} <= {"lives", ""}
+
+
+@pytest.mark.integration
+async def test_a_hub_whose_name_another_has_taken_stops(tmp_path: Path, url: str) -> None:
+    http_port = free_port()
+    about = {"name": "a", "grpc": free_port(), "http": http_port, "data": str(tmp_path / "a"), "url": url}
+    with process(python(HUB.format(**about, files="")), tmp_path / "hub.log") as hub:
+        wait_until_ready(f"http://127.0.0.1:{http_port}/readyz", hub)
+        database = sa.create_engine(url)
+        with database.begin() as connection:
+            connection.exec_driver_sql("UPDATE hubs SET life = 'another'")
+        database.dispose()
+        assert hub.running
+        await asyncio.to_thread(hub.running.wait, 20)
+    assert "is borne by another hub now" in (tmp_path / "hub.log").read_text()
+
+
+async def test_hubs_outlive_their_database(tmp_path: Path) -> None:
+    with postgres.cluster() as cluster:
+        url, patient = cluster.database(), {"lease_s": 60, "heartbeat_interval_s": 10}
+        async with one_hub(tmp_path, "a", url, **patient) as (_, a), one_hub(tmp_path, "b", url, **patient) as (_, b):
+            caller, agent = Caller(a), Agent(b)
+            await agent.join()
+            job = await caller.submit_new("k1")
+            ref = (await agent.hear("assignment")).assignment.ref
+            cluster.stop(signal.SIGQUIT)
+            for call in (caller.submit("k2"), caller.get(job.job_id), caller.upload(JPEG)):
+                await refused(call, grpc.StatusCode.UNAVAILABLE)
+            await refused(caller.admin.ListNodes(admin_pb.ListNodesRequest()), grpc.StatusCode.UNAVAILABLE)
+            agent.say(started=fleet_pb.AttemptStarted(ref=ref))
+            cluster.start()
+            assert (await agent.render(ref)).verdict == fleet_pb.RESULT_VERDICT_COMMITTED
+            assert (await caller.ended(job.job_id)).state == jobs_pb2.JOB_STATE_SUCCEEDED
+            second = await caller.submit("k2")
+            assert (await agent.hear("assignment")).assignment.ref.job_id == second.job_id
 
 
 async def roaming(line: Line, call):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -96,6 +97,25 @@ def test_a_database_of_something_else_is_refused(database_url: str) -> None:
     foreign.dispose()
     with pytest.raises(InvalidConfig, match="ae1027a6acf"):
         open_database(database_url)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("nothing", "is no URL"),
+        ("mysql://here/sonic", "one of mysql"),
+        ("postgresql://sonic@127.0.0.1:9/sonic", "does not answer"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_named(url: str, why: str) -> None:
+    with pytest.raises(InvalidConfig, match=why):
+        open_database(url)
+
+
+def test_the_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InvalidConfig, match=r"sonic-fleet\[postgresql\]"):
+        open_database("postgresql://sonic@127.0.0.1:9/sonic")
 
 
 def test_hubs_that_start_together_migrate_once(cluster) -> None:

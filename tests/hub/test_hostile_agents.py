@@ -1,0 +1,92 @@
+"""Whatever an agent says, the decisions go on, and every number that they tell stays a number."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hub import wire
+from hub.core import events
+from hub.core.dispatch import Dispatch
+from hub.core.jobs import Input, Ref, Work
+from sonic.v1 import fleet_service_pb2, jobs_pb2, nodes_pb2
+
+from .talk import job
+
+FLOATS = st.floats()  # NaN, infinities and negative ones among them
+INTS = st.integers(-(2**63), 2**63 - 1)
+NAMES = st.sampled_from(["", "warp", "sonic", "\0", "x" * 500])
+UUIDS = st.sampled_from(["", "g1", "g2"])
+
+
+@st.composite
+def slots(draw: st.DrawFn) -> nodes_pb2.Slot:
+    return nodes_pb2.Slot(
+        index=draw(st.integers(-2, 3)),
+        state=nodes_pb2.SlotState.ValueType(draw(st.integers(0, 6))),
+        probe_realtime_factor=draw(FLOATS),
+        engines=[nodes_pb2.EngineInfo(engine=draw(NAMES), model_version="1") for _ in range(draw(st.integers(0, 2)))],
+        gpu_uuid=draw(UUIDS),
+    )
+
+
+@st.composite
+def gpus(draw: st.DrawFn) -> tuple[nodes_pb2.GpuInfo, nodes_pb2.GpuHealth]:
+    uuid = draw(UUIDS)
+    return (
+        nodes_pb2.GpuInfo(uuid=uuid, name=draw(NAMES), memory_bytes=draw(INTS)),
+        nodes_pb2.GpuHealth(
+            uuid=uuid,
+            memory_used_bytes=draw(INTS),
+            temperature_celsius=draw(FLOATS),
+            throttle_reasons=["thermal"],
+            ecc_uncorrected_errors=draw(INTS),
+            xid_events={draw(st.integers(-5, 200)): draw(INTS)},
+        ),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(slots(), max_size=4), st.lists(gpus(), max_size=3), FLOATS), min_size=1, max_size=4),
+    st.lists(st.tuples(FLOATS, FLOATS, INTS), min_size=1, max_size=4),
+    st.tuples(FLOATS, FLOATS),
+)
+def test_nothing_that_an_agent_says_ends_the_decisions(
+    heard: list[tuple[list[nodes_pb2.Slot], list[tuple[nodes_pb2.GpuInfo, nodes_pb2.GpuHealth]], float]],
+    reports: list[tuple[float, float, int]],
+    others: tuple[float, float],
+) -> None:
+    hub, now = Dispatch(), 1000.0
+    for number, (said, cards, round_trip) in enumerate(heard):
+        infos = [info for info, _ in cards]
+        health = nodes_pb2.NodeHealth(gpus=[reading for _, reading in cards], round_trip_seconds=round_trip)
+        known = tuple(map(wire.gpu, infos))
+        hub.handle(events.NodeJoined("n1", "eu", f"s{number}", wire.slots(said), (), (), gpus=known), now)
+        now += 16
+        readings = wire.readings(infos, health)
+        hub.handle(events.NodeHeard("n1", f"s{number}", wire.slots(said), (), readings, wire.sane(round_trip)), now)
+        for each, (seconds, video, memory) in enumerate(reports):
+            name = f"a{number}-{each}"
+            hub.handle(events.JobStored(job(name, work=Work(5.0), inputs=(Input("p", 9), Input("v", 9)))), now)
+            hub.assign(now)
+            ref = Ref(name, 1)
+            hub.handle(events.AttemptStarted("n1", ref), now)
+            part = wire.progress(jobs_pb2.Progress(fraction=others[0]))
+            hub.handle(events.AttemptProgressed("n1", ref, part), now + 1)
+            told = hub.outlook(name, now + 2)
+            for estimate in (told.start, told.finish):
+                assert estimate is None or all(math.isfinite(seconds) for seconds in estimate)
+            report = jobs_pb2.RenderReport(video_seconds=video, peak_memory_bytes=memory)
+            report.stages.add(stage="rendering", seconds=seconds)
+            hub.handle(events.AttemptSucceeded("n1", ref, b"", wire.rendered(report)), now + 3)
+        clip = fleet_service_pb2.ProbeResult(clip=fleet_service_pb2.ProbeClip(realtime_factor=others[1]))
+        hub.handle(wire.probed("n1", clip), now)
+        hub.handle(events.Ticked(), now + 4)
+        hub.assign(now + 4)
+        found = hub.standing.health("n1", now + 4)
+        assert found
+        assert 0.0 <= found.score <= 1.0
+        now += 10
