@@ -132,16 +132,16 @@ class Storm:
         hub.kill()
         await self._pause(0.1, 2.0)
         self.fleet.start_hub(hub)
-        await asyncio.to_thread(self._until_hub_is_back, hub)
+        await self._until_hub_is_back(hub)
 
-    def _until_hub_is_back(self, hub: Part) -> None:
+    async def _until_hub_is_back(self, hub: Part) -> None:
         """A hub that cannot reach its store when it starts ends; what watches over it starts it again."""
         until_s = time.monotonic() + 60
-        while not self.fleet.ready(hub):
+        while not await asyncio.to_thread(self.fleet.ready, hub):
             assert time.monotonic() < until_s, f"{hub.name} is not ready:\n{hub.log.read_text()[-3000:]}"
             if not hub.alive():
                 self.fleet.start_hub(hub)
-            time.sleep(0.1)
+            await asyncio.sleep(0.1)
 
     async def _freeze_hub(self, name: str) -> None:
         await self._freeze(self._part(name))

@@ -109,7 +109,7 @@ class Caller:
             portrait_sha256=digest(JPEG),
             voice_sha256=digest(WAV),
             priority=self.chance.randint(-2, 2),
-            parameters=parameters_pb2.RenderParameters(duration=self.chance.uniform(0.1, 2.5), min_resolution=256),
+            parameters=parameters_pb2.RenderParameters(duration=self.chance.uniform(0.1, 1.5), min_resolution=256),
         )
         if self.chance.random() < 0.1:
             spec.regions.require.append(self.chance.choice(("eu", "us")))

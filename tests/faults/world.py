@@ -49,7 +49,7 @@ def entered() -> bool:
 
 
 def end_with_parent() -> None:
-    """For a process that is about to be started: a kill -9 of who starts it ends it too."""
+    """For a process that is about to be started: the end of the thread that starts it ends it too."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
