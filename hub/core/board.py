@@ -81,6 +81,7 @@ class Board:
         self._unusable: dict[str, NodeState] = {}  # nodes that get no work
         self._elsewhere: dict[str, Node] = {}  # nodes that other hubs give work to
         self.free: dict[Key, None] = {}
+        self.made = 0  # pools, ever
         self.fresh: dict[Key, None] = {}  # free since whoever looks at them cleared this
         self.unusable: Counter[NodeState] = Counter()
 
@@ -172,6 +173,7 @@ class Board:
         pool = self._pools.get(traits)
         if pool is None:
             pool = self._pools[traits] = Pool(traits)
+            self.made += 1
             self._by_requirement.clear()
         return pool
 

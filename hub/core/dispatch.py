@@ -91,6 +91,8 @@ class Dispatch:
         self._fleet: admission.Fleet | None = None  # what nodes can do, until one changes
         self._quarantine = Quarantine()
         self._round = Round(self.board, self.forecasts, -math.inf)
+        self._made = 0  # pools that there were when all that waits was looked at
+        self._due: dict[str, float] = {}  # job_id -> when the slot that it waits for was to be free
         self._look_again_s = -math.inf  # when to look at all that waits again
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
@@ -113,8 +115,8 @@ class Dispatch:
         out: list[Instruction] = []
         if not self.board.free or not self.queue:
             return out
-        if now >= self._look_again_s:
-            self._look_again_s = now + _LOOK_AGAIN_S
+        if now >= self._look_again_s or self.board.made != self._made:
+            self._look_again_s, self._made = now + _LOOK_AGAIN_S, self.board.made
             self._round = Round(self.board, self.forecasts, now)
         elif self.board.fresh:
             self._go_through(Round(self.board, self.forecasts, now), self.board.fresh, out)
@@ -124,10 +126,12 @@ class Dispatch:
         return out
 
     def _go_through(self, at: Round, slots: Collection[Key], out: list[Instruction]) -> None:
-        """Give jobs away in fair order until none of these slots is free."""
+        """Give jobs away in order until none of these slots is free."""
         held_back = self._limits.held_back(self._running)
+        late = [job_id for job_id, due_s in self._due.items() if due_s <= at.now and job_id not in at.passed]
+        late.sort(key=self._due.__getitem__, reverse=True)
         while slots and len(at.passed) < LOOK_AHEAD:
-            job_id = self.queue.next(at.full, at.passed, held_back)
+            job_id = self._late(late, held_back) or self.queue.next(at.full, at.passed, held_back)
             if job_id is None:
                 break
             job = self.jobs[job_id]
@@ -138,10 +142,23 @@ class Dispatch:
             elif choice.option:
                 at.promise(choice.option)
                 at.passed.add(job_id)
+                self._due.setdefault(job_id, at.now + choice.option.wait_s)
             elif job.attempt:  # its own history may be what stands in the way, not the fleet
                 at.passed.add(job_id)
             else:
                 at.full.add(job.needs)
+
+    def _late(self, late: list[str], held_back: Collection[str]) -> str | None:
+        """The job that has waited longest beyond the moment at which the slot that it waited for was to be free.
+
+        Without this, a long job that waits for a fast slot would see shorter ones of other tenants take that slot again
+        and again. Its tenant pays for it as for any other, and goes first only while it has had no more than others.
+        """
+        while late:
+            job = self.jobs[late.pop()]
+            if job in self.queue and job.tenant not in held_back and self.queue.has_claim(job.tenant):
+                return job.job_id
+        return None
 
     def limit(self, limits: Limits) -> None:
         """Weigh and bound tenants from now on."""
@@ -271,6 +288,7 @@ class Dispatch:
         assert option
         passed_over = self._passed_over(job, choice, at)
         self.queue.start(job, option.work_s)
+        self._due.pop(job.job_id, None)
         node = self.nodes[choice.node_id]
         self._running[job.tenant] += 1
         job.state, job.attempt, job.charged_s = State.ASSIGNED, job.attempt + 1, option.work_s
@@ -302,6 +320,7 @@ class Dispatch:
             self._running[job.tenant] -= job.held
             self.queue.remove(job)
             self._not_before.pop(job_id, None)
+            self._due.pop(job_id, None)
         return job
 
     def _retry(self, job: Job, failure: Failure, now: float) -> Iterator[Instruction]:

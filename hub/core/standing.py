@@ -87,6 +87,8 @@ class Standing:
         if node.leaving:
             return
         left = sum(other.online for other in self._nodes.values()) - 1
+        if self._vanishing.ticked(now):
+            yield Record(Decision(Kind.THAWED, self._vanishing.reason))
         if self._vanishing.cut(now, node.node_id, left):
             yield Record(Decision(Kind.FROZEN, self._vanishing.reason))
 
