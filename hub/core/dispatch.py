@@ -92,7 +92,7 @@ class Dispatch:
         self._quarantine = Quarantine()
         self._round = Round(self.board, self.forecasts, -math.inf)
         self._made = 0  # pools that there were when all that waits was looked at
-        self._due: dict[str, float] = {}  # job_id -> when the slot that it waits for was to be free
+        self._due: dict[str, tuple[float, float]] = {}  # job_id -> when its slot was to be free, and for how long
         self._look_again_s = -math.inf  # when to look at all that waits again
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
@@ -128,7 +128,7 @@ class Dispatch:
     def _go_through(self, at: Round, slots: Collection[Key], out: list[Instruction]) -> None:
         """Give jobs away in order until none of these slots is free."""
         held_back = self._limits.held_back(self._running)
-        late = [job_id for job_id, due_s in self._due.items() if due_s <= at.now and job_id not in at.passed]
+        late = [job_id for job_id, (due_s, _) in self._due.items() if due_s <= at.now and job_id not in at.passed]
         late.sort(key=self._due.__getitem__, reverse=True)
         while slots and len(at.passed) < LOOK_AHEAD:
             job_id = self._late(late, held_back) or self.queue.next(at.full, at.passed, held_back)
@@ -142,7 +142,7 @@ class Dispatch:
             elif choice.option:
                 at.promise(choice.option)
                 at.passed.add(job_id)
-                self._due.setdefault(job_id, at.now + choice.option.wait_s)
+                self._due.setdefault(job_id, (at.now + choice.option.wait_s, choice.option.work_s))
             elif job.attempt:  # its own history may be what stands in the way, not the fleet
                 at.passed.add(job_id)
             else:
@@ -156,7 +156,11 @@ class Dispatch:
         """
         while late:
             job = self.jobs[late.pop()]
-            if job in self.queue and job.tenant not in held_back and self.queue.has_claim(job.tenant):
+            if (
+                job in self.queue
+                and job.tenant not in held_back
+                and self.queue.has_claim(job.tenant, self._due[job.job_id][1])
+            ):
                 return job.job_id
         return None
 

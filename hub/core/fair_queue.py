@@ -179,10 +179,10 @@ class FairQueue:
                 return entry[1]
         return None
 
-    def has_claim(self, tenant: str) -> bool:
-        """Whether the tenant has had no more than the one that went last."""
+    def has_claim(self, tenant: str, cost: float) -> bool:
+        """Whether the tenant has had no more, but for so much, than the one that went last."""
         known = self._tenants.get(tenant)
-        return known is not None and known.virtual_time <= self._now
+        return known is not None and known.virtual_time <= self._now + cost / known.weight
 
     def start(self, job: Job, cost: float = 1.0) -> None:
         """Take a job out because it starts, and charge its tenant: for example the seconds that it should take."""
