@@ -30,6 +30,7 @@ MODELS = (
 )
 PAINS_S = 20.0  # simulated time between two looks at the whole
 PATIENCE_S = 400.0  # how long after the faults everything must have ended, beside the work that there still is
+SLOWEST = 30.0  # how many times longer than usual a render takes that began on the slowest box when it was ill
 FAIR_FROM_S, FAIR_FOR_S = 60.0, 60.0
 MakeDispatch = Callable[[Rules, dict[str, float]], Dispatch]
 
@@ -135,7 +136,8 @@ class Fleet:
         self._go_on(self.plan.faulty_s)
         self._heal_all()
         work_s = sum(self._usual_s(wish.job) for _, wish in wishes) / max(self._slots(), 1)
-        until_s = self.world.now + PATIENCE_S + 4 * work_s
+        longest_s = max((self._usual_s(wish.job) for _, wish in wishes), default=0.0)
+        until_s = self.world.now + PATIENCE_S + 4 * work_s + SLOWEST * longest_s
         while self.world.now < until_s:
             self._go_on(self.world.now + 5)
             if self.promises.all_ended() and not any(node.outbox for node in self.nodes.values()):
