@@ -27,7 +27,7 @@ from hub.store.commits import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (10, 0, 1)  # of small fleets in which the broken ones below are found out soonest
-BUDGET_S = 8.0  # of a run of all tests; `make simulate` has no such bound
+BUDGET_S = 6.0  # of a run of all tests; `make simulate` has no such bound
 
 
 def first_broken(seeds: tuple[int, ...], make_dispatch=Dispatch, make_store=SimulatedStore) -> tuple[Broken, str]:
@@ -74,7 +74,7 @@ def test_a_saturated_fleet_is_shared_by_weight() -> None:
 
 def test_a_run_is_a_function_of_its_seed() -> None:
     """In another process too, where strings have other hashes."""
-    code = "from hub.simulation.fleet import run_seed; print([run_seed(seed).digest for seed in (3, 5, 6)])"
+    code = "from hub.simulation.fleet import run_seed; print([run_seed(seed).digest for seed in (5, 6)])"
     command = [sys.executable, "-c", code]
     said = {
         subprocess.run(
