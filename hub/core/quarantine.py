@@ -6,7 +6,8 @@ What counts, and why:
 - Faults that a worker died or went wrong by (crash, device, timeout, broken output, internal) are witnesses. Two
   different nodes convict.
 - Out of memory and a node lost while rendering have other ready causes (a small GPU, a power cut), so they convict only
-  beside a witness of the first kind, or from three nodes.
+  beside a witness of the first kind, or from three nodes; and only those that one job has met in turn, as whatever
+  takes many nodes at once takes many jobs.
 - A node that breaks on unrelated inputs, and renders nothing well in between, is no witness to any of them: an ill node
   or a bad release breaks on everything, and must not be excused by its victims. Inputs that share a file are related.
 - Inputs that anybody has rendered are not guilty, whatever came before.
@@ -84,10 +85,14 @@ class Quarantine:
             for at_s, witness in self._cases.get(inputs, ())
             if now - at_s <= _KEPT_S and at_s > self._doubted_s.get(witness.node_id, -math.inf)
         ]
-        strong = any(witness.fault in _STRONG for witness in witnesses)
-        if len({witness.node_id for witness in witnesses}) < (_NODES if strong else _NODES_IF_WEAK):
-            return None
-        return Conviction(tuple(witnesses), _failure(witnesses))
+        strong = [witness for witness in witnesses if witness.fault in _STRONG]
+        crashed = {witness.job_id for witness in strong}
+        for job_id in {witness.job_id for witness in witnesses}:
+            counted = strong if job_id in crashed else []
+            nodes = {witness.node_id for witness in witnesses if witness.job_id == job_id or witness in counted}
+            if len(nodes) >= (_NODES if counted else _NODES_IF_WEAK):
+                return Conviction(tuple(witnesses), _failure(witnesses))
+        return None
 
     def _doubt(self, now: float, node_id: str, inputs: Inputs) -> None:
         first = self._broke_on.setdefault(node_id, inputs)

@@ -90,6 +90,13 @@ def test_small_gpus_and_power_cuts_convict_only_beside_a_crash_or_thrice(fault: 
     assert beside.breaks("n2")
 
 
+def test_nodes_lost_with_several_jobs_convict_nothing() -> None:
+    """One power cut takes a whole rack, whatever its nodes render."""
+    ward = Ward()
+    assert not any(ward.breaks(f"n{number}", fault=Fault.NODE_LOST, job=f"j{number}") for number in range(20))
+    assert not ward.breaks("n1", fault=Fault.CRASH, job="another")
+
+
 def test_a_node_lost_before_it_rendered_is_no_witness() -> None:
     ward = Ward()
     ward.breaks("n1", fault=Fault.NODE_LOST, rendering=False)
