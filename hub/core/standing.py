@@ -80,6 +80,8 @@ class Standing:
         self._lose_probe(node, now)
         if self._vanishing.joined(now, node.node_id):
             yield Record(Decision(Kind.THAWED, self._vanishing.reason))
+        yield from self._eject(node, now)
+        yield from self._judge(node, now)
 
     def cut(self, node: Node, now: float) -> Iterator[Instruction]:
         """A session has ended; to be told while the node still counts as connected."""
@@ -124,8 +126,9 @@ class Standing:
         part = node.part_of(job.slot)
         node.vitals.failed(now, part, fault)
         node.breaker(part).failed(now, fault, job.job_id)
-        yield from self._eject(node, now)
-        yield from self._judge(node, now)
+        if node.here:  # one that is away is judged when it is back: its silence says enough meanwhile
+            yield from self._eject(node, now)
+            yield from self._judge(node, now)
 
     def excuse(self, conviction: Conviction, now: float) -> Iterator[Instruction]:
         """Inputs were to blame: the nodes that they broke get their faults back."""

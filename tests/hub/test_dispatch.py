@@ -287,12 +287,11 @@ def test_a_job_begun_in_time_is_not_dropped() -> None:
 def test_a_node_that_is_lost_again_and_again_is_ejected_when_it_is_back() -> None:
     talk = Talk()
     for name in ("a", "b", "c"):
-        talk.join("n1")
+        derated = ["note derated n1"] if name == "c" else []
+        talk.join("n1", *derated)
         talk.submit(name, f"assign {name}#1 to n1 slot 0")
         talk.cut("n1")
-        derated = ["note derated n1"] if name == "b" else []
-        talk.wait(40, *derated, f"requeue {name}#1 LEASE_EXPIRED tries 1")
+        talk.wait(40, f"requeue {name}#1 LEASE_EXPIRED tries 1")
         talk.say(events.CancelRequested(name), f"cancel {name}")
     talk.join("n2")
-    talk.join("n1")
-    talk.wait(1, "note ejected n1")
+    talk.join("n1", "note ejected n1")

@@ -186,3 +186,13 @@ def test_a_gpu_that_has_fallen_off_the_bus_ejects_its_node_at_once() -> None:
     gone = GpuReading("g", "L4", "550", 24 * GIB, GIB, 60.0, xid_events={79: 1})
     talk.say(events.NodeHeard("n1", session, (slot(),), (), (gone,)), "note ejected n1")
     assert "Xid 79" in talk.hub.nodes["n1"].state[1]
+
+
+def test_a_node_that_lost_one_lease_is_ready_when_it_is_back() -> None:
+    talk = Talk()
+    talk.join("n1")
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.cut("n1")
+    talk.wait(31, "requeue a#1 LEASE_EXPIRED tries 1")
+    talk.join("n1")
+    assert talk.hub.nodes["n1"].state[0] is NodeState.READY
