@@ -96,14 +96,14 @@ def readings(gpus: Iterable[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) ->
             temperature_celsius=sane(measured.temperature_celsius),
             throttle_reasons=tuple(measured.throttle_reasons),
             ecc_uncorrected_errors=_optional(measured, "ecc_uncorrected_errors"),
-            xid_events=dict(measured.xid_events),
+            xid_events={code: int(sane(count)) for code, count in measured.xid_events.items()},
         )
         for measured in health.gpus[:MAX_PARTS]
     )
 
 
 def _optional(message: nodes_pb2.GpuHealth, name: str) -> int | None:
-    return int(getattr(message, name)) if message.HasField(name) else None  # type: ignore[arg-type]
+    return int(sane(getattr(message, name))) if message.HasField(name) else None  # type: ignore[arg-type]
 
 
 def gpu(message: nodes_pb2.GpuInfo) -> Gpu:
