@@ -17,6 +17,7 @@ from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
 
 MAX_PARTS = 256
 """Slots, GPUs and inputs of one node that are looked at; no box has more."""
+_LEAST = 1e-9  # whatever is measured here; what is divided by less is infinite
 _SLOT_STATES = {
     nodes_pb2.SLOT_STATE_STARTING: SlotState.STARTING,
     nodes_pb2.SLOT_STATE_READY: SlotState.READY,
@@ -41,8 +42,8 @@ def ref_message(value: Ref) -> jobs_pb2.AttemptRef:
 
 
 def sane(number: float, most: float = 1e9) -> float:
-    """What a peer says, as a number from 0 to `most`; what is none, or is beyond, counts as not said."""
-    return number if 0.0 <= number <= most else 0.0
+    """What a peer says, up to `most`; what is no number, is beyond, or next to nothing, counts as 0: not said."""
+    return number if _LEAST <= number <= most else 0.0
 
 
 def progress(message: jobs_pb2.Progress) -> Progress:

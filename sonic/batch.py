@@ -107,6 +107,7 @@ class Batch:
                         group.create_task(self._follow(wanted, job), name=f"job {job.job_id}")
         except* exceptions.SonicError as errors:
             raise _first(errors) from errors
+        self.summary.failures.sort(key=lambda failure: failure.line)
         return self.summary
 
     async def _prepare(self, rows: list[Row | BadRow]) -> list[_Wanted]:
