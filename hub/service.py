@@ -153,15 +153,10 @@ async def _serving(
 
     limits = LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
     jobs = JobService(database, dispatcher, files, watchers, door)
-    server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
-    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin)
-    fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
     admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
-    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
     healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    server = _server(jobs, fleet, admin, healthy)
     grpc_address = _bind(server, config)
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
@@ -190,6 +185,18 @@ async def _serving(
             for task in background:
                 task.cancel()
             await asyncio.wait(background)
+
+
+def _server(
+    jobs: JobService, fleet: FleetService, admin: AdminService, healthy: health.aio.HealthServicer
+) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+    fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    return server
 
 
 @asynccontextmanager

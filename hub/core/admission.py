@@ -20,6 +20,7 @@ from typing import NamedTuple
 from hub.core.faults import Problem
 from hub.core.forecast import Estimate, Forecasts, Kind
 from hub.core.jobs import Job, Requirement, Work
+from hub.core.nodes import Node
 
 _SIDE_STEP_PX = 64
 _LEAST_SIDE_PX = 256
@@ -77,6 +78,18 @@ class _Option(NamedTuple):
 
     like: _Like
     engine: Requirement | None
+
+
+def capabilities(node: Node) -> Iterator[Capability]:
+    """What a node can do, told once for each kind of slot."""
+    offering = [slot for slot in node.slots.values() if slot.engines]
+    for slot in offering:
+        gpu = node.gpu_of(slot)
+        memory_bytes = gpu.memory_bytes if gpu else 0
+        gpu_class = node.gpu_class(slot)
+        yield Capability(node.node_id, node.region, node.online, slot.engines, gpu_class, memory_bytes)
+    if not offering:
+        yield Capability(node.node_id, node.region, node.online)
 
 
 class Fleet:

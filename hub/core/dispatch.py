@@ -14,15 +14,14 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from hub.core import admission, events, placement
 from hub.core.board import Board, Key
 from hub.core.decisions import Decision, PassedOver
-from hub.core.decisions import Kind as DecisionKind
 from hub.core.fair_queue import FairQueue
 from hub.core.faults import Failure, Fault
-from hub.core.forecast import Estimate, Forecasts, Kind
+from hub.core.forecast import Forecasts, Kind
 from hub.core.instructions import (
     Acknowledge,
     Assign,
@@ -39,6 +38,7 @@ from hub.core.instructions import (
 from hub.core.jobs import Input, Job, Progress, Ref, Requirement, State
 from hub.core.nodes import Busy, Node, Slot, SlotState
 from hub.core.placement import Placement, Round
+from hub.core.prospects import Outlook, Prospects
 from hub.core.quarantine import Inputs, Quarantine, Witness
 from hub.core.standing import Standing
 from hub.core.tenants import Limits
@@ -57,16 +57,6 @@ class Rules:
     backoff_s: float = 1.0  # before the second try; doubles with every further one, up to 32 times
     settle_s: float = 10.0  # a heartbeat that does not know an assignment may have crossed it for so long
     heartbeat_interval_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What a caller is told of a job that has not ended; zeros and None where nothing is known."""
-
-    progress: Progress = field(default_factory=Progress)
-    queue_position: int = 0
-    start: Estimate | None = None  # from now on; None once it runs
-    finish: Estimate | None = None
 
 
 class Dispatch:
@@ -95,6 +85,7 @@ class Dispatch:
         self._due: dict[str, tuple[float, float]] = {}  # job_id -> when its slot was to be free, and for how long
         self._look_again_s = -math.inf  # when to look at all that waits again
         self._not_before: dict[str, float] = {}  # job_id -> when its next try may start
+        self._prospects = Prospects(self.board, self.forecasts, self.queue, place, self._not_before)
         self._deadlines: list[tuple[float, str]] = []  # heap of when a job that waits has to be looked at
 
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
@@ -172,35 +163,20 @@ class Dispatch:
     def admit(self, job: Job, now: float) -> admission.Refused | admission.Admitted:
         """Judge a job that is not stored yet: one that no node could ever run is refused."""
         if self._fleet is None:
-            self._fleet = admission.Fleet(capability for node in self.nodes.values() for capability in _able(node))
+            self._fleet = admission.Fleet(
+                capability for node in self.nodes.values() for capability in admission.capabilities(node)
+            )
         return admission.admit(job, self._fleet, self.forecasts, now)
 
     def outlook(self, job_id: str, now: float) -> Outlook:
         """Queue position, progress, and when a job is expected to start and to finish."""
         job = self.jobs.get(job_id)
-        if job is None:
-            return Outlook()
-        if job.held:
-            return Outlook(job.progress, 0, None, self._remaining(job, now))
-        position = self.queue.position(job)
-        choice = self._place(job, Round(self.board, self.forecasts, now))
-        if choice.option is None:
-            return Outlook(job.progress, position)
-        start = self._wait(job, choice.option, position, now)
-        work = (choice.option.fetch + choice.option.render).scaled(1 / choice.option.pool.traits.trust)
-        return Outlook(job.progress, position, start, start + work)
+        return self._prospects.outlook(job, now) if job else Outlook()
 
     def explain(self, job_id: str, now: float) -> Decision | None:
         """Why a job waits, or nothing when it does not."""
         job = self.jobs.get(job_id)
-        if job is None or job.held:
-            return None
-        at = Round(self.board, self.forecasts, now)
-        choice = self._place(job, at)
-        passed_over = placement.explain(job, choice.option, self.nodes.values(), at)
-        finish_s = choice.option.finish_s if choice.option else 0.0
-        reason = self._why_it_waits(job, choice, now)
-        return Decision(DecisionKind.WAITS, reason, job_id, job.attempt, choice.node_id, passed_over, finish_s)
+        return self._prospects.explain(job, self.nodes.values(), now) if job and not job.held else None
 
     def _react(self, event: events.Event, now: float) -> Iterator[Instruction]:
         match event:
@@ -353,6 +329,7 @@ class Dispatch:
         for job_id in [job_id for job_id, due_s in self._not_before.items() if due_s <= now]:
             del self._not_before[job_id]
             self._wait_for_slot(self.jobs[job_id])
+        self._expect_overdue_ends(now)
         yield from self._drop_what_comes_too_late(now)
         yield from self.standing.tick(now)
         if self.standing.frozen:
@@ -364,7 +341,6 @@ class Dispatch:
                 yield from self.standing.failed(node, job, Fault.NODE_LOST, now)
                 self.board.file(node, now)
             yield from self._retry(job, Failure(Fault.NODE_LOST, "LEASE_EXPIRED", lost), now)
-        self._expect_overdue_ends(now)
 
     def _drop_what_comes_too_late(self, now: float) -> Iterator[Instruction]:
         """A job in the queue that could not be done in time even if it began now fails for its deadline."""
@@ -373,7 +349,7 @@ class Dispatch:
             job = self.jobs.get(job_id)
             if job is None or job.held:
                 continue
-            least_s = self._least_work_s(job, now)
+            least_s = self._prospects.least_work_s(job, now)
             if now + least_s <= job.deadline_s:
                 heapq.heappush(self._deadlines, (max(job.deadline_s - least_s, now + 1.0), job_id))
                 continue
@@ -383,11 +359,6 @@ class Dispatch:
             )
             self._forget(job_id)
             yield CommitFailure(job.ref, Failure(Fault.DEADLINE, "DEADLINE_MISSED", f"dropped from the queue: {what}"))
-
-    def _least_work_s(self, job: Job, now: float) -> float:
-        """At the fast end of what is expected of the fastest slot; 0 when there is none to tell by."""
-        at = Round(self.board, self.forecasts, now)
-        return min((option.fetch.low_s + option.render.low_s for option in placement.options(job, at)), default=0.0)
 
     def _expect_overdue_ends(self, now: float) -> None:
         """A render that should have ended is expected to take the longer, the longer it has already taken."""
@@ -481,7 +452,7 @@ class Dispatch:
         for job in [job for job in self.jobs.values() if job.held and job.node_id == node.node_id]:
             if job.ref in holds:
                 self._renew(job, now)
-                node.busy[job.slot] = Busy(job.ref, now, self._expected_end_s(job, now))
+                node.busy[job.slot] = Busy(job.ref, now, self._prospects.expected_end_s(job, now))
             else:
                 yield from self._retry(job, _lost_on_return(job), now)
         for ref in event.running:
@@ -568,7 +539,7 @@ class Dispatch:
         self.queue.correct(job.tenant, job.charged_s)
         self._renew(job, now)
         node = self.nodes[job.node_id]
-        node.busy[job.slot] = Busy(job.ref, now, self._expected_end_s(job, now))
+        node.busy[job.slot] = Busy(job.ref, now, self._prospects.expected_end_s(job, now))
         self.board.file(node, now)
         return MarkRunning(job.ref, job.node_id)
 
@@ -653,68 +624,10 @@ class Dispatch:
             kind = Kind(offer.engine, offer.model_version, node.gpu_class(slot))
             self.forecasts.ran_out(kind, job.work, gpu.memory_bytes)
 
-    # What is expected.
-
-    def _expected_end_s(self, job: Job, now: float) -> float:
-        """When an attempt ends that the node has had for an unknown time."""
-        remaining = self._remaining(job, now)
-        return now + remaining.expected_s if remaining else 0.0
-
-    def _remaining(self, job: Job, now: float) -> Estimate | None:
-        """By the forecast at first, and by the attempt's own progress once half of it is done."""
-        elapsed_s, done = now - job.started_at_s, job.progress.fraction
-        foretold = self._foretold(job, elapsed_s)
-        if done <= 0 or elapsed_s <= 0:
-            return foretold
-        left_s = elapsed_s * (1 - done) / done
-        seen = Estimate(left_s, left_s * (0.6 + 0.4 * done), left_s * (1.6 - 0.6 * done))
-        if foretold is None or done >= 0.5:
-            return seen
-        return Estimate(*(a * 2 * done + b * (1 - 2 * done) for a, b in zip(seen, foretold, strict=True)))
-
-    def _foretold(self, job: Job, elapsed_s: float) -> Estimate | None:
-        pool = next((pool for i, (pool, _) in self.board.slots_of(job.node_id).items() if i == job.slot), None)
-        if pool is None or not pool.offer(job.requirement):
-            return None
-        fetch, render, _ = placement.forecast(job, pool, job.node_id, self.board, self.forecasts)
-        work = (fetch + render).scaled(1 / max(pool.traits.trust, 0.1))
-        return Estimate(*(max(seconds - elapsed_s, 0.0) for seconds in work))
-
-    def _wait(self, job: Job, option: placement.Option, position: int, now: float) -> Estimate:
-        """Until a job that waits starts: its slot is free, and those ahead of it have gone."""
-        slots = sum(len(pool) for pool in self.board.pools(job.requirement))
-        ahead = max(position - 1, 0)
-        wait_s = max(option.wait_s, self._not_before.get(job.job_id, now) - now)
-        queued_s = ahead * option.work_s / max(slots, 1)
-        return Estimate(wait_s + queued_s, 0.6 * wait_s + 0.5 * queued_s, 1.6 * wait_s + 2 * queued_s)
-
-    def _why_it_waits(self, job: Job, choice: Placement, now: float) -> str:
-        if until_s := self._not_before.get(job.job_id):
-            return f"its last try failed; the next one may begin in {max(until_s - now, 0.0):.1f} s"
-        if choice.option is None:
-            return "no slot can take it as the fleet is now"
-        position = self.queue.position(job)
-        ahead = f"{position - 1} jobs start before it; then it " if position > 1 else "it "
-        return (
-            ahead + ("goes to " if choice.free else "") + (f"{choice.node_id}: " if choice.free else "") + choice.reason
-        )
-
 
 def _inputs(job: Job) -> Inputs:
     portrait, voice = [item.sha256 for item in job.inputs] or [job.job_id, ""]
     return Inputs(portrait, voice, job.requirement.engine)
-
-
-def _able(node: Node) -> Iterator[admission.Capability]:
-    """What a node can do, told once for each kind of slot."""
-    offering = [slot for slot in node.slots.values() if slot.engines]
-    for slot in offering:
-        gpu = node.gpu_of(slot)
-        memory_bytes = gpu.memory_bytes if gpu else 0
-        gpu_class = node.gpu_class(slot)
-        yield admission.Capability(node.node_id, node.region, node.online, slot.engines, gpu_class, memory_bytes)
-    if not offering:
-        yield admission.Capability(node.node_id, node.region, node.online)
 
 
 def _offers(slots: Iterable[Slot]) -> set[tuple[tuple[Requirement, ...], str]]:

@@ -24,10 +24,11 @@ from hub.core import events, instructions
 from hub.core.admission import Admitted, Refused
 from hub.core.decisions import Decision
 from hub.core.decisions import Kind as DecisionKind
-from hub.core.dispatch import Dispatch, Outlook, Rules
+from hub.core.dispatch import Dispatch, Rules
 from hub.core.health import Health
 from hub.core.jobs import Job, Ref, State
 from hub.core.nodes import Node
+from hub.core.prospects import Outlook
 from hub.core.tenants import Limits
 from hub.server import metrics
 from hub.server.sessions import Outgoing, Sessions

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from hub import wire
 from hub.core.decisions import Decision, Kind
-from hub.core.dispatch import Outlook
 from hub.core.health import Health
 from hub.core.jobs import State
 from hub.core.nodes import DRAIN_WANTED, Node, NodeState
+from hub.core.prospects import Outlook
 from hub.server.sessions import AgentSession
 from hub.store.records import JobRecord
 from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
