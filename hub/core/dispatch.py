@@ -254,7 +254,7 @@ class Dispatch:
         job.lease_expires_at_s = now + self.rules.lease_s
         job.started_at_s = now
         if node := self.nodes.get(job.node_id):
-            node.busy[job.slot] = Busy(job.ref, now)
+            node.busy[job.ref] = Busy(job.slot, now)
             self.board.file(node, now)
 
     def _wait_for_slot(self, job: Job) -> None:
@@ -275,7 +275,7 @@ class Dispatch:
         job.node_id, job.slot, job.progress = node.node_id, choice.slot, Progress()
         job.lease_expires_at_s = at.now + self.rules.lease_s
         job.started_at_s = at.now
-        node.busy[choice.slot] = Busy(job.ref, at.now, at.now + option.work_s)
+        node.busy[job.ref] = Busy(choice.slot, at.now, at.now + option.work_s)
         self.board.file(node, at.now)
         return Assign(
             job.ref, node.node_id, node.region, choice.slot, choice.reason, passed_over, finish_s=option.finish_s
@@ -363,10 +363,11 @@ class Dispatch:
     def _expect_overdue_ends(self, now: float) -> None:
         """A render that should have ended is expected to take the longer, the longer it has already taken."""
         for node_id, index in self.board.overdue(now):
-            busy = self.nodes[node_id].busy.get(index)
-            if busy and busy.ends_at_s:
-                busy.ends_at_s = now + max(_OVERDUE_SHARE * (now - busy.since_s), 0.5)
-                self.board.file(self.nodes[node_id], now)
+            node = self.nodes[node_id]
+            for busy in node.busy.values():
+                if busy.slot == index and 0 < busy.ends_at_s <= now:
+                    busy.ends_at_s = now + max(_OVERDUE_SHARE * (now - busy.since_s), 0.5)
+            self.board.file(node, now)
 
     # Other hubs.
 
@@ -374,7 +375,7 @@ class Dispatch:
         """The slot is free: nothing was sent to it. The job is as the store has it, which is told next."""
         if job := self._forget(ref.job_id):
             node = self.nodes[job.node_id]
-            node.busy = {index: busy for index, busy in node.busy.items() if busy.ref != ref}
+            node.busy.pop(ref, None)
             self.board.file(node, now)
 
     def _correct(self, job_id: str, stored: Job | None, now: float) -> Iterator[Instruction]:
@@ -452,7 +453,7 @@ class Dispatch:
         for job in [job for job in self.jobs.values() if job.held and job.node_id == node.node_id]:
             if job.ref in holds:
                 self._renew(job, now)
-                node.busy[job.slot] = Busy(job.ref, now, self._prospects.expected_end_s(job, now))
+                node.busy[job.ref] = Busy(job.slot, now, self._prospects.expected_end_s(job, now))
             else:
                 yield from self._retry(job, _lost_on_return(job), now)
         for ref in event.running:
@@ -475,11 +476,11 @@ class Dispatch:
             job = self.jobs.get(ref.job_id)
             if job and self._holds(node.node_id, job, ref):
                 self._renew(job, now)
-        for index, busy in list(node.busy.items()):
-            if busy.ref not in event.attempts and now - busy.since_s > self.rules.settle_s:
-                del node.busy[index]
-                job = self.jobs.get(busy.ref.job_id)
-                if job and self._holds(node.node_id, job, busy.ref):
+        for ref, busy in list(node.busy.items()):
+            if ref not in event.attempts and now - busy.since_s > self.rules.settle_s:
+                del node.busy[ref]
+                job = self.jobs.get(ref.job_id)
+                if job and self._holds(node.node_id, job, ref):
                     yield from self._retry(job, _lost_on_return(job), now)
         self.board.file(node, now)
 
@@ -506,12 +507,12 @@ class Dispatch:
 
     def _free_slot(self, node_id: str, ref: Ref, now: float, restarts: bool = False) -> None:
         node = self.nodes.get(node_id)
-        for index in [index for index, busy in node.busy.items() if busy.ref == ref] if node else []:
-            assert node
-            del node.busy[index]
-            if slot := node.slots.get(index):
-                node.slots[index] = replace(slot, state=SlotState.STARTING if restarts else SlotState.READY)
-            self.board.file(node, now)
+        busy = node.busy.pop(ref, None) if node else None
+        if node is None or busy is None:
+            return
+        if slot := node.slots.get(busy.slot):
+            node.slots[busy.slot] = replace(slot, state=SlotState.STARTING if restarts else SlotState.READY)
+        self.board.file(node, now)
 
     # Attempts.
 
@@ -539,7 +540,7 @@ class Dispatch:
         self.queue.correct(job.tenant, job.charged_s)
         self._renew(job, now)
         node = self.nodes[job.node_id]
-        node.busy[job.slot] = Busy(job.ref, now, self._prospects.expected_end_s(job, now))
+        node.busy[job.ref] = Busy(job.slot, now, self._prospects.expected_end_s(job, now))
         self.board.file(node, now)
         return MarkRunning(job.ref, job.node_id)
 
