@@ -122,13 +122,14 @@ class Dispatch:
         late = [job_id for job_id, (due_s, _) in self._due.items() if due_s <= at.now and job_id not in at.passed]
         late.sort(key=self._due.__getitem__, reverse=True)
         while slots and len(at.passed) < LOOK_AHEAD:
-            job_id = self._late(late, held_back) or self.queue.next(at.full, at.passed, held_back)
+            ahead = self._late(late, held_back)
+            job_id = ahead or self.queue.next(at.full, at.passed, held_back)
             if job_id is None:
                 break
             job = self.jobs[job_id]
             choice = self._place(job, at)
             if choice.free:
-                out.append(self._give(job, choice, at))
+                out.append(self._give(job, choice, at, in_turn=not ahead))
                 held_back = self._limits.held_back(self._running)
             elif choice.option:
                 at.promise(choice.option)
@@ -263,11 +264,11 @@ class Dispatch:
         if job.deadline_s < math.inf:
             heapq.heappush(self._deadlines, (0.0, job.job_id))
 
-    def _give(self, job: Job, choice: Placement, at: Round) -> Assign:
+    def _give(self, job: Job, choice: Placement, at: Round, in_turn: bool) -> Assign:
         option = choice.option
         assert option
         passed_over = self._passed_over(job, choice, at)
-        self.queue.start(job, option.work_s)
+        self.queue.start(job, option.work_s, in_turn)
         self._due.pop(job.job_id, None)
         node = self.nodes[choice.node_id]
         self._running[job.tenant] += 1
