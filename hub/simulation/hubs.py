@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hub.simulation.fleet import Fleet
 
 TICK_S = 0.5
+STANDSTILL_S = 1.0
 MAX_BATCH = 500
 SILENCE_S = 20.0
 Reply = Callable[[str], None]  # with the job_id, or nothing
@@ -63,6 +64,7 @@ class SimulatedHub:
         self._doubtful: dict[str, None] = {}  # jobs to be looked up in the store before anything is decided on them
         self._life = 0
         self._working = False
+        self._next_tick_s = 0.0
 
     # Life.
 
@@ -81,7 +83,8 @@ class SimulatedHub:
         loaded = events.Loaded(tuple(replace(job) for job in store.live()), nodes)
         self.dispatch.handle(loaded, self._world.now)
         self._tell(f"starts with {len(loaded.jobs)} jobs that have not ended")
-        self._world.after(TICK_S, self._tick, self._life)
+        self._next_tick_s = self._world.now + TICK_S
+        self._world.after(TICK_S, self._go_on, self._life)
 
     def kill(self, comes_back_in_s: float, host_lost: bool = False) -> None:
         """Gone at once, with everything that is not in the store."""
@@ -101,11 +104,6 @@ class SimulatedHub:
             session.close_at_hub(LIMP_S if host_lost else self._world.random.uniform(0, 0.2))
         self.sessions.clear()
         self._world.after(comes_back_in_s, self.start)
-
-    def _tick(self, life: int) -> None:
-        if life == self._life:
-            self.post(events.Ticked())
-            self._world.after(TICK_S, self._tick, life)
 
     # What comes in.
 
@@ -188,9 +186,13 @@ class SimulatedHub:
 
     def _put(self, item: Posted | Submission) -> None:
         self._inbox.append(item)
-        if not self._working:
+        self._go_on(self._life)
+
+    def _go_on(self, life: int) -> None:
+        """Something waits, or the next tick is due."""
+        if life == self._life and not self._working:
             self._working = True
-            self._world.after(self._world.random.random() * 0.001, self._work, self._life)
+            self._world.after(self._world.random.random() * 0.001, self._work, life)
 
     # The batch.
 
@@ -203,11 +205,19 @@ class SimulatedHub:
         ]
         posted = [*self._look_up(), *(item for item in items if isinstance(item, Posted))]
         self._taken = posted
-        happened += [item.event for item in posted]
         now, story = self._world.now, self._world.story
+        late_s = now - self._next_tick_s
+        if late_s > STANDSTILL_S:
+            happened.append(events.StoodStill(late_s))
+            self._tell(f"has stood still for {late_s:.1f} s")
+        happened += [item.event for item in posted]
+        if late_s >= 0:
+            happened.append(events.Ticked())
+            self._next_tick_s = now + TICK_S
+            self._world.after(TICK_S, self._go_on, life)
         wanted: list[instructions.Instruction] = []
         for event in happened:
-            if story and not isinstance(event, events.Ticked):
+            if story and not isinstance(event, events.Ticked | events.StoodStill):
                 self._hear(event)
             wanted += self.dispatch.handle(event, now)
         wanted += self.dispatch.assign(now)
@@ -291,9 +301,8 @@ class SimulatedHub:
             if item.done:
                 item.done(True)
         self._working, self._taken = False, []
-        if self._inbox or self._doubtful:
-            self._working = True
-            self._world.after(self._world.random.random() * 0.001, self._work, life)
+        if self._inbox or self._doubtful or self._world.now >= self._next_tick_s:
+            self._go_on(life)
 
     def _followed(self, write: instructions.Write, outcome: Outcome) -> None:
         if isinstance(write, instructions.Record):

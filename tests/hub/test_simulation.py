@@ -150,6 +150,28 @@ def test_broken_decisions_and_stores_are_found_out(make_dispatch, make_store, pr
     assert "decides: " in story
 
 
+class ListeningStore(SimulatedStore):
+    """Keeps why jobs were requeued."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requeued: list[str] = []
+
+    def apply(self, write: Write) -> Outcome:
+        if isinstance(write, Requeue):
+            self.requeued.append(write.failure.reason)
+        return super().apply(write)
+
+
+def test_no_lease_runs_out_while_the_store_stands_still() -> None:
+    """The hub hears of no heartbeat meanwhile; the nodes are well."""
+    stall = plans.Fault("store_stall", 20.0, 0, 45.0, 0.5)
+    store = ListeningStore()
+    outcome = Fleet(plans.Plan(3, 12, 60.0, 0.6, 2, {"one": 1.0}, 200, faults=(stall,)), store=store).run()
+    assert outcome.broken is None, outcome.broken
+    assert "LEASE_EXPIRED" not in store.requeued
+
+
 def test_one_command_replays_a_seed_and_tells_a_story() -> None:
     command = [sys.executable, "-m", "hub.simulation", "--seed", "5", "--story", "job-0003"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
