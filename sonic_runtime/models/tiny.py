@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sonic_runtime.models.folder import File, listed
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
+VERSION = "sonic-tiny"
+LICENCE = "Apache-2.0"
 Shapes = dict[str, tuple[int, ...]]
 
-UNET = {
+UNET: dict[str, Any] = {
     "block_out_channels": (32, 64, 32, 32),
     "num_attention_heads": (1, 4, 2, 2),
     "cross_attention_dim": 16,
@@ -24,12 +28,12 @@ UNET = {
     "projection_class_embeddings_input_dim": 24,
     "layers_per_block": 2,
 }
-VAE = {
+VAE: dict[str, Any] = {
     "block_out_channels": (32, 32, 32, 32),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "layers_per_block": 1,
 }
-CLIP = {
+CLIP: dict[str, Any] = {
     "hidden_size": 24,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -39,7 +43,7 @@ CLIP = {
     "projection_dim": 16,
     "hidden_act": "gelu",
 }
-WHISPER = {
+WHISPER: dict[str, Any] = {
     "vocab_size": 64,
     "d_model": 12,
     "encoder_layers": 4,
@@ -59,7 +63,7 @@ _HEAD_WIDTH = 40
 _AUDIO_TOKENS = 6
 _FLOW_CHANNELS = 8
 # Those of the published model; they have no small version.
-_SCHEDULER = {
+_SCHEDULER: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -71,7 +75,7 @@ _SCHEDULER = {
     "timestep_type": "continuous",
     "use_karras_sigmas": True,
 }
-_CLIP_PIXELS = {
+_CLIP_PIXELS: dict[str, Any] = {
     "image_processor_type": "CLIPImageProcessor",
     "do_resize": True,
     "size": {"shortest_edge": 224},
@@ -85,6 +89,12 @@ _CLIP_PIXELS = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
     "do_convert_rgb": True,
 }
+
+
+def fetch(into: Path, seed: int = 0) -> tuple[File, ...]:
+    """`write`, and what was written."""
+    write(into, seed)
+    return listed(into)
 
 
 def write(folder: Path, seed: int = 0) -> None:
