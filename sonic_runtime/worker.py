@@ -25,6 +25,7 @@ from sonic.v1 import jobs_pb2, nodes_pb2, worker_pb2
 from sonic_runtime import engines, errors, memory, probe, providers
 from sonic_runtime.engines.base import Engine
 from sonic_runtime.faces import FaceFinder
+from sonic_runtime.media import encoders
 from sonic_runtime.pipeline import Request, Tracker, render
 from sonic_runtime.prepared import PreparedPortraits
 
@@ -43,6 +44,7 @@ class Worker:
         self._cancelled: set[str] = set()
         self._work: queue.SimpleQueue[worker_pb2.RenderCommand | worker_pb2.ProbeCommand] = queue.SimpleQueue()
         self._ticks = 0
+        encoders.candidates()  # a setting that cannot be used ends the worker before any render
         self._finder = FaceFinder()
         self._portraits = PreparedPortraits()
         self._engines: dict[str, Engine] = {name: engines.load(name) for name in engine_names}

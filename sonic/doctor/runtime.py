@@ -53,7 +53,22 @@ def check_codecs(_settings: Settings) -> list[Finding]:
     if missing:
         advice = "install PyAV's own wheel, which brings them: pip install --force-reinstall --only-binary av av"
         return [Finding("codecs", State.PROBLEM, f"cannot be opened: {', '.join(missing)}", advice)]
-    return [Finding("codecs", State.OK, f"{', '.join(dict.fromkeys(name for name, _ in _codecs()))} open")]
+    names = ", ".join(dict.fromkeys(name for name, _ in _codecs()))
+    return [Finding("codecs", State.OK, f"{names} open"), _encoder()]
+
+
+def _encoder() -> Finding:
+    from sonic_runtime import errors
+    from sonic_runtime.media import encoders
+
+    try:
+        first, *_ = encoders.candidates()
+    except (BadSettings, errors.DeviceFailed) as error:
+        return Finding("encoder", State.PROBLEM, str(error), f"unset {encoders.VARIABLE}, or set it to x264")
+    found = f"{first.codec} encodes the picture"
+    if first is encoders.X264 and (problem := encoders.trial(encoders.NVENC)):
+        found += f"; NVENC does not ({problem})"
+    return Finding("encoder", State.OK, found)
 
 
 def _codecs() -> list[tuple[str, str]]:

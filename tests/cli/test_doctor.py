@@ -65,8 +65,10 @@ def test_providers_that_cannot_be_had_are_a_problem(tmp_path, monkeypatch, value
 
 
 def test_codecs_are_opened_not_only_looked_up(tmp_path) -> None:
-    (finding,) = runtime.check_codecs(plain_settings(tmp_path))
+    finding, encoder = runtime.check_codecs(plain_settings(tmp_path))
     assert finding.state is State.OK
+    assert encoder.state is State.OK
+    assert "encodes the picture" in encoder.found
     assert finding.found == "libx264, aac, pcm_s16le, mp3, flac, vorbis, opus open"
     assert not runtime._opens(av, "nosuchcodec", "w")
     assert not runtime._opens(av, "pcm_s16le", "w")
