@@ -57,7 +57,7 @@ NVENC = Encoder("h264_nvenc", {"preset": "p4", "tune": "hq", "rc": "vbr", "cq": 
 def candidates() -> tuple[Encoder, ...]:
     """The encoders for this process, the best first: NVENC may refuse a size, or one more video at the same time.
 
-    By SONIC_ENCODER: auto, x264 or nvenc. Raises BadSettings for anything else, errors.DeviceFailed where NVENC is wanted
+    By SONIC_ENCODER: auto, x264 or nvenc. Raises BadSettings for another one, errors.DeviceFailed where NVENC is wanted
     and does not encode.
     """
     wanted = os.environ.get(VARIABLE, "").strip().lower() or "auto"
