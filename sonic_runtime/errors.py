@@ -11,6 +11,7 @@ RenderError
 │   └── DurationMismatch
 ├── Cancelled
 ├── ModelMissing
+├── ModelBroken
 ├── OutOfMemory
 ├── DeviceFailed
 ├── OutputUnwritable
@@ -138,6 +139,10 @@ class Cancelled(RenderError):
 
 class ModelMissing(RenderError):
     """A model that the engine needs is not in the model folder."""
+
+
+class ModelBroken(RenderError):
+    """A file of a model is not what it should be."""
 
 
 class OutOfMemory(RenderError):

@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent to act on
     try:
-        worker = Worker(events, wanted.engine or list(engines.names()))
+        worker = Worker(events, wanted.engine or [engines.DEFAULT])
     except errors.RenderError as error:
         _log.error("cannot start", extra={"reason": error.reason, "detail": error.message})
         return EXIT_CANNOT_LOAD

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sonic.config import Settings
 from sonic.doctor.findings import Finding, State, not_installed
 from sonic.exceptions import BadSettings
+
+if TYPE_CHECKING:
+    from sonic_runtime.models import Model
 
 _ENCODERS = ("libx264", "aac")
 _DECODERS = ("pcm_s16le", "mp3", "aac", "flac", "vorbis", "opus")
@@ -98,9 +101,15 @@ def check_models(_settings: Settings) -> list[Finding]:
         from sonic_runtime import models
     except ImportError as error:
         return not_installed("models", error.name or "sonic_runtime", "runtime")
-    return [
-        Finding(f"model {model.name}", State.PROBLEM, model.problem, f"sonic models fetch {model.name}")
-        if model.problem
-        else Finding(f"model {model.name}", State.OK, f"{model.version} in {model.path}")
-        for model in models.listing()
-    ]
+    return [_of_model(model) for model in models.listing()]
+
+
+def _of_model(model: Model) -> Finding:
+    name = f"model {model.name}"
+    if not model.problem:
+        return Finding(name, State.OK, f"{model.version} in {model.path}")
+    if model.optional and not model.path.exists():
+        return Finding(
+            name, State.SKIPPED, f"{model.version} is not here", f"to use it: sonic models fetch {model.name}"
+        )
+    return Finding(name, State.PROBLEM, model.problem, f"sonic models fetch {model.name}")

@@ -143,6 +143,11 @@ class SonicUNet(UNetSpatioTemporalConditionModel):
         for (_, attention), frames in zip(self.cross_attentions(), heard, strict=True):
             attention.processor.bind(frames)
 
+    def set_audio_scale(self, scale: float) -> None:
+        """Weigh what is heard in all cross attentions; 1 is what was published."""
+        for _, attention in self.cross_attentions():
+            attention.processor.scale = scale
+
     def bind_mask(self, mask: Tensor | None) -> None:
         """Before the calls for a clip: where audio acts, [1, 1, height, width] in pixels, 0 to 1; None: everywhere."""
         masks = mask_levels(mask.to(self.device, torch.float32)) if mask is not None else {}

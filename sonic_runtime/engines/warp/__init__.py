@@ -16,7 +16,8 @@ from sonic_runtime.engines.warp.portrayed import Portrayed
 from sonic_runtime.media.videos import frame_count
 from sonic_runtime.mouth import MouthModel
 
-_DEFAULT_STEPS = RenderParameters().inference_steps
+_DEFAULTS = RenderParameters()
+_OF_DIFFUSION = ("inference_steps", "appearance_guidance", "audio_guidance", "audio_scale")
 
 
 class WarpEngine:
@@ -40,9 +41,10 @@ class WarpEngine:
         shape = Shape(width, height, parameters.fps, frame_count(voice.duration_s, parameters.fps))
         plan = motion.plan(self._model.curves_of(voice.blocks()), shape.frame_count, parameters)
         cautions = list(portrayed.cautions)
-        if parameters.inference_steps != _DEFAULT_STEPS:
-            message = f"inference_steps {parameters.inference_steps} is ignored: the warp engine has no denoising steps"
-            cautions.append(Caution("PARAMETER_IGNORED", message))
+        for name in _OF_DIFFUSION:
+            if (value := getattr(parameters, name)) != getattr(_DEFAULTS, name):
+                message = f"{name} {value:g} is ignored: the warp engine has no denoising steps"
+                cautions.append(Caution("PARAMETER_IGNORED", message))
         return WarpTake(portrayed, plan, shape, tuple(cautions))
 
 

@@ -1,0 +1,153 @@
+"""The diffusion engine as the runtime knows engines: portraits and voices in, frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sonic.parameters import Caution, RenderParameters
+from sonic_runtime import errors
+from sonic_runtime.engines.base import Portrait, Report, Shape, Voice
+from sonic_runtime.engines.sonic import audio, frames, images, weights
+from sonic_runtime.engines.sonic.options import Options
+from sonic_runtime.engines.sonic.pipeline import FRAME_RATE_HZ, Clip, Sampling, SonicPipeline
+from sonic_runtime.media.videos import frame_count
+
+_MAX_ENLARGEMENT = 2.5
+
+
+@dataclass(frozen=True)
+class Portrayed:
+    """A portrait as the networks see it."""
+
+    pictures: images.Pictures
+    cautions: tuple[Caution, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        height, width = self.pictures.reference.shape[-2:]
+        return width, height
+
+
+class SonicEngine:
+    """One model, loaded. Raises errors.ModelMissing and errors.ModelBroken when it cannot be."""
+
+    name = "sonic"
+    portrait_parameters: tuple[str, ...] = ("min_resolution", "expand_ratio")
+
+    def __init__(self, folder: Path, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.model_version = folder.name
+        self.networks = weights.load(folder, self.options.torch_device, self.options.torch_dtype)
+        nets = self.networks
+        self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator)
+
+    def portray(self, portrait: Portrait, parameters: RenderParameters) -> Portrayed:
+        """Cut a square around the face (expand_ratio 0: keep the whole picture), scale it, mark where the face is."""
+        rgb, face = portrait.rgb, portrait.face.box
+        height, width = rgb.shape[:2]
+        if parameters.expand_ratio:
+            x0, y0, x1, y1 = images.square_crop(width, height, face, parameters.expand_ratio)
+            rgb = rgb[y0:y1, x0:x1]
+            face = (face[0] - x0, face[1] - y0, face[2] - x0, face[3] - y0)
+        cautions = []
+        scale = parameters.min_resolution / min(rgb.shape[:2])
+        if scale > _MAX_ENLARGEMENT:
+            shown = f"the part shown has {rgb.shape[1]} x {rgb.shape[0]} pixels"
+            cautions.append(Caution("ENLARGED", f"{shown} and is enlarged {scale:.1f} times; it will look soft"))
+        return Portrayed(images.prepare(rgb, face, parameters.min_resolution), tuple(cautions))
+
+    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> SonicTake:
+        """Hear the voice. Raises errors.VoiceUnreadable, errors.OutOfMemory, errors.DeviceFailed."""
+        with on_device():
+            return SonicTake(self, portrayed, voice, parameters)
+
+
+class SonicTake:
+    """One portrait and what it is to say."""
+
+    def __init__(self, engine: SonicEngine, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> None:
+        width, height = portrayed.size
+        self.shape = Shape(width, height, parameters.fps, frame_count(voice.duration_s, parameters.fps))
+        self.cautions = portrayed.cautions
+        self._engine = engine
+        self._parameters = parameters
+        self._made_hz = 2 * FRAME_RATE_HZ if parameters.smooth_motion else FRAME_RATE_HZ
+        self._clip = self._heard(portrayed.pictures, voice)
+        if parameters.fps > self._made_hz:
+            message = f"fps is {parameters.fps}, {self._made_hz:g} frames a second are made; frames are repeated"
+            self.cautions += (Caution("FRAMES_REPEATED", message),)
+
+    def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
+        """Planar yuv420p. Denoising is reported as a stage of its own, call by call of the network."""
+        with on_device():
+            latents = self._latents(report)
+            pipeline = self._engine.pipeline
+            decoded = pipeline.decode(latents, self._engine.options.decode_chunk)
+            made = (
+                pipeline.smooth(decoded)
+                if self._parameters.smooth_motion
+                else (one for part in decoded for one in part)
+            )
+            for frame in frames.at_rate(made, self._made_hz, self.shape.fps, self.shape.frame_count):
+                yield frames.to_yuv420p(frame)
+
+    def _latents(self, report: Report) -> Tensor:
+        pipeline, clip = self._engine.pipeline, self._clip
+        sampling = self.sampling()
+        pipeline.unet.set_audio_scale(self._parameters.audio_scale)
+        picture_noise, noise = pipeline.noise(clip.pictures, clip.frames, self._parameters.seed)
+        progress = pipeline.begin(clip, sampling, noise)
+        return pipeline.denoise(
+            clip, sampling, progress, picture_noise, lambda done, total: report("denoising", done, total)
+        )
+
+    def sampling(self) -> Sampling:
+        """The job's parameters as the model's; 1 of both scales is what was published."""
+        wanted, options = self._parameters, self._engine.options
+        return Sampling(
+            steps=wanted.inference_steps,
+            window_frames=options.window_frames,
+            appearance_guidance=(wanted.appearance_guidance,) * 2,
+            audio_guidance=(wanted.audio_guidance,) * 2,
+            head_scale=wanted.dynamic_scale,
+            expression_scale=wanted.dynamic_scale * wanted.motion_scale,
+        )
+
+    def _heard(self, pictures: images.Pictures, voice: Voice) -> Clip:
+        nets, options = self._engine.networks, self._engine.options
+        hidden = nets.speech.hear(audio.load(voice.path), overlapping=options.whisper_context == "overlapping")
+        count = self._frames_made()
+        embedding = self._engine.pipeline.picture_embedding(pictures)
+        return Clip(
+            pictures,
+            audio.tokens_of(nets.projector, hidden, count).cpu(),
+            audio.tokens_of_nothing(nets.projector, hidden),
+            audio.buckets_of(nets.buckets, hidden, embedding, count),
+        )
+
+    def _frames_made(self) -> int:
+        """As many at 12.5 a second as the voice is long: the reference makes up to 0.12 s less."""
+        last_s = (self.shape.frame_count - 1) / self.shape.fps
+        return int(np.ceil(last_s * FRAME_RATE_HZ - 1e-6)) + 1
+
+
+@contextmanager
+def on_device() -> Iterator[None]:
+    """Turn what torch raises into errors.OutOfMemory, with the memory given back, and errors.DeviceFailed."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        said = str(error).split(". ")[0]
+        raise errors.OutOfMemory(f"{said}; choose a smaller min_resolution, or a node with more memory") from error
+    except torch.AcceleratorError as error:
+        raise errors.DeviceFailed(str(error).splitlines()[0]) from error
