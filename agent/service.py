@@ -184,6 +184,7 @@ class Agent:
         views = self._node.slots
         counts = Counter(view.state.name.lower() for view in views)
         self.metrics.slots({state.name.lower(): counts[state.name.lower()] for state in wants.SlotState})
+        self.metrics.networks(self._node.networks)
         self.metrics.outbox(len(self._node.deliveries))
         self.metrics.workers(self._workers.memory_bytes())
         self.metrics.clock_offset(self._session.clock_offset_s + self._clock.skew_s)

@@ -127,7 +127,8 @@ def from_worker(slot: int, generation: int, message: worker_pb2.WorkerEvent) -> 
     match message.WhichOneof("event"):
         case "loaded":
             engines = tuple((one.engine, one.model_version) for one in message.loaded.engines)
-            return events.WorkerLoaded(slot, generation, engines)
+            networks = tuple((one.network, one.provider) for one in message.loaded.networks)
+            return events.WorkerLoaded(slot, generation, engines, networks)
         case "probed":
             probed = message.probed
             return events.WorkerProbed(slot, generation, probed.realtime_factor, probed.render_id, probed.digest)

@@ -122,6 +122,7 @@ def _render(
         stages=[jobs_pb2.StageTime(stage=name, seconds=seconds) for name, seconds in tracker.seconds.items()],
         warnings=[jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in cautions],
         portrait_was_prepared=was_prepared,
+        encoder=recorder.encoder.codec,
     )
 
 

@@ -6,6 +6,7 @@ import os
 # OpenMP reads this when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from sonic_runtime.engines.sonic import resampling  # first: see there what would otherwise break transformers
 from sonic_runtime.engines.sonic.engine import SonicEngine
 
-__all__ = ["SonicEngine"]
+__all__ = ["SonicEngine", "resampling"]
