@@ -95,6 +95,7 @@ class Engine(Protocol):
 
     name: str
     model_version: str
+    on_cpu: bool  # it renders without a GPU
     portrait_parameters: tuple[str, ...]  # the parameters that `portray` goes by
 
     def portray(self, portrait: Portrait, parameters: RenderParameters) -> Any:

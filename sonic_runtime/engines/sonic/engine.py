@@ -46,6 +46,7 @@ class SonicEngine:
     def __init__(self, folder: Path, options: Options | None = None) -> None:
         self.options = options or Options()
         self.model_version = folder.name
+        self.on_cpu = self.options.torch_device.type == "cpu"
         self.networks = weights.load(folder, self.options.torch_device, self.options.torch_dtype)
         nets = self.networks
         self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator)
@@ -90,6 +91,10 @@ class SonicTake:
         """Planar yuv420p. Denoising is reported as a stage of its own, call by call of the network."""
         with on_device():
             latents = self._latents(report)
+            if not latents.isfinite().all():
+                raise errors.OutputBroken(
+                    "the network has computed what are no numbers; try dtype=fp32 or another node"
+                )
             pipeline = self._engine.pipeline
             decoded = pipeline.decode(latents, self._engine.options.decode_chunk)
             made = (

@@ -25,6 +25,7 @@ class WarpEngine:
 
     name = "warp"
     model_version = "warp-2"
+    on_cpu = True
     portrait_parameters: tuple[str, ...] = ("min_resolution", "expand_ratio")
 
     def __init__(self) -> None:
