@@ -108,8 +108,7 @@ def verify(
 def path(name: Name, json: options.Json = False) -> None:
     """Print where a model's files are."""
     models = _models()
-    known = models.find(name)
-    where = str(models.path(known.name, None if name == known.name else known.version))
+    where = str(models.path(*models.named(name)))
     output.print_json({"path": where}) if json else output.line(where)
 
 

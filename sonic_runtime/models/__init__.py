@@ -1,7 +1,7 @@
 """Models that the engines need: where they are, and how they get there."""
 
 from sonic_runtime.models.catalogue import KNOWN, UnknownModel, find
-from sonic_runtime.models.fetching import Model, Store, draw_tiny, fetch, listing, path, verify
+from sonic_runtime.models.fetching import Model, Store, draw_tiny, fetch, listing, named, path, verify
 from sonic_runtime.models.folder import FetchFailed, root
 from sonic_runtime.models.licences import LicenceNotAccepted
 
@@ -16,6 +16,7 @@ __all__ = [
     "fetch",
     "find",
     "listing",
+    "named",
     "path",
     "root",
     "verify",

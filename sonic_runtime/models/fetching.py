@@ -51,7 +51,7 @@ def listing() -> list[Model]:
 
 def verify(name: str) -> Model:
     """Check the files of a model, or of a version of it, against its manifest. Raises UnknownModel."""
-    return _model(*_named(name), thorough=True)
+    return _model(*named(name), thorough=True)
 
 
 def path(name: str, version: str | None = None) -> Path:
@@ -185,8 +185,8 @@ def _held_to(manifest: Manifest, into: Path, get: Callable[[File, Path], None]) 
     return manifest.files
 
 
-def _named(name: str) -> tuple[str, str]:
-    """A model's name, or that of a version that is known or here, as both."""
+def named(name: str) -> tuple[str, str]:
+    """A model's name, or that of a version that is known or here, as both. Raises UnknownModel."""
     for model in folder.names():
         if name in folder.versions(model):
             return model, name

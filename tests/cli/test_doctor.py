@@ -76,8 +76,9 @@ def test_codecs_are_opened_not_only_looked_up(tmp_path) -> None:
 
 def test_a_model_that_was_changed_is_a_problem(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
-    (finding,) = runtime.check_models(plain_settings(tmp_path))
+    finding, sonic = runtime.check_models(plain_settings(tmp_path))
     assert (finding.state, finding.advice) == (State.PROBLEM, "sonic models fetch face-mesh")
+    assert (sonic.state, sonic.found) == (State.SKIPPED, "sonic-1 is not here")
 
 
 def test_room_is_looked_for_where_the_data_will_be(tmp_path) -> None:
