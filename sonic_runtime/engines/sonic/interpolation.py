@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch.nn import functional
 
 MULTIPLE_PX = 16  # of both sides
 _SCALES = (4, 2, 1)
+
+Interpolate = Callable[[Tensor, Tensor], Tensor]
+"""From two pictures to the one between them; all [1, 3, height, width], 0 to 1, sides multiples of 16."""
 
 
 class _Block(nn.Module):
