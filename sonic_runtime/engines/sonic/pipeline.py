@@ -17,7 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from sonic_runtime.engines.sonic import windows
 from sonic_runtime.engines.sonic.images import Pictures
-from sonic_runtime.engines.sonic.interpolation import FrameInterpolator
+from sonic_runtime.engines.sonic.interpolation import Interpolate
 from sonic_runtime.engines.sonic.unet import Heard, SonicUNet
 
 FRAME_RATE_HZ = 12.5
@@ -101,7 +101,7 @@ class SonicPipeline:
         vae: AutoencoderKLTemporalDecoder,
         clip: CLIPVisionModelWithProjection,
         scheduler: EulerDiscreteScheduler,
-        interpolator: FrameInterpolator,
+        interpolator: Interpolate,
     ) -> None:
         self.unet, self.vae, self.clip, self.interpolator = unet, vae, clip, interpolator
         self._scheduler = scheduler
