@@ -1,7 +1,8 @@
-"""The diffusion engine as callers meet it, with tiny networks of random weights: what it shows is noise, but all of it."""
+"""The diffusion engine as callers meet it, with tiny networks of random weights: it shows noise, but does all of it."""
 
 from __future__ import annotations
 
+import shutil
 import wave
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,35 @@ def test_no_crop_keeps_the_whole_picture(engine: SonicEngine, portrait: Portrait
     assert engine.portray(portrait, WANTED).size == (128, 128)
     tall = replace(portrait, rgb=np.repeat(portrait.rgb, 2, axis=0))
     assert engine.portray(tall, replace(WANTED, expand_ratio=0.0)).size == (128, 320)
+
+
+class Finding(torch.nn.Module):
+    """Finds three faces wherever it looks: one, a larger one, and one between them."""
+
+    def forward(self, seen: torch.Tensor, grids: list[torch.Tensor]) -> torch.Tensor:
+        found = torch.zeros(1, 3, 16)
+        for number, side in enumerate((40.0, 120.0, 80.0)):
+            found[0, number, 0], found[0, number, 1] = 70.0 + 140.0 * number, 100.0
+            found[0, number, 2], found[0, number, 3] = side, side
+            found[0, number, 4], found[0, number, 15] = 0.99 - 0.01 * number, 1.0
+        return found
+
+
+def test_the_references_choice_of_face_is_to_be_had(folder: Path, portrait: Portrait, tmp_path: Path) -> None:
+    model = shutil.copytree(folder, tmp_path / "sonic-tiny")
+    torch.jit.script(Finding()).save(str(model / "yoloface_v5m.pt"))
+    engine = SonicEngine(model, replace(SMALL, face_detector="reference"))
+    mask = engine.portray(portrait, replace(WANTED, expand_ratio=0.0)).pictures.mask[0, 0]
+    columns = mask.amax(0).nonzero().flatten()
+    centre = (columns[0] + columns[-1]).item() / 2
+    assert centre == pytest.approx(350 * 128 / 416, abs=3)  # the last that is larger than the first, not the largest
+
+
+def test_a_detector_that_is_none_is_named(folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(folder, tmp_path / "sonic-tiny")
+    (model / "yoloface_v5m.pt").write_bytes(b"no network")
+    with pytest.raises(errors.ModelBroken, match="yoloface_v5m"):
+        SonicEngine(model, replace(SMALL, face_detector="reference"))
 
 
 def test_denoising_is_told_call_by_call_and_stops_when_it_must(

@@ -16,7 +16,7 @@ from torch import Tensor
 from sonic.parameters import Caution, RenderParameters
 from sonic_runtime import errors
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice
-from sonic_runtime.engines.sonic import audio, frames, images, lips, weights
+from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, weights
 from sonic_runtime.engines.sonic.options import Options
 from sonic_runtime.engines.sonic.pipeline import FRAME_RATE_HZ, Clip, Sampling, SonicPipeline
 from sonic_runtime.media.videos import frame_count
@@ -48,6 +48,7 @@ class SonicEngine:
         self.options = options or Options()
         self.model_version = folder.name
         self.networks = weights.load(folder, self.options.torch_device, self.options.torch_dtype)
+        self._detector = weights.load_detector(folder) if self.options.face_detector == "reference" else None
         nets = self.networks
         self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator)
 
@@ -58,18 +59,29 @@ class SonicEngine:
 
     def portray(self, portrait: Portrait, parameters: RenderParameters) -> Portrayed:
         """Cut a square around the face (expand_ratio 0: keep the whole picture), scale it, mark where the face is."""
-        rgb, face = portrait.rgb, portrait.face.box
+        rgb = portrait.rgb
+        face = self._face(rgb, portrait.face.box)
         height, width = rgb.shape[:2]
         if parameters.expand_ratio:
             x0, y0, x1, y1 = images.square_crop(width, height, face, parameters.expand_ratio)
             rgb = rgb[y0:y1, x0:x1]
-            face = (face[0] - x0, face[1] - y0, face[2] - x0, face[3] - y0)
+            face = self._face(rgb, (face[0] - x0, face[1] - y0, face[2] - x0, face[3] - y0))
         cautions = []
         scale = parameters.min_resolution / min(rgb.shape[:2])
         if scale > _MAX_ENLARGEMENT:
             shown = f"the part shown has {rgb.shape[1]} x {rgb.shape[0]} pixels"
             cautions.append(Caution("ENLARGED", f"{shown} and is enlarged {scale:.1f} times; it will look soft"))
         return Portrayed(images.prepare(rgb, face, parameters.min_resolution), tuple(cautions))
+
+    def _face(self, rgb: NDArray[np.uint8], own: images.Box) -> images.Box:
+        """The box of the face, by the detector that was chosen. Raises errors.NoFace."""
+        if self._detector is None:
+            return own
+        boxes = detector.find(self._detector, np.ascontiguousarray(rgb[:, :, ::-1])).boxes
+        if not len(boxes):
+            raise errors.NoFace("the reference's detector sees none; leave the option face_detector at own")
+        x, y, width, height = boxes[detector.last_larger(boxes)].tolist()
+        return x, y, x + width, y + height
 
     def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> SonicTake:
         """Hear the voice. Raises errors.VoiceUnreadable, errors.OutOfMemory, errors.DeviceFailed."""
