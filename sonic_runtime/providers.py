@@ -138,6 +138,8 @@ def _made(model: Path | bytes, chain: list[tuple[str, dict[str, str]]], threads:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if threads > 1:  # those that wait must not take the cores from the encoder, or from another worker
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source = model if isinstance(model, bytes) else str(model)
     session = ort.InferenceSession(source, options, providers=chain, enable_fallback=0)
     if session.get_providers()[0] != chain[0][0]:
