@@ -207,6 +207,7 @@ def on_device() -> Iterator[None]:
             traceback.clear_frames(error.__traceback__)  # the tensors of what did not get to its end
             torch.cuda.empty_cache()
             advice = "choose a smaller min_resolution, or a node with more memory"
+            said = said.partition("DefaultCPUAllocator: ")[2] or said
             raise errors.OutOfMemory("; ".join(filter(None, (said.split(". ")[0], advice)))) from error
         if type(error).__name__ == "AcceleratorError" or any(words in said for words in _NO_DEVICE):
             raise errors.DeviceFailed(said) from error
