@@ -47,6 +47,7 @@ class SonicEngine:
     def __init__(self, folder: Path, options: Options | None = None) -> None:
         self.options = options or Options()
         self.model_version = folder.name
+        self.on_cpu = self.options.torch_device.type == "cpu"
         self.networks = weights.load(folder, self.options.torch_device, self.options.torch_dtype)
         self._detector = weights.load_detector(folder) if self.options.face_detector == "reference" else None
         nets = self.networks
@@ -126,9 +127,12 @@ class SonicTake:
         pipeline.unet.set_audio_scale(self._parameters.audio_scale)
         picture_noise, noise = pipeline.noise(clip.pictures, clip.frames, self._parameters.seed)
         progress = pipeline.begin(clip, sampling, noise)
-        return pipeline.denoise(
+        latents = pipeline.denoise(
             clip, sampling, progress, picture_noise, lambda done, total: report("denoising", done, total)
         )
+        if not latents.isfinite().all():
+            raise errors.OutputBroken("the network has computed what are no numbers; try dtype=fp32 or another node")
+        return latents
 
     def _corrected(self, latents: Tensor, report: Report) -> Tensor:
         """The same where the mouth is with the voice; where it is off by more than a frame, a second look that hears
