@@ -276,7 +276,7 @@ class Agent:
         )
 
     def _slot_messages(self, views: tuple[wants.SlotView, ...]) -> list[nodes_pb2.Slot]:
-        return [wire.slot_message(view, gpus.of_slot(view.index, self._config.engine, self._gpus)) for view in views]
+        return [wire.slot_message(view, gpus.of_slot(view.index, self._gpus)) for view in views]
 
     def _begin_fault(self, fault: GameDayFault, seconds: float) -> None:
         _log.warning("fault begins", extra={"fault": fault.name.lower(), "seconds": seconds})
@@ -289,7 +289,7 @@ class Agent:
     def _start_worker(self, worker: WorkerId) -> None:
         if worker.generation > 1:
             self.metrics.worker_restarted(self._ends.get(worker.slot, "unknown"))
-        gpu = gpus.of_slot(worker.slot, self._config.engine, self._gpus)
+        gpu = gpus.of_slot(worker.slot, self._gpus)
         settings = gpus.environment(gpu, self._gpus)
         self._errands.begin("live", str(worker), self._workers.live(worker, settings))
 

@@ -92,6 +92,7 @@ ENDINGS = {
 WARNINGS = {
     "ENLARGED": "The part of the portrait that is shown has far fewer pixels than the video; it looks soft.",
     "FRAMES_REPEATED": "More frames a second were asked for than the engine makes; some are shown twice.",
+    "LIP_SYNC_CORRECTED": "The mouth was off the voice by more than a frame; it was rendered again, shifted.",
     "OUTSIDE_RECOMMENDED_RANGE": "A parameter is outside its recommended range; it was used as it is.",
     "PARAMETER_IGNORED": "The engine has no use for a parameter that was set.",
     "SEVERAL_FACES": "There are several faces in the portrait; the largest one speaks.",

@@ -55,7 +55,8 @@ class Worker:
         threading.Thread(target=self._beat, name="alive", daemon=True).start()
         loaded = [nodes_pb2.EngineInfo(engine=e.name, model_version=e.model_version) for e in self._engines.values()]
         networks = [worker_pb2.NetworkInfo(network=n, provider=p) for n, p in providers.opened().items()]
-        self._send(loaded=worker_pb2.WorkerLoaded(engines=loaded, networks=networks))
+        on_cpu = all(engine.on_cpu for engine in self._engines.values())
+        self._send(loaded=worker_pb2.WorkerLoaded(engines=loaded, networks=networks, on_cpu=on_cpu))
         while True:
             command = self._work.get()
             try:

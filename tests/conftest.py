@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from sonic_runtime import models, providers
+from sonic_runtime import models, probe, providers
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.models.samples import Samples, fetch_samples
 from tests import postgres, s3
@@ -36,6 +36,21 @@ def lists_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     providers.trial.cache_clear()
     yield
     providers.trial.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def tiny_sonic() -> str:
+    """The version of a diffusion model with drawn weights that is in the model folder, for SONIC_MODEL_VERSION."""
+    pytest.importorskip("diffusers")
+    return models.fetch("sonic-tiny", lambda _message: None).version
+
+
+@pytest.fixture(scope="session")
+def short_voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a second of "ah"."""
+    path = tmp_path_factory.mktemp("voice") / "ah.wav"
+    probe.write_voice(path)
+    return path
 
 
 @pytest.fixture(scope="session")

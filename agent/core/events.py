@@ -160,6 +160,7 @@ class WorkerLoaded:
     generation: int
     engines: tuple[tuple[str, str], ...]
     networks: tuple[tuple[str, str], ...] = ()
+    on_cpu: bool = False
 
 
 @dataclass(frozen=True)

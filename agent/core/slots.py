@@ -81,6 +81,7 @@ class Slot:
         self._probe: AskedProbe | None = None
         self.engines: tuple[tuple[str, str], ...] = ()
         self.networks: tuple[tuple[str, str], ...] = ()
+        self._on_cpu = False
         self._terms = terms
         self._deliveries = deliveries
         self._worker = WorkerState.BACKOFF
@@ -107,6 +108,7 @@ class Slot:
             self._realtime_factor,
             self.engines,
             "" if self.ready else self._detail or str(self._worker),
+            self._on_cpu,
         )
 
     @property
@@ -215,7 +217,7 @@ class Slot:
     def _loaded(self, event: events.WorkerLoaded, now: float) -> list[Instruction]:
         if self._worker is not WorkerState.STARTING:
             return []
-        self.engines, self.networks = event.engines, event.networks
+        self.engines, self.networks, self._on_cpu = event.engines, event.networks, event.on_cpu
         self._enter(WorkerState.PROBING, now)
         return [Probe(self.index, self._generation)]
 

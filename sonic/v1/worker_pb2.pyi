@@ -187,6 +187,9 @@ class WorkerLoaded(_message.Message):
 
     ENGINES_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
+    ON_CPU_FIELD_NUMBER: _builtins.int
+    on_cpu: _builtins.bool
+    """renders take no GPU"""
     @_builtins.property
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[_nodes_pb2.EngineInfo]: ...
     @_builtins.property
@@ -196,10 +199,11 @@ class WorkerLoaded(_message.Message):
         *,
         engines: _abc.Iterable[_nodes_pb2.EngineInfo] | None = ...,
         networks: _abc.Iterable[Global___NetworkInfo] | None = ...,
+        on_cpu: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines", "networks", b"networks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines", "networks", b"networks", "on_cpu", b"on_cpu"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sonic_runtime import engines, probe
+from sonic_runtime import engines, errors, probe
 from sonic_runtime.engines.warp import WarpEngine
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.media import encoders
@@ -56,3 +56,11 @@ def test_a_wrong_picture_has_another_digest() -> None:
 def test_where_nobody_knows_how_it_should_look_there_is_none() -> None:
     assert probe.expected_blocks("unheard-of") is None
     assert probe.digest_of(EXPECTED, None) == ""
+
+
+def test_a_frame_of_one_colour_is_no_picture() -> None:
+    noise = np.random.default_rng(0).normal(128, 20, (3, 64, 64)).astype(np.float32)
+    probe._check_pictures(noise, 3)
+    noise[1] = 16  # what becomes of numbers that are none
+    with pytest.raises(errors.OutputBroken, match="one colour"):
+        probe._check_pictures(noise, 3)

@@ -75,6 +75,13 @@ def _interpolator(folder: Path) -> FrameInterpolator:
     return FrameInterpolator.build(checkpoints.load(folder / "RIFE" / "flownet.pkl"))
 
 
+def load_detector(folder: Path) -> Any:
+    """The reference's face detector, called as detector.Network says; on the CPU. Raises errors.ModelBroken."""
+    path = folder / "yoloface_v5m.pt"
+    with _reading(path):
+        return torch.jit.load(str(path), map_location="cpu").eval()
+
+
 def _unet(folder: Path, svd: Path) -> SonicUNet:
     with torch.device("meta"):  # no weight of it stays
         unet = SonicUNet.build(_config(svd / "unet" / "config.json"))
