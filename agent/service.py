@@ -184,6 +184,7 @@ class Agent:
         views = self._node.slots
         counts = Counter(view.state.name.lower() for view in views)
         self.metrics.slots({state.name.lower(): counts[state.name.lower()] for state in wants.SlotState})
+        self.metrics.networks(self._node.networks)
         self.metrics.outbox(len(self._node.deliveries))
         self.metrics.workers(self._workers.memory_bytes())
         self.metrics.clock_offset(self._session.clock_offset_s + self._clock.skew_s)
@@ -275,7 +276,7 @@ class Agent:
         )
 
     def _slot_messages(self, views: tuple[wants.SlotView, ...]) -> list[nodes_pb2.Slot]:
-        return [wire.slot_message(view, gpus.of_slot(view.index, self._config.engine, self._gpus)) for view in views]
+        return [wire.slot_message(view, gpus.of_slot(view.index, self._gpus)) for view in views]
 
     def _begin_fault(self, fault: GameDayFault, seconds: float) -> None:
         _log.warning("fault begins", extra={"fault": fault.name.lower(), "seconds": seconds})
@@ -288,7 +289,7 @@ class Agent:
     def _start_worker(self, worker: WorkerId) -> None:
         if worker.generation > 1:
             self.metrics.worker_restarted(self._ends.get(worker.slot, "unknown"))
-        gpu = gpus.of_slot(worker.slot, self._config.engine, self._gpus)
+        gpu = gpus.of_slot(worker.slot, self._gpus)
         settings = gpus.environment(gpu, self._gpus)
         self._errands.begin("live", str(worker), self._workers.live(worker, settings))
 

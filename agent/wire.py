@@ -65,7 +65,7 @@ def slot_message(view: SlotView, gpu: nodes_pb2.GpuInfo | None) -> nodes_pb2.Slo
         probe_realtime_factor=view.realtime_factor,
         engines=[nodes_pb2.EngineInfo(engine=name, model_version=version) for name, version in view.engines],
         detail=view.detail,
-        gpu_uuid=gpu.uuid if gpu else "",
+        gpu_uuid=gpu.uuid if gpu and not view.on_cpu else "",
     )
 
 
@@ -127,7 +127,8 @@ def from_worker(slot: int, generation: int, message: worker_pb2.WorkerEvent) -> 
     match message.WhichOneof("event"):
         case "loaded":
             engines = tuple((one.engine, one.model_version) for one in message.loaded.engines)
-            return events.WorkerLoaded(slot, generation, engines)
+            networks = tuple((one.network, one.provider) for one in message.loaded.networks)
+            return events.WorkerLoaded(slot, generation, engines, networks, message.loaded.on_cpu)
         case "probed":
             probed = message.probed
             return events.WorkerProbed(slot, generation, probed.realtime_factor, probed.render_id, probed.digest)

@@ -152,6 +152,8 @@ SPECS: tuple[Spec, ...] = (
 ENGINE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "sonic": {"min_resolution": 512, "expand_ratio": 0.5, "dynamic_scale": 1.0, "motion_scale": 1.0},
 }
+# Denoising steps of the probe clip, where an engine has some: it is to show that a node works, and soon.
+PROBE_STEPS: Mapping[str, int] = {"sonic": 2}
 _ACCEPTED: dict[type, Any] = {bool: bool, int: int, float: int | float}
 _BY_NAME = {spec.name: spec for spec in SPECS}
 

@@ -56,10 +56,15 @@ class Tracker:
         self.seconds[name] = time.monotonic() - started_s
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """What engines call. `done` of `total` steps of a stage: the present one, or "denoising" within "rendering"."""
+        """What engines call. `done` of `total` steps of a stage: the present one, or "denoising" within "rendering".
+
+        Without a stage nothing is told.
+        """
         self.ticks += 1
         if self.cancelled():
             raise errors.Cancelled
+        if not stage:
+            return
         before = sum(share for name, share in _SHARES.items() if name in self.seconds)
         inside = done / total if total else 0.0
         if stage == "denoising":
@@ -97,7 +102,7 @@ def _render(
         portrait, was_prepared = kept.get(request.portrait, engine, finder, wanted)
         voice = voices.load(request.voice)
         _check_duration(wanted, voice)
-        take = engine.prepare(portrait.portrayed, voice, wanted)
+        take = engine.prepare(portrait.portrayed, voice, wanted, tracker.report)
     shape = take.shape
     with tracker.stage("rendering"), videos.recording(request.output, shape, request.voice) as recorder:
         for done, frame in enumerate(take.frames(tracker.report), 1):
@@ -122,6 +127,7 @@ def _render(
         stages=[jobs_pb2.StageTime(stage=name, seconds=seconds) for name, seconds in tracker.seconds.items()],
         warnings=[jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in cautions],
         portrait_was_prepared=was_prepared,
+        encoder=recorder.encoder.codec,
     )
 
 

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sonic import logs, pipe
+from sonic.exceptions import BadSettings
 from sonic.v1 import jobs_pb2, nodes_pb2, worker_pb2
-from sonic_runtime import engines, errors, memory, probe
+from sonic_runtime import engines, errors, memory, probe, providers
 from sonic_runtime.engines.base import Engine
 from sonic_runtime.faces import FaceFinder
+from sonic_runtime.media import encoders
 from sonic_runtime.pipeline import Request, Tracker, render
 from sonic_runtime.prepared import PreparedPortraits
 
@@ -42,6 +44,7 @@ class Worker:
         self._cancelled: set[str] = set()
         self._work: queue.SimpleQueue[worker_pb2.RenderCommand | worker_pb2.ProbeCommand] = queue.SimpleQueue()
         self._ticks = 0
+        encoders.candidates()  # a setting that cannot be used ends the worker before any render
         self._finder = FaceFinder()
         self._portraits = PreparedPortraits()
         self._engines: dict[str, Engine] = {name: engines.load(name) for name in engine_names}
@@ -51,7 +54,9 @@ class Worker:
         threading.Thread(target=self._listen, args=(commands,), name="commands", daemon=True).start()
         threading.Thread(target=self._beat, name="alive", daemon=True).start()
         loaded = [nodes_pb2.EngineInfo(engine=e.name, model_version=e.model_version) for e in self._engines.values()]
-        self._send(loaded=worker_pb2.WorkerLoaded(engines=loaded))
+        networks = [worker_pb2.NetworkInfo(network=n, provider=p) for n, p in providers.opened().items()]
+        on_cpu = all(engine.on_cpu for engine in self._engines.values())
+        self._send(loaded=worker_pb2.WorkerLoaded(engines=loaded, networks=networks, on_cpu=on_cpu))
         while True:
             command = self._work.get()
             try:
@@ -130,7 +135,7 @@ def _take_stdout() -> BinaryIO:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status EXIT_CANNOT_LOAD: an engine or a model that it needs cannot be loaded; the log says why."""
+    """Exit status EXIT_CANNOT_LOAD: an engine, a model that it needs or a setting cannot be used; the log says why."""
     parser = argparse.ArgumentParser(prog="sonic_runtime.worker", description=__doc__)
     parser.add_argument("--engine", action="append", choices=engines.names(), help="engine to load; may be repeated")
     wanted = parser.parse_args(arguments)
@@ -143,6 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
         worker = Worker(events, wanted.engine or [engines.DEFAULT])
     except errors.RenderError as error:
         _log.error("cannot start", extra={"reason": error.reason, "detail": error.message})
+        return EXIT_CANNOT_LOAD
+    except BadSettings as error:
+        _log.error("cannot start", extra={"detail": str(error)})
         return EXIT_CANNOT_LOAD
     worker.run(sys.stdin.buffer)
     return 0

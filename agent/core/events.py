@@ -154,11 +154,13 @@ class UploadFailed:
 
 @dataclass(frozen=True)
 class WorkerLoaded:
-    """The engines are loaded: pairs of an engine's name and its model version."""
+    """The engines are loaded: pairs of an engine's name and its model version, and of a network and its provider."""
 
     slot: int
     generation: int
     engines: tuple[tuple[str, str], ...]
+    networks: tuple[tuple[str, str], ...] = ()
+    on_cpu: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class SlotView:
     realtime_factor: float = 0.0
     engines: tuple[tuple[str, str], ...] = ()
     detail: str = ""
+    on_cpu: bool = False  # its worker has said that renders take no GPU
 
 
 # To the hub. All but Connect are for the session that stands.

@@ -70,6 +70,11 @@ class Node:
         """Of the first engine that is loaded; empty while none is."""
         return next((version for slot in self._slots for _, version in slot.engines), "")
 
+    @property
+    def networks(self) -> frozenset[tuple[str, str]]:
+        """The networks that workers have opened, each with its provider."""
+        return frozenset(network for slot in self._slots for network in slot.networks)
+
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
         """What to do about an event. `now` is in seconds and never goes back."""
         if self._exited:

@@ -80,6 +80,8 @@ class Slot:
         self.attempt: Attempt | None = None
         self._probe: AskedProbe | None = None
         self.engines: tuple[tuple[str, str], ...] = ()
+        self.networks: tuple[tuple[str, str], ...] = ()
+        self._on_cpu = False
         self._terms = terms
         self._deliveries = deliveries
         self._worker = WorkerState.BACKOFF
@@ -106,6 +108,7 @@ class Slot:
             self._realtime_factor,
             self.engines,
             "" if self.ready else self._detail or str(self._worker),
+            self._on_cpu,
         )
 
     @property
@@ -214,7 +217,7 @@ class Slot:
     def _loaded(self, event: events.WorkerLoaded, now: float) -> list[Instruction]:
         if self._worker is not WorkerState.STARTING:
             return []
-        self.engines = event.engines
+        self.engines, self.networks, self._on_cpu = event.engines, event.networks, event.on_cpu
         self._enter(WorkerState.PROBING, now)
         return [Probe(self.index, self._generation)]
 
@@ -320,7 +323,7 @@ class Slot:
         self._generation += 1
         self._ticks = -1
         self._heard_at_s = self._ticked_at_s = now
-        self.engines, self._realtime_factor = (), 0.0
+        self.engines, self.networks, self._realtime_factor = (), (), 0.0
         self._enter(WorkerState.STARTING, now)
         return [StartWorker(self.index, self._generation)]
 

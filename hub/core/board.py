@@ -198,7 +198,7 @@ class Board:
 
 
 def _busy_until_s(node: Node, slot: Slot, now: float) -> float | None:
-    given = node.busy.get(slot.index)
-    if given:
-        return given.ends_at_s or given.since_s + _UNKNOWN_BUSY_S
+    ends = [busy.ends_at_s or busy.since_s + _UNKNOWN_BUSY_S for busy in node.busy.values() if busy.slot == slot.index]
+    if ends:
+        return max(ends)
     return None if slot.state is SlotState.READY else now + _UNKNOWN_BUSY_S

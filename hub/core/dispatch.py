@@ -122,13 +122,14 @@ class Dispatch:
         late = [job_id for job_id, (due_s, _) in self._due.items() if due_s <= at.now and job_id not in at.passed]
         late.sort(key=self._due.__getitem__, reverse=True)
         while slots and len(at.passed) < LOOK_AHEAD:
-            job_id = self._late(late, held_back) or self.queue.next(at.full, at.passed, held_back)
+            ahead = self._late(late, held_back)
+            job_id = ahead or self.queue.next(at.full, at.passed, held_back)
             if job_id is None:
                 break
             job = self.jobs[job_id]
             choice = self._place(job, at)
             if choice.free:
-                out.append(self._give(job, choice, at))
+                out.append(self._give(job, choice, at, in_turn=not ahead))
                 held_back = self._limits.held_back(self._running)
             elif choice.option:
                 at.promise(choice.option)
@@ -254,7 +255,7 @@ class Dispatch:
         job.lease_expires_at_s = now + self.rules.lease_s
         job.started_at_s = now
         if node := self.nodes.get(job.node_id):
-            node.busy[job.slot] = Busy(job.ref, now)
+            node.busy[job.ref] = Busy(job.slot, now)
             self.board.file(node, now)
 
     def _wait_for_slot(self, job: Job) -> None:
@@ -263,11 +264,11 @@ class Dispatch:
         if job.deadline_s < math.inf:
             heapq.heappush(self._deadlines, (0.0, job.job_id))
 
-    def _give(self, job: Job, choice: Placement, at: Round) -> Assign:
+    def _give(self, job: Job, choice: Placement, at: Round, in_turn: bool) -> Assign:
         option = choice.option
         assert option
         passed_over = self._passed_over(job, choice, at)
-        self.queue.start(job, option.work_s)
+        self.queue.start(job, option.work_s, in_turn)
         self._due.pop(job.job_id, None)
         node = self.nodes[choice.node_id]
         self._running[job.tenant] += 1
@@ -275,7 +276,7 @@ class Dispatch:
         job.node_id, job.slot, job.progress = node.node_id, choice.slot, Progress()
         job.lease_expires_at_s = at.now + self.rules.lease_s
         job.started_at_s = at.now
-        node.busy[choice.slot] = Busy(job.ref, at.now, at.now + option.work_s)
+        node.busy[job.ref] = Busy(choice.slot, at.now, at.now + option.work_s)
         self.board.file(node, at.now)
         return Assign(
             job.ref, node.node_id, node.region, choice.slot, choice.reason, passed_over, finish_s=option.finish_s
@@ -363,10 +364,11 @@ class Dispatch:
     def _expect_overdue_ends(self, now: float) -> None:
         """A render that should have ended is expected to take the longer, the longer it has already taken."""
         for node_id, index in self.board.overdue(now):
-            busy = self.nodes[node_id].busy.get(index)
-            if busy and busy.ends_at_s:
-                busy.ends_at_s = now + max(_OVERDUE_SHARE * (now - busy.since_s), 0.5)
-                self.board.file(self.nodes[node_id], now)
+            node = self.nodes[node_id]
+            for busy in node.busy.values():
+                if busy.slot == index and 0 < busy.ends_at_s <= now:
+                    busy.ends_at_s = now + max(_OVERDUE_SHARE * (now - busy.since_s), 0.5)
+            self.board.file(node, now)
 
     # Other hubs.
 
@@ -374,7 +376,7 @@ class Dispatch:
         """The slot is free: nothing was sent to it. The job is as the store has it, which is told next."""
         if job := self._forget(ref.job_id):
             node = self.nodes[job.node_id]
-            node.busy = {index: busy for index, busy in node.busy.items() if busy.ref != ref}
+            node.busy.pop(ref, None)
             self.board.file(node, now)
 
     def _correct(self, job_id: str, stored: Job | None, now: float) -> Iterator[Instruction]:
@@ -452,7 +454,7 @@ class Dispatch:
         for job in [job for job in self.jobs.values() if job.held and job.node_id == node.node_id]:
             if job.ref in holds:
                 self._renew(job, now)
-                node.busy[job.slot] = Busy(job.ref, now, self._prospects.expected_end_s(job, now))
+                node.busy[job.ref] = Busy(job.slot, now, self._prospects.expected_end_s(job, now))
             else:
                 yield from self._retry(job, _lost_on_return(job), now)
         for ref in event.running:
@@ -475,11 +477,11 @@ class Dispatch:
             job = self.jobs.get(ref.job_id)
             if job and self._holds(node.node_id, job, ref):
                 self._renew(job, now)
-        for index, busy in list(node.busy.items()):
-            if busy.ref not in event.attempts and now - busy.since_s > self.rules.settle_s:
-                del node.busy[index]
-                job = self.jobs.get(busy.ref.job_id)
-                if job and self._holds(node.node_id, job, busy.ref):
+        for ref, busy in list(node.busy.items()):
+            if ref not in event.attempts and now - busy.since_s > self.rules.settle_s:
+                del node.busy[ref]
+                job = self.jobs.get(ref.job_id)
+                if job and self._holds(node.node_id, job, ref):
                     yield from self._retry(job, _lost_on_return(job), now)
         self.board.file(node, now)
 
@@ -506,12 +508,12 @@ class Dispatch:
 
     def _free_slot(self, node_id: str, ref: Ref, now: float, restarts: bool = False) -> None:
         node = self.nodes.get(node_id)
-        for index in [index for index, busy in node.busy.items() if busy.ref == ref] if node else []:
-            assert node
-            del node.busy[index]
-            if slot := node.slots.get(index):
-                node.slots[index] = replace(slot, state=SlotState.STARTING if restarts else SlotState.READY)
-            self.board.file(node, now)
+        busy = node.busy.pop(ref, None) if node else None
+        if node is None or busy is None:
+            return
+        if slot := node.slots.get(busy.slot):
+            node.slots[busy.slot] = replace(slot, state=SlotState.STARTING if restarts else SlotState.READY)
+        self.board.file(node, now)
 
     # Attempts.
 
@@ -539,7 +541,7 @@ class Dispatch:
         self.queue.correct(job.tenant, job.charged_s)
         self._renew(job, now)
         node = self.nodes[job.node_id]
-        node.busy[job.slot] = Busy(job.ref, now, self._prospects.expected_end_s(job, now))
+        node.busy[job.ref] = Busy(job.slot, now, self._prospects.expected_end_s(job, now))
         self.board.file(node, now)
         return MarkRunning(job.ref, job.node_id)
 

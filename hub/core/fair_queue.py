@@ -99,7 +99,7 @@ class FairQueue:
         self._tenants: dict[str, _Tenant] = {}
         self._order: list[tuple[float, str]] = []  # the turns of those that have jobs waiting
         self._groups: Counter[Needs] = Counter()  # how many wait in each; none is 0
-        self._now = 0.0  # the virtual time of the tenant that went last
+        self._now = 0.0  # the virtual time of the tenant that went last in its turn
         self._cost = 1.0  # of a job, a moving average
 
     def __len__(self) -> int:
@@ -180,18 +180,22 @@ class FairQueue:
         return None
 
     def has_claim(self, tenant: str, cost: float) -> bool:
-        """Whether the tenant has had no more, but for so much, than the one that went last."""
+        """Whether the tenant has had no more, but for so much, than the one that went last in its turn."""
         known = self._tenants.get(tenant)
         return known is not None and known.virtual_time <= self._now + cost / known.weight
 
-    def start(self, job: Job, cost: float = 1.0) -> None:
-        """Take a job out because it starts, and charge its tenant: for example the seconds that it should take."""
+    def start(self, job: Job, cost: float = 1.0, in_turn: bool = True) -> None:
+        """Take a job out because it starts, and charge its tenant: for example the seconds that it should take.
+
+        One that goes ahead of its turn gives nobody a further claim.
+        """
         self.remove(job)
         tenant = self._tenants[job.tenant]
         if tenant.was_held_back:  # it had no claim to what others were given meanwhile
             self._move(tenant, max(tenant.virtual_time, self._now))
             tenant.was_held_back = False
-        self._now = max(self._now, tenant.virtual_time)
+        if in_turn:
+            self._now = max(self._now, tenant.virtual_time)
         self._move(tenant, tenant.virtual_time + cost / tenant.weight)
         tenant.started += 1
         tenant.cost += (cost - tenant.cost) * (_COST_SHARE if tenant.cost else 1.0)

@@ -68,9 +68,9 @@ class Slot:
 
 @dataclass
 class Busy:
-    """A slot as the hub has assigned it; the agent's own word for it may be one heartbeat behind."""
+    """An attempt in a slot as the hub has assigned it; the agent's own word for it may be one heartbeat behind."""
 
-    ref: Ref
+    slot: int
     since_s: float
     ends_at_s: float = 0.0  # as expected; 0 when nothing was
 
@@ -88,7 +88,7 @@ class Node:
     leaving: bool = False  # by the agent's own will
     was_ready: bool = False  # in this session
     heard_at_s: float = 0.0
-    busy: dict[int, Busy] = field(default_factory=dict)  # by slot index
+    busy: dict[Ref, Busy] = field(default_factory=dict)  # what is not over; one taken up again may share its slot
     breakers: dict[str, Breaker] = field(default_factory=dict)  # by GPU; empty for the CPU
     out: set[str] = field(default_factory=set)  # GPUs that are ejected; empty for the CPU
     spared: bool = False  # it should be ejected, and its region cannot do without it
@@ -158,6 +158,11 @@ class Node:
 
     def breaker(self, part: str) -> Breaker:
         return self.breakers.setdefault(part, Breaker())
+
+    @property
+    def taken(self) -> set[int]:
+        """Slots in which an attempt is."""
+        return {busy.slot for busy in self.busy.values()}
 
     @property
     def ejected(self) -> bool:

@@ -103,7 +103,7 @@ class Standing:
         for slot in node.slots.values():
             if slot.realtime_factor:
                 node.first_factors.setdefault(slot.index, slot.realtime_factor)
-        taken = {node.part_of(index) for index in node.busy}
+        taken = {node.part_of(index) for index in node.taken}
         idle = (replace(reading, idle=reading.uuid not in taken) for reading in readings)
         for alarm in node.vitals.gpus(now, idle) if readings else ():
             node.breaker(alarm.gpu_uuid).condemn(alarm.reason)
@@ -271,8 +271,9 @@ class Standing:
 
     @staticmethod
     def _idle_slot(node: Node, part: str) -> int | None:
-        slots = (slot for slot in node.slots.values() if slot.state is SlotState.READY)
-        return next((s.index for s in slots if s.index not in node.busy and node.part_of(s.index) == part), None)
+        taken = node.taken
+        slots = (s for s in node.slots.values() if s.state is SlotState.READY and s.index not in taken)
+        return next((s.index for s in slots if node.part_of(s.index) == part), None)
 
     def _norm(self, node: Node, event: events.Probed) -> ProbeNorm:
         """What the clip should be like: its digest counts as usual once enough others had it."""

@@ -320,7 +320,7 @@ class SimulatedHub:
         if isinstance(event, events.NodeHeard | events.NodeJoined):
             given = self.dispatch.nodes.get(event.node_id)
             held = event.attempts if isinstance(event, events.NodeHeard) else (*event.running, *event.finished)
-            for ref in sorted({*held, *(busy.ref for busy in (given.busy.values() if given else ()))}):
+            for ref in sorted({*held, *(given.busy if given else ())}):
                 self._world.tell(self.name, f"hears: {stories.words(event)}", ref.job_id, event.node_id)
         else:
             self._say(f"hears: {stories.words(event)}", event)

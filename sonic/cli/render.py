@@ -28,7 +28,7 @@ def render(
     """Render one video on this machine; no hub is needed."""
     from sonic.client import wire_parameters
 
-    wanted = wire_parameters(options.parameters_of(given))
+    wanted = wire_parameters(options.parameters_of(given), engine)
     files.check_inputs(portrait, audio)
     files.check_output(out, portrait, audio)
     try:

@@ -186,20 +186,53 @@ class WorkerLoaded(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENGINES_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    ON_CPU_FIELD_NUMBER: _builtins.int
+    on_cpu: _builtins.bool
+    """renders take no GPU"""
     @_builtins.property
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[_nodes_pb2.EngineInfo]: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkInfo]: ...
     def __init__(
         self,
         *,
         engines: _abc.Iterable[_nodes_pb2.EngineInfo] | None = ...,
+        networks: _abc.Iterable[Global___NetworkInfo] | None = ...,
+        on_cpu: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines", "networks", b"networks", "on_cpu", b"on_cpu"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerLoaded: _TypeAlias = WorkerLoaded  # noqa: Y015
+
+@_typing.final
+class NetworkInfo(_message.Message):
+    """A small network that the engines have opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    provider: _builtins.str
+    """where it computes: tensorrt, cuda, migraphx, rocm, openvino, coreml, directml or cpu"""
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkInfo: _TypeAlias = NetworkInfo  # noqa: Y015
 
 @_typing.final
 class WorkerProgress(_message.Message):

@@ -16,7 +16,10 @@ SPEECH_RATE_HZ = 16_000
 CURVE_RATE_HZ = 100
 
 Report = Callable[[str, int, int], None]
-"""Called as report(stage, done, total) whenever work moves on; raises `errors.Cancelled` when the render must stop."""
+"""Called as report(stage, done, total) whenever work moves on; raises `errors.Cancelled` when the render must stop.
+
+report("", 0, 0) tells nothing new, and only asks that: several times a second, so that a cancel is felt within one.
+"""
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,11 @@ class Engine(Protocol):
 
     name: str
     model_version: str
+    on_cpu: bool  # it renders without a GPU
     portrait_parameters: tuple[str, ...]  # the parameters that `portray` goes by
 
     def portray(self, portrait: Portrait, parameters: RenderParameters) -> Any:
         """Do what is done once per portrait; `prepare` may be given it again and again. Raises errors.RenderError."""
 
-    def prepare(self, portrayed: Any, voice: Voice, parameters: RenderParameters) -> Take:
+    def prepare(self, portrayed: Any, voice: Voice, parameters: RenderParameters, report: Report) -> Take:
         """Do what is done once per job. Raises errors.RenderError."""

@@ -348,6 +348,8 @@ async def test_http_tells_health_readiness_and_numbers(hub: ScriptedHub, start: 
     assert f"sonic_queue_seconds_count{{{job}}} 2.0" in text
     assert f"sonic_session_reconnects_total{{{place}}} 0.0" in text
     assert f'sonic_worker_memory_bytes{{{place},slot="0"}}' in text
+    about = 'model_version="double",network="mouth",node_id="box",provider="cuda",region="here"'
+    assert f"sonic_execution_provider_info{{{about}}} 1.0" in text
     assert 'sonic_probe_up{model_version="double",node_id="box",probe="host",region="here"} 1.0' in text
 
 

@@ -181,7 +181,9 @@ class TestWorkers:
         assert slot_state(book) is SlotState.BACKOFF
         book.after(1).on(TICK, StartWorker(0, 2))
         assert slot_state(book) is SlotState.STARTING
-        book.on(events.WorkerLoaded(0, 2, ENGINES), Probe(0, 2))
+        assert not book.node.networks
+        book.on(events.WorkerLoaded(0, 2, ENGINES, (("mouth", "cuda"),)), Probe(0, 2))
+        assert book.node.networks == {("mouth", "cuda")}
         assert slot_state(book) is SlotState.STARTING
         book.on(events.WorkerProbed(0, 2, 2.0))
         assert slot_state(book) is SlotState.READY

@@ -83,10 +83,10 @@ async def test_slow_workers_go_on_in_the_end() -> None:
 
 def test_slots_are_spread_over_the_gpus() -> None:
     several = [nodes_pb2.GpuInfo(uuid=f"GPU-{number}", index=number, vendor="nvidia") for number in range(2)]
-    found = [gpus.of_slot(slot, "sonic", several) for slot in range(3)]
+    found = [gpus.of_slot(slot, several) for slot in range(3)]
     assert [gpu.uuid for gpu in found if gpu] == ["GPU-0", "GPU-1", "GPU-0"]
     assert gpus.environment(found[1], several) == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
     assert gpus.environment(found[0], several[:1]) == {}
-    assert gpus.of_slot(0, "warp", several) is None
+    assert gpus.of_slot(0, []) is None
     amd = [nodes_pb2.GpuInfo(index=number, vendor="amd") for number in range(2)]
     assert gpus.environment(amd[1], amd) == {"HIP_VISIBLE_DEVICES": "1"}

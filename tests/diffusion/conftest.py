@@ -1,7 +1,5 @@
-"""On the CPU, with as many threads as do not wait for each other on a busy machine."""
+"""The engine sets how torch's threads wait before it loads torch: so it comes first here, too."""
 
 from __future__ import annotations
 
-import torch
-
-torch.set_num_threads(1)
+import sonic_runtime.engines.sonic  # noqa: F401

@@ -114,6 +114,21 @@ def test_a_job_given_up_for_lost_goes_on_where_it_is_if_nobody_has_taken_it() ->
     talk.succeed("n1", A1, "succeed a#1")
 
 
+def test_a_slot_is_not_free_while_another_attempt_that_was_given_to_it_goes_on() -> None:
+    """A line so slow that a heartbeat hides an assignment, and its slot is given away, before the render begins."""
+    talk = Talk()
+    talk.join("n1")
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.now += 11
+    talk.beat("n1", "requeue a#1 ASSIGNMENT_LOST tries 0")
+    talk.submit("b", "assign b#1 to n1 slot 0")
+    talk.start("n1", A1, "running a#1")
+    talk.submit("c")
+    talk.succeed("n1", A1, "succeed a#1")
+    talk.start("n1", Ref("b", 1), "running b#1")
+    talk.succeed("n1", Ref("b", 1), "succeed b#1", "assign c#1 to n1 slot 0")
+
+
 def test_a_late_result_wins_if_nothing_else_has_and_the_other_try_is_stopped() -> None:
     talk = given_up()
     talk.join("n2", "assign a#2 to n2 slot 0")

@@ -136,6 +136,17 @@ def test_a_tenant_that_is_held_back_is_looked_past_and_has_no_claim_to_what_othe
     assert abs(started["a"] - started["b"]) <= 2
 
 
+def test_going_ahead_gives_no_claim_to_go_ahead_again() -> None:
+    queue, jobs = filled({"a": 1.0, "b": 1.0}, each=20)
+    drain(queue, jobs, 2)
+    ahead = 0
+    while queue.has_claim("b", cost=1.0) and ahead < 20:
+        ahead += 1
+        queue.start(jobs[f"b{ahead}"], in_turn=False)
+    assert ahead == 1
+    assert drain(queue, jobs, 2) == ["a1", "a2"]
+
+
 def test_a_weight_can_be_changed_while_jobs_wait() -> None:
     queue, jobs = filled({"a": 1.0, "b": 1.0}, each=400)
     drain(queue, jobs, 100)

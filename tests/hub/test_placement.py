@@ -60,8 +60,8 @@ def wanted(**about: object) -> Job:
     return replace(job("a"), work=TEN_SECONDS, **about)  # type: ignore[arg-type]
 
 
-def busy(seconds: float) -> dict[int, Busy]:
-    return {0: Busy(Ref("b", 1), NOW - 1, NOW + seconds)}
+def busy(seconds: float) -> dict[Ref, Busy]:
+    return {Ref("b", 1): Busy(0, NOW - 1, NOW + seconds)}
 
 
 def test_the_slot_wins_on_which_the_job_is_expected_to_finish_first() -> None:

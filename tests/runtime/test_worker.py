@@ -16,6 +16,7 @@ from sonic.v1 import jobs_pb2, parameters_pb2
 from sonic.v1 import worker_pb2 as pb
 from sonic_runtime.engines.warp import WarpEngine
 from sonic_runtime.models.samples import Samples
+from sonic_runtime.providers import NAMES
 
 
 class Worker:
@@ -61,6 +62,9 @@ def command(samples: Samples, output: Path, render_id: str = "r1", **about: obje
 def test_it_loads_probes_and_renders(worker: Worker, samples: Samples, tmp_path: Path) -> None:
     loaded = worker.hear("loaded").loaded
     assert [(e.engine, e.model_version) for e in loaded.engines] == [("warp", WarpEngine.model_version)]
+    providers = {one.network: one.provider for one in loaded.networks}
+    assert set(providers) == {"face-detector", "face-mesh", "mouth"}
+    assert set(providers.values()) <= set(NAMES)
     worker.say(probe=pb.ProbeCommand(render_id="p", engine="warp"))
     probed = worker.hear("probed", "failed").probed
     assert probed.realtime_factor > 0

@@ -151,6 +151,12 @@ def frame_count(samples: int) -> int:
     return samples // _UNIT_SAMPLES // 2
 
 
+def shifted(hidden: Tensor, later_s: float) -> Tensor:
+    """Hidden states as they are `later_s` further on in the recording, to the nearest row; zeros before its start."""
+    rows = round(later_s * ROW_RATE_HZ)
+    return hidden[rows:] if rows >= 0 else functional.pad(hidden, (0, 0, 0, 0, -rows, 0))
+
+
 def token_windows(hidden: Tensor, frames: int, length: int = 10) -> Tensor:
     """Rows around each frame, [frames, length, layers, channels] of [rows, layers, channels]; zeros beyond the ends."""
     return _windows(hidden, frames, length, _TOKENS_BEFORE)

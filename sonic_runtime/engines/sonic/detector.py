@@ -31,7 +31,8 @@ class Detections:
 def find(network: Network, bgr: NDArray[np.uint8]) -> Detections:
     """Faces in a picture, uint8 [height, width, 3], blue first."""
     seen = network_input(bgr)
-    found = network(seen, grids(seen.shape[-2], seen.shape[-1])).numpy()[0]
+    with torch.inference_mode():
+        found = network(seen, grids(seen.shape[-2], seen.shape[-1])).numpy()[0]
     return decode(found, (seen.shape[-2], seen.shape[-1]), bgr.shape[:2])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from sonic.parameters import Caution, RenderParameters
 from sonic_runtime import errors
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice
-from sonic_runtime.engines.sonic import audio, frames, images, weights
+from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, weights
 from sonic_runtime.engines.sonic.options import Options
 from sonic_runtime.engines.sonic.pipeline import FRAME_RATE_HZ, Clip, Sampling, SonicPipeline
 from sonic_runtime.media.videos import frame_count
@@ -46,24 +47,42 @@ class SonicEngine:
     def __init__(self, folder: Path, options: Options | None = None) -> None:
         self.options = options or Options()
         self.model_version = folder.name
+        self.on_cpu = self.options.torch_device.type == "cpu"
         self.networks = weights.load(folder, self.options.torch_device, self.options.torch_dtype)
+        self._detector = weights.load_detector(folder) if self.options.face_detector == "reference" else None
         nets = self.networks
         self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator)
 
+    @cached_property
+    def lips(self) -> lips.LipReader:
+        """Loaded when the first take wants its lips read. Raises errors.ModelMissing."""
+        return lips.LipReader()
+
     def portray(self, portrait: Portrait, parameters: RenderParameters) -> Portrayed:
         """Cut a square around the face (expand_ratio 0: keep the whole picture), scale it, mark where the face is."""
-        rgb, face = portrait.rgb, portrait.face.box
+        rgb = portrait.rgb
+        face = self._face(rgb, portrait.face.box)
         height, width = rgb.shape[:2]
         if parameters.expand_ratio:
             x0, y0, x1, y1 = images.square_crop(width, height, face, parameters.expand_ratio)
             rgb = rgb[y0:y1, x0:x1]
-            face = (face[0] - x0, face[1] - y0, face[2] - x0, face[3] - y0)
+            face = self._face(rgb, (face[0] - x0, face[1] - y0, face[2] - x0, face[3] - y0))
         cautions = []
         scale = parameters.min_resolution / min(rgb.shape[:2])
         if scale > _MAX_ENLARGEMENT:
             shown = f"the part shown has {rgb.shape[1]} x {rgb.shape[0]} pixels"
             cautions.append(Caution("ENLARGED", f"{shown} and is enlarged {scale:.1f} times; it will look soft"))
         return Portrayed(images.prepare(rgb, face, parameters.min_resolution), tuple(cautions))
+
+    def _face(self, rgb: NDArray[np.uint8], own: images.Box) -> images.Box:
+        """The box of the face, by the detector that was chosen. Raises errors.NoFace."""
+        if self._detector is None:
+            return own
+        boxes = detector.find(self._detector, np.ascontiguousarray(rgb[:, :, ::-1])).boxes
+        if not len(boxes):
+            raise errors.NoFace("the reference's detector sees none; leave the option face_detector at own")
+        x, y, width, height = boxes[detector.last_larger(boxes)].tolist()
+        return x, y, x + width, y + height
 
     def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> SonicTake:
         """Hear the voice. Raises errors.VoiceUnreadable, errors.OutOfMemory, errors.DeviceFailed."""
@@ -80,8 +99,11 @@ class SonicTake:
         self.cautions = portrayed.cautions
         self._engine = engine
         self._parameters = parameters
+        self._voice = voice
+        self._pictures = portrayed.pictures
         self._made_hz = 2 * FRAME_RATE_HZ if parameters.smooth_motion else FRAME_RATE_HZ
-        self._clip = self._heard(portrayed.pictures, voice)
+        overlapping = engine.options.whisper_context == "overlapping"
+        self._hidden = engine.networks.speech.hear(audio.load(voice.path), overlapping=overlapping)
         if parameters.fps > self._made_hz:
             message = f"fps is {parameters.fps}, {self._made_hz:g} frames a second are made; frames are repeated"
             self.cautions += (Caution("FRAMES_REPEATED", message),)
@@ -89,26 +111,45 @@ class SonicTake:
     def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
         """Planar yuv420p. Denoising is reported as a stage of its own, call by call of the network."""
         with on_device():
-            latents = self._latents(report)
+            latents = self._latents(self._heard(self._hidden), report)
+            if self._parameters.lip_sync_correction:
+                latents = self._corrected(latents, report)
             pipeline = self._engine.pipeline
-            decoded = pipeline.decode(latents, self._engine.options.decode_chunk)
-            made = (
-                pipeline.smooth(decoded)
-                if self._parameters.smooth_motion
-                else (one for part in decoded for one in part)
-            )
+            made = self._decoded(latents)
+            if self._parameters.smooth_motion:
+                made = pipeline.smooth(made)
             for frame in frames.at_rate(made, self._made_hz, self.shape.fps, self.shape.frame_count):
                 yield frames.to_yuv420p(frame)
 
-    def _latents(self, report: Report) -> Tensor:
-        pipeline, clip = self._engine.pipeline, self._clip
+    def _latents(self, clip: Clip, report: Report) -> Tensor:
+        pipeline = self._engine.pipeline
         sampling = self.sampling()
         pipeline.unet.set_audio_scale(self._parameters.audio_scale)
         picture_noise, noise = pipeline.noise(clip.pictures, clip.frames, self._parameters.seed)
         progress = pipeline.begin(clip, sampling, noise)
-        return pipeline.denoise(
+        latents = pipeline.denoise(
             clip, sampling, progress, picture_noise, lambda done, total: report("denoising", done, total)
         )
+        if not latents.isfinite().all():
+            raise errors.OutputBroken("the network has computed what are no numbers; try dtype=fp32 or another node")
+        return latents
+
+    def _corrected(self, latents: Tensor, report: Report) -> Tensor:
+        """The same where the mouth is with the voice; where it is off by more than a frame, a second look that hears
+        by so much later or earlier."""
+        looked_at = latents[: int(lips.MOST_LOOKED_AT_S * FRAME_RATE_HZ)]
+        late_s = self._engine.lips.lateness_s(self._decoded(looked_at), FRAME_RATE_HZ, self._voice)
+        if abs(late_s) <= 1 / self.shape.fps:
+            return latents
+        message = (
+            f"the mouth was {late_s * 1000:+.0f} ms off the voice; it was rendered again, and hears by so much later"
+        )
+        self.cautions += (Caution("LIP_SYNC_CORRECTED", message),)
+        return self._latents(self._heard(audio.shifted(self._hidden, late_s)), report)
+
+    def _decoded(self, latents: Tensor) -> Iterator[Tensor]:
+        chunks = self._engine.pipeline.decode(latents, self._engine.options.decode_chunk)
+        return (frame for chunk in chunks for frame in chunk)
 
     def sampling(self) -> Sampling:
         """The job's parameters as the model's; 1 of both scales is what was published."""
@@ -122,13 +163,11 @@ class SonicTake:
             expression_scale=wanted.dynamic_scale * wanted.motion_scale,
         )
 
-    def _heard(self, pictures: images.Pictures, voice: Voice) -> Clip:
-        nets, options = self._engine.networks, self._engine.options
-        hidden = nets.speech.hear(audio.load(voice.path), overlapping=options.whisper_context == "overlapping")
-        count = self._frames_made()
-        embedding = self._engine.pipeline.picture_embedding(pictures)
+    def _heard(self, hidden: Tensor) -> Clip:
+        nets, count = self._engine.networks, self._frames_made()
+        embedding = self._engine.pipeline.picture_embedding(self._pictures)
         return Clip(
-            pictures,
+            self._pictures,
             audio.tokens_of(nets.projector, hidden, count).cpu(),
             audio.tokens_of_nothing(nets.projector, hidden),
             audio.buckets_of(nets.buckets, hidden, embedding, count),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch.nn import functional
 
 MULTIPLE_PX = 16  # of both sides
 _SCALES = (4, 2, 1)
+
+Interpolate = Callable[[Tensor, Tensor], Tensor]
+"""From two pictures to the one between them; all [1, 3, height, width], 0 to 1, sides multiples of 16."""
 
 
 class _Block(nn.Module):
@@ -92,13 +95,11 @@ def _resized(image: Tensor, scale: float) -> Tensor:
 def _warp(image: Tensor, flow: Tensor) -> Tensor:
     """Each pixel from where the flow [n, 2, height, width] points; x first, in pixels."""
     height, width = image.shape[-2:]
-    rows, columns = torch.meshgrid(
-        torch.linspace(-1, 1, height, device=image.device, dtype=image.dtype),
-        torch.linspace(-1, 1, width, device=image.device, dtype=image.dtype),
-        indexing="ij",
-    )
-    x = columns + flow[:, 0] / ((width - 1) / 2)
-    y = rows + flow[:, 1] / ((height - 1) / 2)
+    # Not linspace, whose number of steps an export would take for a constant.
+    columns = torch.arange(width, device=image.device, dtype=image.dtype)
+    rows = torch.arange(height, device=image.device, dtype=image.dtype)[:, None]
+    x = (columns + flow[:, 0]) / ((width - 1) / 2) - 1
+    y = (rows + flow[:, 1]) / ((height - 1) / 2) - 1
     return functional.grid_sample(
         image, torch.stack((x, y), -1), mode="bilinear", padding_mode="border", align_corners=True
     )

@@ -28,6 +28,13 @@ class Options:
             "help": "precision of the large networks; auto: the fastest that the device computes natively",
         },
     )
+    face_detector: str = field(
+        default="own",
+        metadata={
+            "choices": ("own", "reference"),
+            "help": "who finds the face: the finder of all engines; or yoloface_v5m.pt, with the reference's choice",
+        },
+    )
     whisper_context: str = field(
         default="overlapping",
         metadata={

@@ -18,7 +18,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from sonic_runtime.engines.sonic import windows
 from sonic_runtime.engines.sonic.images import Pictures
-from sonic_runtime.engines.sonic.interpolation import FrameInterpolator
+from sonic_runtime.engines.sonic.interpolation import Interpolate
 from sonic_runtime.engines.sonic.shortcuts import Shortcuts
 from sonic_runtime.engines.sonic.unet import Heard, SonicUNet
 
@@ -111,7 +111,7 @@ class SonicPipeline:
         vae: AutoencoderKLTemporalDecoder,
         clip: CLIPVisionModelWithProjection,
         scheduler: EulerDiscreteScheduler,
-        interpolator: FrameInterpolator,
+        interpolator: Interpolate,
     ) -> None:
         self.unet, self.vae, self.clip, self.interpolator = unet, vae, clip, interpolator
         self._scheduler = scheduler
@@ -245,15 +245,14 @@ class SonicPipeline:
             yield (decoded.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.inference_mode()
-    def smooth(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
-        """The frames of all chunks, with one made in the middle between each two: n become 2n - 1, each [3, h, w]."""
+    def smooth(self, frames: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Frames [3, height, width] with one made in the middle between each two: n become 2n - 1."""
         before: Tensor | None = None
-        for chunk in chunks:
-            for frame in chunk:
-                if before is not None:
-                    yield self.interpolator(before[None], frame[None])[0]
-                yield frame
-                before = frame
+        for frame in frames:
+            if before is not None:
+                yield self.interpolator(before[None], frame[None])[0]
+            yield frame
+            before = frame
 
     def _schedule(self, sampling: Sampling) -> tuple[Tensor, list[float]]:
         """Timesteps [n] on the device, and n + 1 sigmas, the last one 0."""

@@ -18,9 +18,9 @@ from transformers import CLIPVisionModelWithProjection, WhisperConfig, WhisperFe
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from sonic_runtime import errors
-from sonic_runtime.engines.sonic import checkpoints
+from sonic_runtime.engines.sonic import checkpoints, exported
 from sonic_runtime.engines.sonic.audio import AudioProjector, MotionBuckets, SpeechEncoder
-from sonic_runtime.engines.sonic.interpolation import FrameInterpolator
+from sonic_runtime.engines.sonic.interpolation import FrameInterpolator, Interpolate
 from sonic_runtime.engines.sonic.unet import SonicUNet
 
 diffusers.utils.logging.set_verbosity_error()  # they talk of what is meant here, and draw bars
@@ -39,7 +39,7 @@ class Networks:
     vae: AutoencoderKLTemporalDecoder
     clip: CLIPVisionModelWithProjection
     scheduler: EulerDiscreteScheduler
-    interpolator: FrameInterpolator
+    interpolator: Interpolate
     speech: SpeechEncoder
     projector: AudioProjector
     buckets: MotionBuckets
@@ -52,16 +52,34 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Networks:
     """
     svd, whisper = folder / SVD, folder / "whisper-tiny"
     with _reading(folder):
+        extractor = WhisperFeatureExtractor.from_pretrained(str(whisper))
         return Networks(
             unet=_unet(folder, svd).to(device, dtype).eval(),
             vae=_stock(AutoencoderKLTemporalDecoder, svd / "vae", "diffusion_pytorch_model").to(device, dtype).eval(),
             clip=_stock(CLIPVisionModelWithProjection, svd / "image_encoder", "model").to(device, dtype).eval(),
             scheduler=EulerDiscreteScheduler.from_config(_config(svd / "scheduler" / "scheduler_config.json")),
-            interpolator=FrameInterpolator.build(checkpoints.load(folder / "RIFE" / "flownet.pkl")).to(device),
-            speech=SpeechEncoder(_whisper(whisper).to(device), WhisperFeatureExtractor.from_pretrained(str(whisper))),
+            interpolator=exported.interpolator(folder) or _interpolator(folder).to(device),
+            speech=exported.speech(folder, extractor) or SpeechEncoder(_whisper(whisper).to(device), extractor),
             projector=_projector(folder / "Sonic" / "audio2token.pth").to(device),
             buckets=_buckets(folder / "Sonic" / "audio2bucket.pth", svd).to(device),
         )
+
+
+def small_networks(folder: Path) -> tuple[WhisperEncoder, FrameInterpolator]:
+    """Those that can be exported, on the CPU. Raises errors.ModelBroken."""
+    with _reading(folder):
+        return _whisper(folder / "whisper-tiny"), _interpolator(folder)
+
+
+def _interpolator(folder: Path) -> FrameInterpolator:
+    return FrameInterpolator.build(checkpoints.load(folder / "RIFE" / "flownet.pkl"))
+
+
+def load_detector(folder: Path) -> Any:
+    """The reference's face detector, called as detector.Network says; on the CPU. Raises errors.ModelBroken."""
+    path = folder / "yoloface_v5m.pt"
+    with _reading(path):
+        return torch.jit.load(str(path), map_location="cpu").eval()
 
 
 def _unet(folder: Path, svd: Path) -> SonicUNet:

@@ -25,6 +25,7 @@ class WarpEngine:
 
     name = "warp"
     model_version = "warp-2"
+    on_cpu = True
     portrait_parameters: tuple[str, ...] = ("min_resolution", "expand_ratio")
 
     def __init__(self) -> None:
@@ -35,17 +36,23 @@ class WarpEngine:
         """Cut and scale the picture, and compute what does not change from frame to frame."""
         return Portrayed(framing.frame(portrait, parameters))
 
-    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> WarpTake:
+    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters, report: Report) -> WarpTake:
         """Hear the voice and plan the motion."""
         width, height = portrayed.size
         shape = Shape(width, height, parameters.fps, frame_count(voice.duration_s, parameters.fps))
-        plan = motion.plan(self._model.curves_of(voice.blocks()), shape.frame_count, parameters)
+        plan = motion.plan(self._model.curves_of(_asking(voice.blocks(), report)), shape.frame_count, parameters)
         cautions = list(portrayed.cautions)
         for name in _OF_DIFFUSION:
             if (value := getattr(parameters, name)) != getattr(_DEFAULTS, name):
                 message = f"{name} {value:g} is ignored: the warp engine has no denoising steps"
                 cautions.append(Caution("PARAMETER_IGNORED", message))
         return WarpTake(portrayed, plan, shape, tuple(cautions))
+
+
+def _asking(blocks: Iterator[NDArray[np.float32]], report: Report) -> Iterator[NDArray[np.float32]]:
+    for block in blocks:
+        report("", 0, 0)
+        yield block
 
 
 class WarpTake:
