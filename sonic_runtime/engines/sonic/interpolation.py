@@ -28,12 +28,14 @@ class _Block(nn.Module):
 
     def forward(self, seen: Tensor, flow: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         """Changes of the flow [n, 4, height, width] and of the mask's logits [n, 1, height, width], both in pixels."""
-        seen = _resized(seen, 1 / scale)
-        flow = _resized(flow, 1 / scale) / scale
+        height, width = seen.shape[-2:]
+        small, whole = (height // scale, width // scale), (height, width)
+        seen = _resized(seen, small)
+        flow = _resized(flow, small) / scale
         features = self.conv0(torch.cat((seen, flow), 1))
         for number in range(4):
             features = features + self.get_submodule(f"convblock{number}")(features)
-        return _resized(self.conv1(features), scale) * scale, _resized(self.conv2(features), scale)
+        return _resized(self.conv1(features), whole) * scale, _resized(self.conv2(features), whole)
 
 
 class FrameInterpolator(nn.Module):
@@ -88,8 +90,8 @@ def _upscale(channels: int, outputs: int) -> nn.Sequential:
     )
 
 
-def _resized(image: Tensor, scale: float) -> Tensor:
-    return functional.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(image, size, mode="bilinear", align_corners=False)
 
 
 def _warp(image: Tensor, flow: Tensor) -> Tensor:

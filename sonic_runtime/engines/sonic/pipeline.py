@@ -7,8 +7,9 @@ guidance of two parts: toward the portrait, and toward what is heard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
@@ -18,11 +19,14 @@ from transformers import CLIPVisionModelWithProjection
 from sonic_runtime.engines.sonic import windows
 from sonic_runtime.engines.sonic.images import Pictures
 from sonic_runtime.engines.sonic.interpolation import Interpolate
+from sonic_runtime.engines.sonic.shortcuts import Shortcuts
 from sonic_runtime.engines.sonic.unet import Heard, SonicUNet
 
 FRAME_RATE_HZ = 12.5
-# Keys and values of all cross attentions take 1.6 MB a frame in half precision; beyond that they are computed anew.
-_MOST_FRAMES_KEPT = 512
+ROWS = 3  # of guidance: neither picture nor audio, the picture alone, both
+# Keys and values of all cross attentions take 3.2 MB a frame in half precision. Beyond so many frames they are computed
+# anew for each window, which is a thousandth of the work.
+MOST_FRAMES_KEPT = 128
 
 OnCall = Callable[[int, int], None]
 """Called as on_call(done, total) before each call of the network; may raise to stop."""
@@ -43,6 +47,8 @@ class Sampling:
     noise_augmentation: float = 0.0  # of the picture that the network sees
     strength: float = 1.0  # below 1 the first steps are left out, and more of the portrait stays
     fps: float = FRAME_RATE_HZ  # that the network is told
+    guidance_every: int = 1  # of how many calls one computes all rows of guidance; above 1 not exact
+    step_cache: float = 0.0  # how much lower the noise may be where a prediction is taken again, log; above 0 not exact
 
     @property
     def steps_done(self) -> int:
@@ -80,20 +86,24 @@ class Progress:
 
 @dataclass(frozen=True)
 class Window:
-    """One call of the network."""
+    """Some frames in one step."""
 
-    frames: Tensor  # [n], their numbers
-    heard: list[Heard]
+    numbers: Tensor  # [n], of the frames, on the CPU
+    frames: Tensor  # [n], the same where the latents are
+    heard: Callable[[slice], Iterable[Heard]]  # of rows of guidance
     time_ids: Tensor  # [3, 3]
     picture: Tensor  # [3, 1, 4, height, width]: the portrait's latents, none in the first row
     guidance: tuple[float, float]  # appearance, audio
     timestep: Tensor  # []
     sigma: float
     next_sigma: float
+    shortcuts: Shortcuts
 
 
 class SonicPipeline:
     """The networks that make the picture. They stay where they are and in the precision that they have."""
+
+    rows_at_once: int = ROWS  # fewer take less memory; the rows do not see each other, so that it is exact
 
     def __init__(
         self,
@@ -160,6 +170,7 @@ class SonicPipeline:
         hearing = _Hearing(self.unet, self.picture_embedding(clip.pictures), clip)
         self.unet.bind_mask(clip.pictures.mask)
         scales = torch.tensor([sampling.head_scale, sampling.expression_scale])
+        shortcuts = Shortcuts(sampling.guidance_every, sampling.step_cache, progress.latents)
         total = sampling.calls(frames)
         for step in range(progress.step, len(timesteps)):
             parts = windows.of_step(
@@ -171,14 +182,16 @@ class SonicPipeline:
                 on_call(step * len(parts) + progress.window, total)
                 motion = (clip.buckets.cpu()[numbers] * scales).mean(0)
                 window = Window(
+                    numbers,
                     numbers.to(self.device),
-                    hearing.of(numbers),
-                    torch.tensor([[sampling.fps, *motion.tolist()]] * 3).to(self.device, self.dtype),
+                    partial(hearing.of, numbers),
+                    torch.tensor([[sampling.fps, *motion.tolist()]] * ROWS).to(self.device, self.dtype),
                     picture,
                     (ramps[0][step], ramps[1][step]),
                     timesteps[step],
                     sigmas[step],
                     sigmas[step + 1],
+                    shortcuts,
                 )
                 denoised = self.denoise_window(progress.latents[window.frames], window)
                 progress.total.index_add_(0, window.frames, denoised)
@@ -191,14 +204,35 @@ class SonicPipeline:
 
     def denoise_window(self, latents: Tensor, window: Window) -> Tensor:
         """One step further for the frames of a window, [n, 4, height, width]."""
-        scaled = latents / (window.sigma**2 + 1) ** 0.5
-        count = len(latents)
-        rows = torch.cat((scaled.expand(3, *scaled.shape), window.picture.expand(-1, count, -1, -1, -1)), 2)
-        self.unet.bind(window.heard)
-        nothing, silent, heard = self.unet.denoise(rows, window.timestep, window.time_ids).unbind()
-        appearance, audio = window.guidance
+        return euler_step(self._velocity(latents, window), latents, window.sigma, window.next_sigma)
+
+    def _velocity(self, latents: Tensor, window: Window) -> Tensor:
+        """The guided prediction for a window's frames, [n, 4, height, width]."""
+        shortcuts, (appearance, audio) = window.shortcuts, window.guidance
+        if shortcuts.has_velocity(window.numbers, window.sigma):
+            return shortcuts.velocity(window.frames)
+        if shortcuts.has_guidance(window.numbers):
+            heard = self._predicted(latents, window, slice(ROWS - 1, ROWS))[0]
+            nothing, silent = shortcuts.guidance(window.frames) + heard
+        else:
+            nothing, silent, heard = self._predicted(latents, window, slice(ROWS))
+            shortcuts.keep_guidance(window.numbers, window.frames, torch.stack((nothing - heard, silent - heard)))
         velocity = nothing + appearance * (silent - nothing) + audio * (heard - silent)
-        return euler_step(velocity, latents, window.sigma, window.next_sigma)
+        shortcuts.keep_velocity(window.numbers, window.frames, velocity)
+        return velocity
+
+    def _predicted(self, latents: Tensor, window: Window, rows: slice) -> Tensor:
+        """What the network says, [rows, n, 4, height, width]; so many rows at once as may be."""
+        scaled = latents / (window.sigma**2 + 1) ** 0.5
+        said = []
+        for first in range(rows.start or 0, rows.stop, self.rows_at_once):
+            part = slice(first, min(first + self.rows_at_once, rows.stop))
+            pictures = window.picture[part].expand(-1, len(latents), -1, -1, -1)
+            given = torch.cat((scaled.expand(len(pictures), *scaled.shape), pictures), 2)
+            self.unet.bind(window.heard(part))
+            # A graph's output is its own memory, overwritten by the next call.
+            said.append(self.unet.denoise(given, window.timestep, window.time_ids[part]).clone())
+        return torch.cat(said)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, chunk_frames: int = 8) -> Iterator[Tensor]:
@@ -247,15 +281,17 @@ class _Hearing:
         no_audio = clip.no_audio.to(unet.device, unet.dtype)[None]
         self._nothing = unet.project(torch.zeros_like(self._picture), no_audio)
         self._silent = unet.project(self._picture, no_audio)
-        self._kept = self._projected(slice(None)) if clip.frames <= _MOST_FRAMES_KEPT else None
+        self._kept = self._projected(slice(None)) if clip.frames <= MOST_FRAMES_KEPT else None
 
-    def of(self, frames: Tensor) -> list[Heard]:
-        """The three rows of guidance for the frames whose numbers are given: [3, n, ...] for each cross attention."""
+    def of(self, frames: Tensor, rows: slice) -> Iterator[Heard]:
+        """Rows of guidance for the frames whose numbers are given: [rows, n, ...] for each cross attention."""
         if self._kept is None:
-            heard = self._projected(frames)
+            heard = iter(self._projected(frames))
         else:
-            heard = [each.at(frames.to(self._unet.device)) for each in self._kept]
-        return [Heard.rows([*rows]) for rows in zip(self._nothing, self._silent, heard, strict=True)]
+            numbers = frames.to(self._unet.device)
+            heard = (each.at(numbers) for each in self._kept)
+        for of_all in zip(self._nothing, self._silent, heard, strict=True):
+            yield Heard.rows([*of_all[rows]], len(frames))
 
     def _projected(self, frames: Tensor | slice) -> list[Heard]:
         audio = self._clip.audio[frames].to(self._unet.device, self._unet.dtype)

@@ -11,7 +11,7 @@ for each step, and for each pixel in the temporal ones. All of it is exact:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,17 +37,16 @@ class Heard:
         return Heard(self.picture[frames], self.key[frames], self.value[frames])
 
     @staticmethod
-    def rows(rows: list[Heard]) -> Heard:
-        """Several of the same shape as one with a new first dimension; what is one frame stands for all of them."""
-        shape = torch.broadcast_shapes(*(row.picture.shape[:-1] for row in rows))
+    def rows(rows: list[Heard], frames: int) -> Heard:
+        """Several as one with a new first dimension, each of `frames` frames; what is one frame stands for all."""
 
-        def stacked(parts: list[Tensor], trailing: int) -> Tensor:
-            return torch.stack([part.expand(*shape, *part.shape[-trailing:]) for part in parts])
+        def stacked(parts: list[Tensor]) -> Tensor:
+            return torch.stack([part.expand(frames, *part.shape[1:]) for part in parts])
 
         return Heard(
-            stacked([row.picture for row in rows], 1),
-            stacked([row.key for row in rows], 2),
-            stacked([row.value for row in rows], 2),
+            stacked([row.picture for row in rows]),
+            stacked([row.key for row in rows]),
+            stacked([row.value for row in rows]),
         )
 
 
@@ -71,12 +70,13 @@ class AudioCrossAttention(nn.Module):
         return Heard(attention.to_v(picture)[..., 0, :], self.to_k_ip[0](audio), self.to_v_ip[0](audio))
 
     def bind(self, heard: Heard) -> None:
-        """Take what the next calls need, [batch, frames, ...]. Shapes that stay keep their memory: graphs may hold."""
-        if self.temporal:
-            heard = Heard(*(part.mean(1) for part in (heard.picture, heard.key, heard.value)))
-        else:
-            heard = Heard(*(part.flatten(0, 1) for part in (heard.picture, heard.key, heard.value)))
-        for name, part in (("picture", heard.picture), ("key", heard.key), ("value", heard.value)):
+        """Take what the next calls need, [batch, frames, ...]. Shapes that stay keep their memory: graphs may hold.
+
+        The scale goes into the values, so that a compiled network need not know it.
+        """
+        value = heard.value if self.scale == 1 else heard.value * self.scale
+        for name, part in (("picture", heard.picture), ("key", heard.key), ("value", value)):
+            part = part.mean(1) if self.temporal else part.flatten(0, 1)
             kept = self._bound.get(name)
             if kept is not None and (kept.shape, kept.dtype, kept.device) == (part.shape, part.dtype, part.device):
                 kept.copy_(part)
@@ -98,9 +98,29 @@ class AudioCrossAttention(nn.Module):
         heard = heard.transpose(1, 2).flatten(2)
         if not self.temporal and self.masks:
             heard = heard * self.masks[heard.shape[1]]
-        mixed = self._bound["picture"][:, None] + self.scale * heard
+        mixed = self._bound["picture"][:, None] + heard
         out: Tensor = attention.to_out[0](mixed.reshape(shape))
         return out
+
+
+class TemporalConv(nn.Conv3d):
+    """A convolution over frames, kernel (3, 1, 1), computed as one in two dimensions: frames by pixels.
+
+    That is the kind that GPUs are fast at, and where channels come last it needs no copy.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[batch, channels, frames, height, width], to the same shape."""
+        height, width = hidden_states.shape[3:]
+        flat = functional.conv2d(hidden_states.flatten(3), self.weight.flatten(3), self.bias, padding=(1, 0))
+        return flat.reshape(*flat.shape[:3], height, width)
+
+    @classmethod
+    def take_over(cls, network: nn.Module) -> None:
+        """Let all convolutions over frames of a network be computed this way; parameters and their names stay."""
+        for module in network.modules():
+            if isinstance(module, nn.Conv3d) and (module.kernel_size, module.padding) == ((3, 1, 1), (1, 0, 0)):
+                module.__class__ = cls
 
 
 class SonicUNet(UNetSpatioTemporalConditionModel):
@@ -114,6 +134,7 @@ class SonicUNet(UNetSpatioTemporalConditionModel):
         """From the configuration of SVD's UNet (`unet/config.json`); `audio_scale` weighs what is heard."""
         unet: SonicUNet = cls.from_config({**config})
         unet.listen(audio_scale)
+        TemporalConv.take_over(unet)
         return unet
 
     def listen(self, audio_scale: float) -> None:
@@ -138,13 +159,13 @@ class SonicUNet(UNetSpatioTemporalConditionModel):
         """What the cross attentions need of frames: `picture` [..., 1, context], `audio` [..., tokens, context]."""
         return [module.processor.project(module, picture, audio) for _, module in self.cross_attentions()]
 
-    def bind(self, heard: list[Heard]) -> None:
+    def bind(self, heard: Iterable[Heard]) -> None:
         """Before a call: one of `heard` for each cross attention, [batch, frames, ...]."""
         for (_, attention), frames in zip(self.cross_attentions(), heard, strict=True):
             attention.processor.bind(frames)
 
     def set_audio_scale(self, scale: float) -> None:
-        """Weigh what is heard in all cross attentions; 1 is what was published."""
+        """Weigh what is bound from now on in all cross attentions; 1 is what was published."""
         for _, attention in self.cross_attentions():
             attention.processor.scale = scale
 
