@@ -217,7 +217,7 @@ class SonicPipeline:
         else:
             nothing, silent, heard = self._predicted(latents, window, slice(ROWS))
             shortcuts.keep_guidance(window.numbers, window.frames, torch.stack((nothing - heard, silent - heard)))
-        velocity = nothing + appearance * (silent - nothing) + audio * (heard - silent)
+        velocity: Tensor = nothing + appearance * (silent - nothing) + audio * (heard - silent)
         shortcuts.keep_velocity(window.numbers, window.frames, velocity)
         return velocity
 
@@ -290,8 +290,8 @@ class _Hearing:
         else:
             numbers = frames.to(self._unet.device)
             heard = (each.at(numbers) for each in self._kept)
-        for of_all in zip(self._nothing, self._silent, heard, strict=True):
-            yield Heard.rows([*of_all[rows]], len(frames))
+        for every_row in zip(self._nothing, self._silent, heard, strict=True):
+            yield Heard.rows([*every_row][rows], len(frames))
 
     def _projected(self, frames: Tensor | slice) -> list[Heard]:
         audio = self._clip.audio[frames].to(self._unet.device, self._unet.dtype)

@@ -113,7 +113,8 @@ class TemporalConv(nn.Conv3d):
         """[batch, channels, frames, height, width], to the same shape."""
         height, width = hidden_states.shape[3:]
         flat = functional.conv2d(hidden_states.flatten(3), self.weight.flatten(3), self.bias, padding=(1, 0))
-        return flat.reshape(*flat.shape[:3], height, width)
+        convolved: Tensor = flat.reshape(*flat.shape[:3], height, width)
+        return convolved
 
     @classmethod
     def take_over(cls, network: nn.Module) -> None:
