@@ -84,7 +84,7 @@ class SonicEngine:
         x, y, width, height = boxes[detector.last_larger(boxes)].tolist()
         return x, y, x + width, y + height
 
-    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> SonicTake:
+    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters, report: Report) -> SonicTake:
         """Hear the voice. Raises errors.VoiceUnreadable, errors.OutOfMemory, errors.DeviceFailed."""
         with on_device():
             return SonicTake(self, portrayed, voice, parameters)
