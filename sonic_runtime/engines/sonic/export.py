@@ -7,6 +7,7 @@ Each is compared with torch, then timed against it by the provider that opens he
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ def export(network: Network, file: Path) -> float:
     """Write an ONNX file, and compare it with torch; how far they are apart is returned. Raises errors.ModelBroken."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
-    axes = {axis: network.varying.get(axis) for axis in range(4)}
+    axes = {axis: network.varying.get(axis, torch.export.Dim.STATIC) for axis in range(4)}
     program = torch.onnx.export(
         network.module,
         kwargs=network.drawn(network.inputs),
@@ -145,6 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 when both were exported and compared, 1 when not."""
     parser = argparse.ArgumentParser(prog="python -m sonic_runtime.engines.sonic.export", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="model folder; the installed one when it is left out")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it talks of torchvision, which nobody needs
     try:
         folder: Path = parser.parse_args(arguments).folder or models.path("sonic")
         encoder, interpolator = weights.small_networks(folder)
