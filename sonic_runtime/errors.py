@@ -12,6 +12,7 @@ RenderError
 ├── Cancelled
 ├── ModelMissing
 ├── ModelBroken
+├── WouldNotFit                 nothing was started: not held against the node
 ├── OutOfMemory
 ├── DeviceFailed
 ├── OutputUnwritable
@@ -143,6 +144,12 @@ class ModelMissing(RenderError):
 
 class ModelBroken(RenderError):
     """A file of a model is not what it should be."""
+
+
+class WouldNotFit(RenderError):
+    """The render would not fit the node's memory."""
+
+    fault = jobs_pb2.FAULT_KIND_WOULD_NOT_FIT
 
 
 class OutOfMemory(RenderError):

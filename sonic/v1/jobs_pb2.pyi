@@ -80,6 +80,8 @@ class _FaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FaultKind.V
     """inputs or video could not be moved between hub and node"""
     FAULT_KIND_DEADLINE: _FaultKind.ValueType  # 11
     """said by the hub: the job's deadline cannot be met any more"""
+    FAULT_KIND_WOULD_NOT_FIT: _FaultKind.ValueType  # 12
+    """by a forecast: nothing was started, and it is not held against the node"""
 
 class FaultKind(_FaultKind, metaclass=_FaultKindEnumTypeWrapper):
     """Whose fault a failed attempt is, and so whether another node should try."""
@@ -106,6 +108,8 @@ FAULT_KIND_TRANSFER: FaultKind.ValueType  # 10
 """inputs or video could not be moved between hub and node"""
 FAULT_KIND_DEADLINE: FaultKind.ValueType  # 11
 """said by the hub: the job's deadline cannot be met any more"""
+FAULT_KIND_WOULD_NOT_FIT: FaultKind.ValueType  # 12
+"""by a forecast: nothing was started, and it is not held against the node"""
 Global___FaultKind: _TypeAlias = FaultKind  # noqa: Y015
 
 @_typing.final

@@ -73,7 +73,7 @@ def test_an_export_that_is_off_is_not_kept(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_without_an_export_torch_computes(model: Path) -> None:
-    networks = weights.load(model, torch.device("cpu"), torch.float32)
+    networks = weights.load(model, torch.float32)
     assert type(networks.speech) is SpeechEncoder
     assert type(networks.interpolator) is FrameInterpolator
 
@@ -90,7 +90,7 @@ def test_the_command_keeps_what_is_faster_and_the_engine_takes_it(
     assert said[-2].endswith("; not kept")
     assert said[-1].endswith("; kept")
     assert [path.name for path in (model / "onnx").iterdir()] == ["frame-interpolator.onnx"]
-    networks = weights.load(model, torch.device("cpu"), torch.float32)
+    networks = weights.load(model, torch.float32)
     assert type(networks.speech) is SpeechEncoder
     assert type(networks.interpolator) is exported.ExportedInterpolator
     first, second = torch.rand(2, 1, 3, 64, 64).unbind()

@@ -110,6 +110,11 @@ class SpeechEncoder:
         self._extractor = extractor or WhisperFeatureExtractor()
 
     @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Those of torch."""
+        return (self._encoder,)
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = self._encoder.device
         return device

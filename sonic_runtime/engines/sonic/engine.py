@@ -18,9 +18,12 @@ from sonic.parameters import Caution, RenderParameters
 from sonic_runtime import errors
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
 from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, weights
+from sonic_runtime.engines.sonic.device_memory import DeviceMemory
 from sonic_runtime.engines.sonic.interrupts import Interrupts
 from sonic_runtime.engines.sonic.options import Options
 from sonic_runtime.engines.sonic.pipeline import FRAME_RATE_HZ, Clip, Sampling, SonicPipeline
+from sonic_runtime.engines.sonic.residence import Residence
+from sonic_runtime.engines.sonic.unet import compile_unet
 from sonic_runtime.media.videos import frame_count
 
 _MAX_ENLARGEMENT = 2.5
@@ -50,11 +53,16 @@ class SonicEngine:
         self.options = options or Options()
         self.model_version = folder.name
         self.on_cpu = self.options.torch_device.type == "cpu"
-        self.networks = weights.load(folder, self.options.torch_device, self.options.torch_dtype)
+        eight_bit = self.options.weights == "fp8"
+        self.networks = weights.load(folder, self.options.torch_dtype, in_eight_bits=eight_bit)
         self._detector = weights.load_detector(folder) if self.options.face_detector == "reference" else None
         nets = self.networks
         self.interrupts = Interrupts(nets.unet, nets.vae, nets.clip)
-        self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator)
+        self.memory = DeviceMemory(self.options, nets)
+        self.residence = Residence(self.options.torch_device, *nets.all)
+        self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator, self.residence)
+        if self.options.compile != "off":
+            compile_unet(nets.unet, graphs=self.options.compile == "graphs")
 
     @cached_property
     def lips(self) -> lips.LipReader:
@@ -90,7 +98,7 @@ class SonicEngine:
     def prepare(
         self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters, report: Report = untold
     ) -> SonicTake:
-        """Hear the voice. Raises errors.VoiceUnreadable, errors.OutOfMemory, errors.DeviceFailed."""
+        """Hear the voice. Raises errors.VoiceUnreadable, WouldNotFit, OutOfMemory, DeviceFailed."""
         with on_device():
             return SonicTake(self, portrayed, voice, parameters, partial(report, "", 0, 0))
 
@@ -114,6 +122,9 @@ class SonicTake:
         self._voice = voice
         self._pictures = portrayed.pictures
         self._made_hz = 2 * FRAME_RATE_HZ if parameters.smooth_motion else FRAME_RATE_HZ
+        plan = engine.memory.plan(width, height, self._frames_made())
+        engine.pipeline.rows_at_once, engine.residence.offload = plan.rows_at_once, plan.offload
+        engine.residence.bring(*(engine.networks.hearing if plan.offload else engine.networks.all))
         overlapping = engine.options.whisper_context == "overlapping"
         self._hidden = engine.networks.speech.hear(audio.load(voice.path), overlapping=overlapping, ask=ask)
         if parameters.fps > self._made_hz:
@@ -173,13 +184,17 @@ class SonicTake:
             audio_guidance=(wanted.audio_guidance,) * 2,
             head_scale=wanted.dynamic_scale,
             expression_scale=wanted.dynamic_scale * wanted.motion_scale,
+            guidance_every=options.guidance_every,
+            step_cache=options.step_cache,
         )
 
     def _heard(self, hidden: Tensor) -> Clip:
         nets, count = self._engine.networks, self._frames_made()
         embedding = self._engine.pipeline.picture_embedding(self._pictures)
+        self._engine.residence.bring(*nets.hearing)
         return Clip(
             self._pictures,
+            embedding,
             audio.tokens_of(nets.projector, hidden, count).cpu(),
             audio.tokens_of_nothing(nets.projector, hidden),
             audio.buckets_of(nets.buckets, hidden, embedding, count),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
 from sonic.exceptions import BadSettings
@@ -34,6 +34,10 @@ class ExportedSpeechEncoder(SpeechEncoder):
     def __init__(self, session: Any, extractor: WhisperFeatureExtractor) -> None:
         self._session = session
         self._extractor = extractor
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return ()
 
     @property
     def device(self) -> torch.device:

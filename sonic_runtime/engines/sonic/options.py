@@ -54,6 +54,36 @@ class Options:
         },
     )
 
+    memory: str = field(
+        default="auto",
+        metadata={
+            "choices": ("auto", "resident", "offload"),
+            "help": "offload: only the networks that are at work are on the GPU; auto: where it must be; exact",
+        },
+    )
+    compile: str = field(
+        default="off",
+        metadata={
+            "choices": ("off", "on", "graphs"),
+            "help": "compile the UNet: the first render of a size takes minutes more; graphs: replay it as CUDA graphs",
+        },
+    )
+    guidance_every: int = field(
+        default=1,
+        metadata={"least": 1, "help": "one step in so many computes all rows of guidance; above 1 not exact"},
+    )
+    step_cache: int = field(
+        default=1,
+        metadata={
+            "least": 1,
+            "help": "where noise is very strong or very weak, one step in so many calls the UNet; above 1 not exact",
+        },
+    )
+    weights: str = field(
+        default="full",
+        metadata={"choices": ("full", "fp8"), "help": "fp8: the UNet's weights in 8 bits, half the memory; not exact"},
+    )
+
     @property
     def torch_device(self) -> torch.device:
         if self.device == "auto":

@@ -327,7 +327,11 @@ def _pipeline(case: Case) -> None:
     pixels = inputs["clip_image_28"].repeat_interleave(8, 2).repeat_interleave(8, 3)
     pictures = images.Pictures(inputs["ref_image"], inputs["face_mask_u8"].float() / 255, pixels)
     clip = Clip(
-        pictures, inputs["audio_tokens"], inputs["uncond_audio_tokens"][0], inputs["motion_buckets"][:, 0, :, 0]
+        pictures,
+        pipeline.picture_embedding(pictures),
+        inputs["audio_tokens"],
+        inputs["uncond_audio_tokens"][0],
+        inputs["motion_buckets"][:, 0, :, 0],
     )
     sampling = Sampling(
         steps=loop["steps"],
@@ -438,7 +442,8 @@ def _end_to_end(case: Case) -> None:
     case.same("tokens of no audio", nothing.expand_as(tokens), outputs["uncond_audio_tokens"], _MODULE)
     pipeline = _Watched(case)
     bucket_model = _loaded(audio.MotionBuckets(**case.config["audio2bucket"]), case.weights(prefix="audio2bucket."))
-    buckets = audio.buckets_of(bucket_model, hidden, pipeline.picture_embedding(pictures), frames)
+    embedding = pipeline.picture_embedding(pictures)
+    buckets = audio.buckets_of(bucket_model, hidden, embedding, frames)
     case.same("motion buckets", buckets, outputs["motion_buckets"][:, 0, :, 0], 16 * _MODULE)
     sampling = Sampling(
         steps=run["num_inference_steps"],
@@ -453,7 +458,7 @@ def _end_to_end(case: Case) -> None:
         strength=run["i2i_noise_strength"],
         fps=run["fps"],
     )
-    clip = Clip(pictures, tokens, nothing, buckets)
+    clip = Clip(pictures, embedding, tokens, nothing, buckets)
     picture_noise, noise = pipeline.noise(pictures, frames, run["seed"])
     case.same("drawn noise", noise[None], case.inputs["noise_latents"], 1e-6)
     latents = pipeline.denoise(clip, sampling, pipeline.begin(clip, sampling, noise), picture_noise)

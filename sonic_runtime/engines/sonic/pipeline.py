@@ -13,12 +13,13 @@ from functools import partial
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from sonic_runtime.engines.sonic import windows
 from sonic_runtime.engines.sonic.images import Pictures
 from sonic_runtime.engines.sonic.interpolation import Interpolate
+from sonic_runtime.engines.sonic.residence import Residence
 from sonic_runtime.engines.sonic.shortcuts import Shortcuts
 from sonic_runtime.engines.sonic.unet import Heard, SonicUNet
 
@@ -47,8 +48,8 @@ class Sampling:
     noise_augmentation: float = 0.0  # of the picture that the network sees
     strength: float = 1.0  # below 1 the first steps are left out, and more of the portrait stays
     fps: float = FRAME_RATE_HZ  # that the network is told
-    guidance_every: int = 1  # of how many calls one computes all rows of guidance; above 1 not exact
-    step_cache: float = 0.0  # how much lower the noise may be where a prediction is taken again, log; above 0 not exact
+    guidance_every: int = 1  # one step in so many computes all rows of guidance; above 1 not exact
+    step_cache: int = 1  # one step in so many calls the network where noise is strong or weak; above 1 not exact
 
     @property
     def steps_done(self) -> int:
@@ -65,6 +66,7 @@ class Clip:
     """What a clip is to show, frame by frame, at 12.5 frames per second."""
 
     pictures: Pictures
+    embedding: Tensor  # CLIP's of the portrait, [1, channels]
     audio: Tensor  # [frames, tokens, channels]
     no_audio: Tensor  # [tokens, channels]: what stands for no audio
     buckets: Tensor  # [frames, 2]: motion of the head, of the expression
@@ -101,7 +103,7 @@ class Window:
 
 
 class SonicPipeline:
-    """The networks that make the picture. They stay where they are and in the precision that they have."""
+    """The networks that make the picture, in the precision that they have, where `residence` keeps them."""
 
     rows_at_once: int = ROWS  # fewer take less memory; the rows do not see each other, so that it is exact
 
@@ -112,14 +114,16 @@ class SonicPipeline:
         clip: CLIPVisionModelWithProjection,
         scheduler: EulerDiscreteScheduler,
         interpolator: Interpolate,
+        residence: Residence | None = None,
     ) -> None:
+        """Without a `residence` the networks stay where they are."""
         self.unet, self.vae, self.clip, self.interpolator = unet, vae, clip, interpolator
         self._scheduler = scheduler
+        self.residence = residence or Residence(unet.device)
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.unet.device
-        return device
+        return self.residence.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -129,6 +133,7 @@ class SonicPipeline:
     @torch.inference_mode()
     def picture_embedding(self, pictures: Pictures) -> Tensor:
         """CLIP's embedding of the portrait, [1, channels]."""
+        self.residence.bring(self.clip)
         embedding: Tensor = self.clip(pictures.clip.to(self.clip.device, self.clip.dtype)).image_embeds
         return embedding
 
@@ -167,7 +172,8 @@ class SonicPipeline:
             for ends in (sampling.appearance_guidance, sampling.audio_guidance)
         ]
         picture = self._seen(clip.pictures, sampling, picture_noise)
-        hearing = _Hearing(self.unet, self.picture_embedding(clip.pictures), clip)
+        self.residence.bring(self.unet)
+        hearing = _Hearing(self.unet, clip)
         self.unet.bind_mask(clip.pictures.mask)
         scales = torch.tensor([sampling.head_scale, sampling.expression_scale])
         shortcuts = Shortcuts(sampling.guidance_every, sampling.step_cache, progress.latents)
@@ -176,6 +182,7 @@ class SonicPipeline:
             parts = windows.of_step(
                 step, frames, sampling.window_frames, sampling.overlap_frames, sampling.shift_frames
             )
+            shortcuts.begin_step(sigmas[step])
             if progress.total is None:
                 progress.total = torch.zeros_like(progress.latents)
             for numbers in parts[progress.window :]:
@@ -209,7 +216,7 @@ class SonicPipeline:
     def _velocity(self, latents: Tensor, window: Window) -> Tensor:
         """The guided prediction for a window's frames, [n, 4, height, width]."""
         shortcuts, (appearance, audio) = window.shortcuts, window.guidance
-        if shortcuts.has_velocity(window.numbers, window.sigma):
+        if shortcuts.has_velocity(window.numbers):
             return shortcuts.velocity(window.frames)
         if shortcuts.has_guidance(window.numbers):
             heard = self._predicted(latents, window, slice(ROWS - 1, ROWS))[0]
@@ -217,7 +224,7 @@ class SonicPipeline:
         else:
             nothing, silent, heard = self._predicted(latents, window, slice(ROWS))
             shortcuts.keep_guidance(window.numbers, window.frames, torch.stack((nothing - heard, silent - heard)))
-        velocity = nothing + appearance * (silent - nothing) + audio * (heard - silent)
+        velocity: Tensor = nothing + appearance * (silent - nothing) + audio * (heard - silent)
         shortcuts.keep_velocity(window.numbers, window.frames, velocity)
         return velocity
 
@@ -240,6 +247,7 @@ class SonicPipeline:
 
         The decoder looks around in time, within a chunk: the chunks' borders are part of the result.
         """
+        self.residence.bring(self.vae, *(each for each in [self.interpolator] if isinstance(each, nn.Module)))
         for part in latents.split(chunk_frames):
             decoded = self.vae.decode(part / self.vae.config.scaling_factor, num_frames=len(part)).sample
             yield (decoded.float() / 2 + 0.5).clamp(0, 1)
@@ -262,6 +270,7 @@ class SonicPipeline:
 
     def _encoded(self, picture: Tensor) -> Tensor:
         """Mean latents of [1, 3, height, width], not scaled, [1, 4, height / 8, width / 8]."""
+        self.residence.bring(self.vae)
         latents: Tensor = self.vae.encode(picture.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
         return latents.to(self.device, self.dtype)
 
@@ -274,10 +283,10 @@ class SonicPipeline:
 class _Hearing:
     """What the network hears in each frame, projected once per clip where that fits."""
 
-    def __init__(self, unet: SonicUNet, picture: Tensor, clip: Clip) -> None:
+    def __init__(self, unet: SonicUNet, clip: Clip) -> None:
         self._unet = unet
         self._clip = clip
-        self._picture = picture[:, None].to(unet.device, unet.dtype)  # [1, 1, channels]
+        self._picture = clip.embedding[:, None].to(unet.device, unet.dtype)  # [1, 1, channels]
         no_audio = clip.no_audio.to(unet.device, unet.dtype)[None]
         self._nothing = unet.project(torch.zeros_like(self._picture), no_audio)
         self._silent = unet.project(self._picture, no_audio)
@@ -290,8 +299,8 @@ class _Hearing:
         else:
             numbers = frames.to(self._unet.device)
             heard = (each.at(numbers) for each in self._kept)
-        for of_all in zip(self._nothing, self._silent, heard, strict=True):
-            yield Heard.rows([*of_all[rows]], len(frames))
+        for every_row in zip(self._nothing, self._silent, heard, strict=True):
+            yield Heard.rows([*every_row][rows], len(frames))
 
     def _projected(self, frames: Tensor | slice) -> list[Heard]:
         audio = self._clip.audio[frames].to(self._unet.device, self._unet.dtype)

@@ -21,6 +21,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
+_MOST_SHAPES = 64  # that are compiled; further ones are computed as if nothing were
 LEVELS = 4  # of the network, each half the size of the one before
 
 
@@ -113,7 +114,8 @@ class TemporalConv(nn.Conv3d):
         """[batch, channels, frames, height, width], to the same shape."""
         height, width = hidden_states.shape[3:]
         flat = functional.conv2d(hidden_states.flatten(3), self.weight.flatten(3), self.bias, padding=(1, 0))
-        return flat.reshape(*flat.shape[:3], height, width)
+        convolved: Tensor = flat.reshape(*flat.shape[:3], height, width)
+        return convolved
 
     @classmethod
     def take_over(cls, network: nn.Module) -> None:
@@ -183,8 +185,17 @@ class SonicUNet(UNetSpatioTemporalConditionModel):
         `time_ids` [batch, 3]: frames per second, motion bucket of the head, of the expression.
         """
         unused = sample.new_zeros(sample.shape[0], 1, 1)  # diffusers wants encoder states, and repeats them per pixel
+        torch.compiler.cudagraph_mark_step_begin()  # what an earlier call returned is not needed any more
         predicted: Tensor = self(sample, timestep, unused, time_ids, return_dict=False)[0]
         return predicted
+
+
+def compile_unet(unet: SonicUNet, *, graphs: bool = False, backend: str = "inductor") -> None:
+    """Compile calls of the network when they are first made, anew for each shape: as windows are always full, clips of
+    any length have one. `graphs`: replay CUDA graphs, whose memory stays taken."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
+    mode = "reduce-overhead" if graphs and backend == "inductor" else None
+    unet.compile(dynamic=False, mode=mode, backend=backend)
 
 
 def mask_levels(mask: Tensor) -> dict[int, Tensor]:

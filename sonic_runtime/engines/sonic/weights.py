@@ -18,10 +18,10 @@ from transformers import CLIPVisionModelWithProjection, WhisperConfig, WhisperFe
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from sonic_runtime import errors
-from sonic_runtime.engines.sonic import checkpoints, exported
+from sonic_runtime.engines.sonic import checkpoints, eight_bit, exported
 from sonic_runtime.engines.sonic.audio import AudioProjector, MotionBuckets, SpeechEncoder
 from sonic_runtime.engines.sonic.interpolation import FrameInterpolator, Interpolate
-from sonic_runtime.engines.sonic.unet import SonicUNet
+from sonic_runtime.engines.sonic.unet import SonicUNet, TemporalConv
 
 diffusers.utils.logging.set_verbosity_error()  # they talk of what is meant here, and draw bars
 transformers.utils.logging.set_verbosity_error()
@@ -44,9 +44,22 @@ class Networks:
     projector: AudioProjector
     buckets: MotionBuckets
 
+    @property
+    def hearing(self) -> tuple[nn.Module, ...]:
+        """Those that hear."""
+        return (*self.speech.networks, self.projector, self.buckets)
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Networks:
-    """From a model folder, laid out as the published one (see docs/models.md).
+    @property
+    def all(self) -> tuple[nn.Module, ...]:
+        """Those of torch."""
+        flow = (self.interpolator,) if isinstance(self.interpolator, nn.Module) else ()
+        return (self.unet, self.vae, self.clip, *flow, *self.hearing)
+
+
+def load(folder: Path, dtype: torch.dtype, *, in_eight_bits: bool = False) -> Networks:
+    """From a model folder, laid out as the published one (see docs/models.md), into the CPU's memory.
+
+    With `in_eight_bits` the weights of the UNet are kept that way, which is not exact.
 
     Raises errors.ModelBroken where a file is missing, is not what it should be, or does not fit its configuration.
     """
@@ -54,14 +67,14 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Networks:
     with _reading(folder):
         extractor = WhisperFeatureExtractor.from_pretrained(str(whisper))
         return Networks(
-            unet=_unet(folder, svd).to(device, dtype).eval(),
-            vae=_stock(AutoencoderKLTemporalDecoder, svd / "vae", "diffusion_pytorch_model").to(device, dtype).eval(),
-            clip=_stock(CLIPVisionModelWithProjection, svd / "image_encoder", "model").to(device, dtype).eval(),
+            unet=_unet(folder, svd, dtype, in_eight_bits),
+            vae=_vae(svd / "vae").to(dtype).eval(),
+            clip=_stock(CLIPVisionModelWithProjection, svd / "image_encoder", "model").to(dtype).eval(),
             scheduler=EulerDiscreteScheduler.from_config(_config(svd / "scheduler" / "scheduler_config.json")),
-            interpolator=exported.interpolator(folder) or _interpolator(folder).to(device),
-            speech=exported.speech(folder, extractor) or SpeechEncoder(_whisper(whisper).to(device), extractor),
-            projector=_projector(folder / "Sonic" / "audio2token.pth").to(device),
-            buckets=_buckets(folder / "Sonic" / "audio2bucket.pth", svd).to(device),
+            interpolator=exported.interpolator(folder) or _interpolator(folder),
+            speech=exported.speech(folder, extractor) or SpeechEncoder(_whisper(whisper), extractor),
+            projector=_projector(folder / "Sonic" / "audio2token.pth"),
+            buckets=_buckets(folder / "Sonic" / "audio2bucket.pth", svd),
         )
 
 
@@ -82,11 +95,20 @@ def load_detector(folder: Path) -> Any:
         return torch.jit.load(str(path), map_location="cpu").eval()
 
 
-def _unet(folder: Path, svd: Path) -> SonicUNet:
+def _unet(folder: Path, svd: Path, dtype: torch.dtype, in_eight_bits: bool) -> SonicUNet:
     with torch.device("meta"):  # no weight of it stays
         unet = SonicUNet.build(_config(svd / "unet" / "config.json"))
     unet.load_state_dict(checkpoints.load(folder / "Sonic" / "unet.pth"), assign=True)
+    unet.to(dtype).eval()
+    if in_eight_bits:
+        eight_bit.shrink(unet)
     return unet
+
+
+def _vae(folder: Path) -> AutoencoderKLTemporalDecoder:
+    vae: AutoencoderKLTemporalDecoder = _stock(AutoencoderKLTemporalDecoder, folder, "diffusion_pytorch_model")
+    TemporalConv.take_over(vae)
+    return vae
 
 
 def _stock(kind: Any, folder: Path, name: str) -> Any:
