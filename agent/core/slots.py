@@ -6,6 +6,9 @@ The attempt: FETCHING -> RENDERING -> gone; its outcome is in the deliveries fro
 A slot takes an attempt only while its worker is READY. An attempt whose worker is killed ends at the kill, not at the
 exit: a process that the kernel cannot end must not keep a job.
 
+A process that reports a device error is not trusted with another render, nor one that runs out of memory twice without
+a video in between: the first time it has given back what the render took.
+
 A probe that the hub asks for is rendered while the slot is free, and gives way to an attempt at once.
 """
 
@@ -37,7 +40,6 @@ from agent.core.instructions import (
 from agent.core.terms import Terms
 
 RENDERING_FROM = 0.02  # share of an attempt that is done when its inputs are there
-POISONING = (Fault.DEVICE, Fault.OUT_OF_MEMORY)  # a process that reported these is not trusted with another render
 
 
 class WorkerState(StrEnum):
@@ -82,6 +84,7 @@ class Slot:
         self.engines: tuple[tuple[str, str], ...] = ()
         self.networks: tuple[tuple[str, str], ...] = ()
         self._on_cpu = False
+        self._ran_out_of_memory = False  # and has rendered nothing since
         self._terms = terms
         self._deliveries = deliveries
         self._worker = WorkerState.BACKOFF
@@ -252,7 +255,7 @@ class Slot:
         attempt = self._rendering(event.render_id)
         if attempt is None:
             return []
-        self._failures = 0
+        self._failures, self._ran_out_of_memory = 0, False
         return self._end(attempt.ending or Rendered(event.report, now - attempt.began_at_s))
 
     def _failed(self, event: events.WorkerFailed, now: float) -> list[Instruction]:
@@ -267,9 +270,15 @@ class Slot:
         if attempt is None:
             return []
         ended = self._end(attempt.ending or event.failure)
-        if event.failure.fault in POISONING:
+        if self._poisoned_by(event.failure.fault):
             return [*ended, *self._kill(event.failure.message, now)]
         return ended
+
+    def _poisoned_by(self, fault: Fault) -> bool:
+        if fault is not Fault.OUT_OF_MEMORY:
+            return fault is Fault.DEVICE
+        again, self._ran_out_of_memory = self._ran_out_of_memory, True
+        return again
 
     def _exited(self, event: events.WorkerExited, now: float) -> list[Instruction]:
         if self._worker is WorkerState.BACKOFF:
@@ -324,6 +333,7 @@ class Slot:
         self._ticks = -1
         self._heard_at_s = self._ticked_at_s = now
         self.engines, self.networks, self._realtime_factor = (), (), 0.0
+        self._ran_out_of_memory = False
         self._enter(WorkerState.STARTING, now)
         return [StartWorker(self.index, self._generation)]
 

@@ -22,6 +22,10 @@ report("", 0, 0) tells nothing new, and only asks that: several times a second, 
 """
 
 
+def untold(_stage: str, _done: int, _total: int) -> None:
+    """A Report for work that nobody follows or stops."""
+
+
 @dataclass(frozen=True)
 class Face:
     """A face in a picture; all coordinates are pixels of that picture, x to the right and y down."""
@@ -104,5 +108,5 @@ class Engine(Protocol):
     def portray(self, portrait: Portrait, parameters: RenderParameters) -> Any:
         """Do what is done once per portrait; `prepare` may be given it again and again. Raises errors.RenderError."""
 
-    def prepare(self, portrayed: Any, voice: Voice, parameters: RenderParameters, report: Report) -> Take:
+    def prepare(self, portrayed: Any, voice: Voice, parameters: RenderParameters, report: Report = untold) -> Take:
         """Do what is done once per job. Raises errors.RenderError."""

@@ -141,12 +141,16 @@ async def test_a_worker_program_that_does_not_exist_is_named(hub: ScriptedHub, s
     assert slot.detail == "/no/such/program could not be started: No such file or directory"
 
 
-async def test_out_of_memory_said_by_the_worker_restarts_it(hub: ScriptedHub, start: Start):
+async def test_out_of_memory_said_by_the_worker_again_restarts_it(hub: ScriptedHub, start: Start):
     agent = await start()
     await hub.slot_is(READY)
     (before,) = worker_pids(agent.process.pid)
-    hub.assign("job", b"oom")
-    assert (await hub.result("job")).failure.fault == jobs_pb2.FAULT_KIND_OUT_OF_MEMORY
+    hub.assign("first", b"oom")
+    assert (await hub.result("first")).failure.fault == jobs_pb2.FAULT_KIND_OUT_OF_MEMORY
+    await hub.slot_is(READY, len(hub.heard))
+    assert worker_pids(agent.process.pid) == [before]
+    hub.assign("second", b"oom")
+    assert (await hub.result("second")).failure.fault == jobs_pb2.FAULT_KIND_OUT_OF_MEMORY
     await gone(before)
 
 

@@ -241,9 +241,8 @@ class TestWorkers:
         hung = Failure(Fault.TIMEOUT, "WORKER_HUNG", f"the worker {why}")
         rendering().after(30).on(TICK, StoreResult(REF, hung), KillWorker(0, 1, why))
 
-    @pytest.mark.parametrize("fault", [Fault.DEVICE, Fault.OUT_OF_MEMORY])
-    def test_after_a_device_error_the_process_is_not_trusted_again(self, fault: Fault):
-        failure = Failure(fault, "BROKEN", "the GPU fell off the bus")
+    def test_after_a_device_error_the_process_is_not_trusted_again(self):
+        failure = Failure(Fault.DEVICE, "BROKEN", "the GPU fell off the bus")
         book = rendering()
         book.on(
             events.WorkerFailed(0, 1, "job/1", failure),
@@ -251,6 +250,25 @@ class TestWorkers:
             KillWorker(0, 1, "the GPU fell off the bus"),
         )
         assert slot_state(book) is SlotState.BACKOFF
+
+    @pytest.mark.parametrize("between", [Fault.BAD_INPUT, None])
+    def test_a_process_that_runs_out_of_memory_is_kept_until_it_does_so_again(self, between: Fault | None):
+        failure = Failure(Fault.OUT_OF_MEMORY, "OUT_OF_MEMORY", "no room")
+        book = rendering().on(events.WorkerFailed(0, 1, "job/1", failure), StoreResult(REF, failure))
+        assert slot_state(book) is SlotState.READY
+
+        def next_job(number: int) -> str:
+            ref = Ref("job", number)
+            book.told(events.Assigned(Work(ref, 0, "warp")))
+            book.told(events.InputsReady(ref))
+            return str(ref)
+
+        if between:
+            book.told(events.WorkerFailed(0, 1, next_job(2), Failure(between, "NO_FACE", "")))
+        else:
+            book.told(events.WorkerRendered(0, 1, next_job(2), b""))
+        told = book.told(events.WorkerFailed(0, 1, next_job(3), failure))
+        assert any(isinstance(one, KillWorker) for one in told) == bool(between)
 
     def test_bad_input_leaves_the_worker_ready(self):
         failure = Failure(Fault.BAD_INPUT, "NO_FACE", "No face was found in the portrait")

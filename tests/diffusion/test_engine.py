@@ -22,26 +22,13 @@ from sonic_runtime.engines.sonic.options import Options
 from sonic_runtime.engines.warp import WarpEngine
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.media import portraits, voices
-from sonic_runtime.models import tiny
 from sonic_runtime.models.samples import Samples
 
-SMALL = Options(device="cpu", window_frames=4)
+from .conftest import SMALL
+
 WANTED = RenderParameters(
     **{**ENGINE_DEFAULTS["sonic"], "min_resolution": 128, "inference_steps": 1, "lip_sync_correction": False}
 )
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("models") / "sonic-tiny"
-    made.mkdir()
-    tiny.write(made)
-    return made
-
-
-@pytest.fixture(scope="session")
-def engine(folder: Path) -> SonicEngine:
-    return SonicEngine(folder, SMALL)
 
 
 @pytest.fixture(scope="session")

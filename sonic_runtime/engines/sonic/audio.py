@@ -6,6 +6,7 @@ given those around it. The two heads and their windows are Sonic's (section 3.1 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,14 @@ class SpeechEncoder:
         states = self._encoder(mel.to(self.device), output_hidden_states=True).hidden_states
         return torch.stack(states, 2)[0]
 
-    def hear(self, samples: NDArray[np.float32], *, overlapping: bool = True) -> Tensor:
+    def hear(
+        self, samples: NDArray[np.float32], *, overlapping: bool = True, ask: Callable[[], None] = lambda: None
+    ) -> Tensor:
         """Hidden states of a whole recording, [rows, layers + 1, channels], two rows for each full 1/25 s.
 
         Long recordings are heard in chunks of 30 s. The reference lays them end to end, which breaks the context every
         30 s; `overlapping` ones keep only what is at least 5 s from a border. Up to 30 s both are the same.
+        `ask` is called before each chunk, and may raise to stop.
         """
         count = len(samples) // _UNIT_SAMPLES * 2
         chunk, margin = CHUNK_S * ROW_RATE_HZ, OVERLAP_S * ROW_RATE_HZ * overlapping
@@ -142,6 +146,7 @@ class SpeechEncoder:
         parts: list[Tensor] = []
         start, have = 0, 0
         while have < count:
+            ask()
             part = samples[start * samples_per_row : (start + chunk) * samples_per_row]
             last = (start + chunk) * samples_per_row >= len(samples)
             rows = self.hidden(self.mel(part))[have - start : chunk if last else chunk - margin]

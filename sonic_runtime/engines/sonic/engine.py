@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from sonic.parameters import Caution, RenderParameters
 from sonic_runtime import errors
-from sonic_runtime.engines.base import Portrait, Report, Shape, Voice
+from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
 from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, weights
 from sonic_runtime.engines.sonic.device_memory import DeviceMemory
+from sonic_runtime.engines.sonic.interrupts import Interrupts
 from sonic_runtime.engines.sonic.options import Options
 from sonic_runtime.engines.sonic.pipeline import FRAME_RATE_HZ, Clip, Sampling, SonicPipeline
 from sonic_runtime.engines.sonic.residence import Residence
@@ -55,6 +57,7 @@ class SonicEngine:
         self.networks = weights.load(folder, self.options.torch_dtype, in_eight_bits=eight_bit)
         self._detector = weights.load_detector(folder) if self.options.face_detector == "reference" else None
         nets = self.networks
+        self.interrupts = Interrupts(nets.unet, nets.vae, nets.clip)
         self.memory = DeviceMemory(self.options, nets)
         self.residence = Residence(self.options.torch_device, *nets.all)
         self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator, self.residence)
@@ -92,16 +95,25 @@ class SonicEngine:
         x, y, width, height = boxes[detector.last_larger(boxes)].tolist()
         return x, y, x + width, y + height
 
-    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters, report: Report) -> SonicTake:
+    def prepare(
+        self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters, report: Report = untold
+    ) -> SonicTake:
         """Hear the voice. Raises errors.VoiceUnreadable, WouldNotFit, OutOfMemory, DeviceFailed."""
         with on_device():
-            return SonicTake(self, portrayed, voice, parameters)
+            return SonicTake(self, portrayed, voice, parameters, partial(report, "", 0, 0))
 
 
 class SonicTake:
     """One portrait and what it is to say."""
 
-    def __init__(self, engine: SonicEngine, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> None:
+    def __init__(
+        self,
+        engine: SonicEngine,
+        portrayed: Portrayed,
+        voice: Voice,
+        parameters: RenderParameters,
+        ask: Callable[[], None],
+    ) -> None:
         width, height = portrayed.size
         self.shape = Shape(width, height, parameters.fps, frame_count(voice.duration_s, parameters.fps))
         self.cautions = portrayed.cautions
@@ -114,14 +126,14 @@ class SonicTake:
         engine.pipeline.rows_at_once, engine.residence.offload = plan.rows_at_once, plan.offload
         engine.residence.bring(*(engine.networks.hearing if plan.offload else engine.networks.all))
         overlapping = engine.options.whisper_context == "overlapping"
-        self._hidden = engine.networks.speech.hear(audio.load(voice.path), overlapping=overlapping)
+        self._hidden = engine.networks.speech.hear(audio.load(voice.path), overlapping=overlapping, ask=ask)
         if parameters.fps > self._made_hz:
             message = f"fps is {parameters.fps}, {self._made_hz:g} frames a second are made; frames are repeated"
             self.cautions += (Caution("FRAMES_REPEATED", message),)
 
     def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
         """Planar yuv420p. Denoising is reported as a stage of its own, call by call of the network."""
-        with on_device():
+        with on_device(), self._engine.interrupts.asking(partial(report, "", 0, 0)):
             latents = self._latents(self._heard(self._hidden), report)
             if self._parameters.lip_sync_correction:
                 latents = self._corrected(latents, report)
@@ -194,14 +206,24 @@ class SonicTake:
         return int(np.ceil(last_s * FRAME_RATE_HZ - 1e-6)) + 1
 
 
+# What torch and the libraries under it say, as far as no class of error does.
+_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+_NO_DEVICE = ("CUDA error", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS", "CUDA driver error")
+
+
 @contextmanager
 def on_device() -> Iterator[None]:
     """Turn what torch raises into errors.OutOfMemory, with the memory given back, and errors.DeviceFailed."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        said = str(error).split(". ")[0]
-        raise errors.OutOfMemory(f"{said}; choose a smaller min_resolution, or a node with more memory") from error
-    except torch.AcceleratorError as error:
-        raise errors.DeviceFailed(str(error).splitlines()[0]) from error
+    except (MemoryError, RuntimeError) as error:
+        said = next(iter(str(error).splitlines()), "")
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in said for words in _NO_MEMORY):
+            traceback.clear_frames(error.__traceback__)  # the tensors of what did not get to its end
+            torch.cuda.empty_cache()
+            advice = "choose a smaller min_resolution, or a node with more memory"
+            said = said.partition("DefaultCPUAllocator: ")[2] or said
+            raise errors.OutOfMemory("; ".join(filter(None, (said.split(". ")[0], advice)))) from error
+        if type(error).__name__ == "AcceleratorError" or any(words in said for words in _NO_DEVICE):
+            raise errors.DeviceFailed(said) from error
+        raise

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonic.parameters import Caution, RenderParameters
-from sonic_runtime.engines.base import Portrait, Report, Shape, Voice
+from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
 from sonic_runtime.engines.warp import framing, motion
 from sonic_runtime.engines.warp.portrayed import Portrayed
 from sonic_runtime.media.videos import frame_count
@@ -36,7 +36,9 @@ class WarpEngine:
         """Cut and scale the picture, and compute what does not change from frame to frame."""
         return Portrayed(framing.frame(portrait, parameters))
 
-    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters, report: Report) -> WarpTake:
+    def prepare(
+        self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters, report: Report = untold
+    ) -> WarpTake:
         """Hear the voice and plan the motion."""
         width, height = portrayed.size
         shape = Shape(width, height, parameters.fps, frame_count(voice.duration_s, parameters.fps))
