@@ -12,8 +12,8 @@ from sonic_runtime.engines.sonic import eight_bit
 from sonic_runtime.engines.sonic.pipeline import Sampling, SonicPipeline
 from tests.diffusion.small import clip_of, denoised, error, pipeline
 
-SAMPLING = Sampling(steps=25, window_frames=3, shift_frames=2)
-FRAMES = 4  # two windows, the second of which wraps around
+SAMPLING = Sampling(steps=9, window_frames=6, shift_frames=2)
+FRAMES = 9  # two windows, the second of which wraps around
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_one_row_at_once_is_the_same(small: SonicPipeline, exact: torch.Tensor) 
 
 def test_guidance_every_third_step_calls_one_row_in_the_others(small: SonicPipeline, exact: torch.Tensor) -> None:
     rows, latents = rows_called(small, replace(SAMPLING, guidance_every=3))
-    assert rows == [3, 3, 1, 1, 1, 1] * 8 + [3, 3]
+    assert rows == [3, 3, 1, 1, 1, 1] * 3
     assert 0 < error(latents, exact) < 1
 
 
@@ -67,15 +67,13 @@ def test_the_step_cache_leaves_out_steps_of_very_strong_and_weak_noise(
     small: SonicPipeline, exact: torch.Tensor
 ) -> None:
     rows, latents = rows_called(small, replace(SAMPLING, step_cache=3))
-    assert rows == [3, 3] * 17  # 8 of 25 steps left out
-    rest, _ = rows_called(small, replace(SAMPLING, step_cache=1000))
-    assert len(rest) == 2 * 14
-    assert 0 < error(latents, exact) < 0.05
+    assert rows == [3, 3] * 6  # of the first three steps one, and not the last
+    assert 0 < error(latents, exact) < 0.1
 
 
 def test_both_together_count_guidance_by_the_steps_that_call(small: SonicPipeline) -> None:
     rows, _ = rows_called(small, replace(SAMPLING, step_cache=3, guidance_every=2))
-    assert rows == [3, 3, 1, 1] * 8 + [3, 3]
+    assert rows == [3, 3, 1, 1] * 3
 
 
 def test_a_clip_that_goes_on_in_the_middle_begins_with_whole_calls(small: SonicPipeline) -> None:
@@ -87,7 +85,7 @@ def test_a_clip_that_goes_on_in_the_middle_begins_with_whole_calls(small: SonicP
         pass
 
     def stop(done: int, _total: int) -> None:
-        if done == 13:
+        if done == 9:
             raise Stopped
 
     with pytest.raises(Stopped):
