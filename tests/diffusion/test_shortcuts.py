@@ -68,7 +68,7 @@ def test_the_step_cache_leaves_out_steps_of_very_strong_and_weak_noise(
 ) -> None:
     rows, latents = rows_called(small, replace(SAMPLING, step_cache=3))
     assert rows == [3, 3] * 6  # of the first three steps one, and not the last
-    assert 0 < error(latents, exact) < 0.1
+    assert 0 < error(latents, exact) < 0.15
 
 
 def test_both_together_count_guidance_by_the_steps_that_call(small: SonicPipeline) -> None:
@@ -110,4 +110,4 @@ def test_weights_in_eight_bits_take_half_and_say_nearly_the_same() -> None:
     assert shrunk < names
     assert "conv_in" not in shrunk
     assert any(name.endswith("processor.to_k_ip.0") for name in shrunk)
-    assert 0 < error(denoised(by, clip, sampling), exact) < 0.1
+    assert 0 < error(denoised(by, clip, sampling), exact) < 0.15
