@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from torch import nn
 
 from sonic.v1 import jobs_pb2
 from sonic_runtime import errors
-from sonic_runtime.engines.sonic import memory_plan, published, weights
+from sonic_runtime.engines.sonic import memory_plan, memory_profiles, published, weights
 from sonic_runtime.engines.sonic.device_memory import DeviceMemory
 from sonic_runtime.engines.sonic.memory_plan import GIB, Footprint, Work
 from sonic_runtime.engines.sonic.options import Options
@@ -155,3 +155,9 @@ def test_memory_does_not_grow_with_the_clip() -> None:
         return int(alive.peak_bytes)
 
     assert most(200) <= most(50) * 1.01
+
+
+def test_the_page_says_what_the_plan_and_the_options_say() -> None:
+    page = (Path(__file__).parents[2] / "docs/diffusion-speed.md").read_text()
+    assert [row for row in memory_profiles.table() if row not in page] == []
+    assert [option.name for option in fields(Options) if f"| {option.metadata['help']} |" not in page] == []
