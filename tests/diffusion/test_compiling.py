@@ -29,7 +29,7 @@ def test_a_second_clip_of_another_length_is_not_compiled_anew() -> None:
     first, sampling = clip_of(by, 7), Sampling(steps=2, window_frames=5)
     exact = denoised(by, first, sampling)
     compile_unet(by.unet, backend="eager")
-    assert error(denoised(by, first, sampling), exact) < 1e-5
+    assert error(denoised(by, first, sampling), exact) < 1e-4  # channels come last: sums are taken in another order
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     by.unet.set_audio_scale(0.5)
