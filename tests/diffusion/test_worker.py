@@ -59,7 +59,7 @@ def test_memory_that_runs_out_is_an_answer_and_the_next_render_has_it_back(worke
     held = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(pid, resource.RLIMIT_AS, (held + 1_200_000_000, resource.RLIM_INFINITY))
     for render_id in ("large", "large again"):
-        worker.say(render=command(render_id, min_resolution=2048))
+        worker.say(render=command(render_id, min_resolution=768))
         failure = worker.hear("rendered", "failed").failed.failure
         assert (failure.fault, failure.reason) == (jobs_pb2.FAULT_KIND_OUT_OF_MEMORY, "OUT_OF_MEMORY")
         assert "min_resolution" in failure.message

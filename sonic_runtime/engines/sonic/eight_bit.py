@@ -17,7 +17,7 @@ _TYPE = torch.float8_e4m3fn
 _LEAST_CHANNELS = 16  # layers in and out of latents are small, and everything goes through them
 
 
-class _EightBit(nn.Module):
+class EightBit(nn.Module):
     """What a layer becomes. Its weight is there while it is looked at."""
 
     narrow: Tensor
@@ -29,15 +29,15 @@ class _EightBit(nn.Module):
         return super().__getattr__(name)
 
 
-class _Linear(_EightBit, nn.Linear):
+class _Linear(EightBit, nn.Linear):
     pass
 
 
-class _Conv2d(_EightBit, nn.Conv2d):
+class _Conv2d(EightBit, nn.Conv2d):
     pass
 
 
-class _TemporalConv(_EightBit, TemporalConv):
+class _TemporalConv(EightBit, TemporalConv):
     pass
 
 

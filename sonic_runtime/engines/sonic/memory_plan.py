@@ -3,8 +3,6 @@
 The large networks are run on torch's meta device, where tensors have shapes and no memory, and what would be alive at
 once is added up. All of it grows in proportion to the pixels, so that one small run of each tells every size. Not seen
 are the libraries' own work space and what fragmentation costs: a share and a constant are added for them.
-
-`python -m sonic_runtime.engines.sonic.memory_plan` prints what fits where, for the published model.
 """
 
 from __future__ import annotations
@@ -32,11 +30,9 @@ from sonic_runtime.engines.sonic.unet import Heard, SonicUNet
 GIB = 2**30
 SIDE_STEP_PX = 64
 LEAST_SIDE_PX, MOST_SIDE_PX = 256, 2048
-PROFILES_GIB = (8, 12, 24, 80)
 _MARGIN = 1.1  # fragmentation, and layouts that are changed on the way
 _WORKSPACE_BYTES = int(0.3 * GIB)  # of the libraries
 _SMALL_BYTES = int(0.1 * GIB)  # what the networks that hear, and CLIP, compute in between
-_DRIVER_GIB = 0.8  # of a GPU that its driver, the context and the kernels keep: in the profiles only
 _MEASURED_PX = 256
 
 
@@ -264,40 +260,3 @@ def _heard(unet: SonicUNet, rows: int, frames: int, tokens: int) -> Iterator[Hea
 def _heard_bytes(unet: SonicUNet, tokens: int, dtype: torch.dtype) -> int:
     widths = sum(attention.inner_dim for _, attention in unet.cross_attentions())
     return int(widths) * (2 * tokens + 1) * dtype.itemsize
-
-
-def profiles() -> Iterator[tuple[int, str, int, Plan | None, Plan | None]]:
-    """Of each kind of GPU: its GiB, the weights, the largest `min_resolution`, the plan at 512 x 512 and at that."""
-    for weights in ("full", "fp8"):
-        published_size = footprint(torch.bfloat16, weights=weights)
-        for gib in PROFILES_GIB:
-            available = (gib - _DRIVER_GIB) * GIB
-            work = Work(512, 512)
-            side = largest_side(published_size, work, available)
-            yield (
-                gib,
-                weights,
-                side,
-                fitting(published_size, work, available),
-                fitting(published_size, work.at(side), available) if side else None,
-            )
-
-
-def table() -> list[str]:
-    """The profiles as rows of Markdown."""
-
-    def told(plan: Plan | None) -> str:
-        if plan is None:
-            return "does not fit"
-        how = f"{'offload' if plan.offload else 'resident'}, {plan.rows_at_once} rows at once"
-        return f"{plan.peak_bytes / GIB:.1f} GiB ({how})"
-
-    return [
-        f"| {gib} GB | {'as they are' if weights == 'full' else weights} | {told(at_512)} | {side} | {told(at_most)} |"
-        for gib, weights, side, at_512, at_most in profiles()
-    ]
-
-
-if __name__ == "__main__":
-    print("| GPU | weights | 512 x 512 takes | largest min_resolution | which takes |\n|---|---|---|---|---|")
-    print(*table(), sep="\n")

@@ -192,7 +192,14 @@ class SonicUNet(UNetSpatioTemporalConditionModel):
 
 def compile_unet(unet: SonicUNet, *, graphs: bool = False, backend: str = "inductor") -> None:
     """Compile calls of the network when they are first made, anew for each shape: as windows are always full, clips of
-    any length have one. `graphs`: replay CUDA graphs, whose memory stays taken."""
+    any length have one. `graphs`: replay CUDA graphs, whose memory stays taken.
+
+    The compiler lets channels come last in convolutions; so do their weights, not to be turned in each call. Without it
+    they stay as they are: the norms between the convolutions would turn everything back each time.
+    """
+    for module in unet.modules():
+        if isinstance(module, nn.Conv2d) and "weight" in module._parameters:
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
     mode = "reduce-overhead" if graphs and backend == "inductor" else None
     unet.compile(dynamic=False, mode=mode, backend=backend)
