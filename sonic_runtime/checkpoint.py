@@ -24,6 +24,11 @@ class Checkpoint:
     kept: Callable[[int, int], None] = _untold  # told done and total, by another thread, when a state is on the disk
     resumed_from: int = 0  # units of work that were taken from the file
 
+    @property
+    def part(self) -> Path:
+        """Where the next state is written before it takes the place of the last."""
+        return self.path.with_name(f"{self.path.name}.part")
+
     def inputs_sha256(self) -> list[str]:
         """64 hexadecimal digits for each input. Raises OSError."""
         found = []
@@ -34,4 +39,5 @@ class Checkpoint:
 
     def forget(self) -> None:
         """The render is complete."""
-        self.path.unlink(missing_ok=True)
+        for path in (self.path, self.part):
+            path.unlink(missing_ok=True)

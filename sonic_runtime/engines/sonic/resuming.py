@@ -124,16 +124,15 @@ class Saver:
             copied.synchronize()
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             return  # nothing to go on from
-        part = checkpoint.path.with_name(f"{checkpoint.path.name}.part")
         try:
-            save_file(tensors, part, told)
-            with part.open("rb+") as file:
+            save_file(tensors, checkpoint.part, told)
+            with checkpoint.part.open("rb+") as file:
                 os.fsync(file.fileno())
             with self._lock:
                 if self._closed:
-                    part.unlink()
+                    checkpoint.part.unlink()
                     return
-                part.rename(checkpoint.path)
+                checkpoint.part.rename(checkpoint.path)
         except (OSError, SafetensorError) as error:
             _log.warning("the state could not be kept", extra={"detail": str(error)})
             return
