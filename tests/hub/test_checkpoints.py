@@ -22,7 +22,7 @@ from .conftest import config
 from .peers import JPEG, Agent, Caller, digest
 from .test_services import refused
 
-CRASH = jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_CRASH, reason="WORKER_CRASHED", message="it died")
+NOT_KEPT = jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_TRANSFER, reason="RESULT_NOT_KEPT", message="no room")
 
 
 class Kept:
@@ -79,7 +79,7 @@ def tell(agent: Agent, ref: jobs_pb2.AttemptRef, sha256: str, done: int) -> None
 
 
 async def fail(agent: Agent, ref: jobs_pb2.AttemptRef) -> None:
-    agent.say(result=fleet_pb.AttemptResult(ref=ref, failure=CRASH))
+    agent.say(result=fleet_pb.AttemptResult(ref=ref, failure=NOT_KEPT))
     await agent.hear("result_ack")
 
 
