@@ -13,7 +13,7 @@ PLAIN = ("-m", "sonic_runtime.worker")
 # Keeps the state of a render after every call of the network.
 EAGER = (
     "-c",
-    "import sys; from sonic_runtime import worker; from sonic_runtime.engines.sonic import resuming; "
+    "import sys; import sonic_runtime.worker as worker; from sonic_runtime.engines.sonic import resuming; "
     "resuming.INTERVAL_S = 0.0; sys.exit(worker.main())",
 )
 

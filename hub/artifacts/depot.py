@@ -185,6 +185,13 @@ class Depot:
             part.unlink(missing_ok=True)
         return len(old) + (self._sweep_placed() if isinstance(self._objects, S3Store) else 0)
 
+    def forget_states(self, tenant: str, job_id: str) -> None:
+        """Remove all states of a job; what cannot be removed is left to the sweep."""
+        with contextlib.suppress(BaseError, FileNotFoundError):
+            for page in obstore.list(self._objects, state_key(tenant, job_id, "")):
+                for found in page:
+                    obstore.delete(self._objects, found["path"])
+
     def sweep_states(self, known: Collection[str]) -> int:
         """Remove the states that are not among the `known` keys and have been there for a day; returns how many."""
         removed = 0

@@ -32,7 +32,7 @@ class Checkpoints:
 
     def __init__(self, database: sa.Engine, depot: Depot) -> None:
         self._database, self._depot = database, depot
-        self._kept: set[str] = set()  # jobs of which a state was taken here
+        self._tenants: dict[str, str] = {}  # of jobs of which a state was taken here
         self._ended: asyncio.Queue[str] = asyncio.Queue()
 
     async def receive(
@@ -40,6 +40,7 @@ class Checkpoints:
     ) -> artifacts_pb2.Artifact:
         """Store the bytes of a state. Raises Refusal."""
         check_hash(header.sha256)
+        self._tenants[job_id] = tenant
         await self._depot.receive_state(tenant, job_id, header.sha256, header.size_bytes, header.offset_bytes, chunks)
         return artifacts_pb2.Artifact(sha256=header.sha256, size_bytes=header.size_bytes)
 
@@ -50,7 +51,6 @@ class Checkpoints:
         if not size_bytes:
             return  # it was never received
         noted = Noted(sha256, size_bytes, max(said.done, 0), max(said.total, 0))
-        self._kept.add(ref.job_id)
         replaced = await self._in_thread(
             lambda connection: checkpoints.note(connection, node_id, ref, noted, time.time())
         )
@@ -72,8 +72,7 @@ class Checkpoints:
 
     def job_ended(self, job_id: str) -> None:
         """Let what was kept of a job be removed soon."""
-        if job_id in self._kept:
-            self._kept.discard(job_id)
+        if job_id in self._tenants:
             self._ended.put_nowait(job_id)
 
     async def run(self) -> None:
@@ -82,7 +81,8 @@ class Checkpoints:
         while True:
             try:
                 async with asyncio.timeout(max(due_s - time.monotonic(), 0)):
-                    await self._forget(await self._ended.get())
+                    job_id = await self._ended.get()
+                await self._forget(self._tenants.pop(job_id, ""), job_id)
             except TimeoutError:
                 due_s = time.monotonic() + SWEEP_INTERVAL_S
                 await self._sweep()
@@ -91,9 +91,11 @@ class Checkpoints:
 
     async def _sweep(self) -> None:
         try:
-            await self._forget(None)
             known = await self._in_thread(checkpoints.all_of)
-            self._kept &= {row.job_id for row in known}
+            tenants = {row.job_id: row.tenant for row in known} | self._tenants
+            for job_id in await self._in_thread(lambda connection: checkpoints.ended(connection, tenants)):
+                self._tenants.pop(job_id, None)
+                await self._forget(tenants[job_id], job_id)
             keys = {state_key(row.tenant, row.job_id, row.sha256) for row in known}
             removed = await asyncio.to_thread(self._depot.sweep_states, keys)
         except sa.exc.SQLAlchemyError:
@@ -101,12 +103,10 @@ class Checkpoints:
         if removed:
             _log.info("states that nobody needs removed", extra={"count": removed})
 
-    async def _forget(self, job_id: str | None) -> None:
-        """The states of a job that has ended, or of all that have."""
-        job_ids = None if job_id is None else [job_id]
-        for row in await self._in_thread(lambda connection: checkpoints.ended(connection, job_ids)):
-            await self._depot.forget_state(row.tenant, row.job_id, row.sha256)
-            await self._in_thread(lambda connection, row=row: checkpoints.forget(connection, row))  # type: ignore[misc]
+    async def _forget(self, tenant: str, job_id: str) -> None:
+        """A job has ended: nothing of it stays, nor what was received and never told of."""
+        await self._in_thread(lambda connection: checkpoints.forget(connection, job_id))
+        await asyncio.to_thread(self._depot.forget_states, tenant, job_id)
 
     async def _of(self, job_id: str) -> sa.Row[tuple[object, ...]] | None:
         return await self._in_thread(lambda connection: checkpoints.of(connection, job_id))

@@ -74,14 +74,12 @@ def all_of(connection: sa.Connection) -> list[sa.Row[Any]]:
     return list(connection.execute(sa.select(checkpoints)))
 
 
-def ended(connection: sa.Connection, job_ids: Collection[str] | None = None) -> list[sa.Row[Any]]:
-    """The states of jobs that have ended, of all or of those named."""
-    where = [jobs.c.state.not_in(_LIVE)] + ([] if job_ids is None else [jobs.c.job_id.in_(job_ids)])
-    query = sa.select(checkpoints).join(jobs, jobs.c.job_id == checkpoints.c.job_id).where(*where)
-    return list(connection.execute(query))
+def ended(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
+    """Those of the jobs that have ended."""
+    query = sa.select(jobs.c.job_id).where(jobs.c.job_id.in_(job_ids), jobs.c.state.not_in(_LIVE))
+    return list(connection.execute(query).scalars())
 
 
-def forget(connection: sa.Connection, row: sa.Row[Any]) -> None:
-    """Of a job that has ended; whatever attempt has said is not taken any more."""
-    where = (checkpoints.c.job_id == row.job_id, checkpoints.c.sha256 == row.sha256)
-    connection.execute(sa.delete(checkpoints).where(*where))
+def forget(connection: sa.Connection, job_id: str) -> None:
+    """Of a job that has ended; whatever attempts say is not taken any more."""
+    connection.execute(sa.delete(checkpoints).where(checkpoints.c.job_id == job_id))

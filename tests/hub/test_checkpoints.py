@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub.service import Hub, serving
-from hub.store.schema import checkpoints
+from hub.store.schema import checkpoints, jobs
 from sonic.v1 import artifacts_pb2, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
@@ -29,15 +30,16 @@ class Kept:
     """What the hub holds."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
-        self._engine = sa.create_engine(database_url.replace("postgresql:", "postgresql+psycopg:"))
-        self._folder = folder
+        self.url = database_url.replace("postgresql:", "postgresql+psycopg:")
+        self.folder = folder
+        self._engine = sa.create_engine(self.url)
 
     def rows(self) -> list[sa.Row[Any]]:
         with self._engine.connect() as connection:
             return list(connection.execute(sa.select(checkpoints)))
 
     def files(self) -> set[str]:
-        return {path.name for path in (self._folder / "states").rglob("*") if path.is_file()}
+        return {path.name for path in (self.folder / "states").rglob("*") if path.is_file()}
 
     async def becomes(self, *states: bytes) -> None:
         """Until rows and files are those of these states."""
@@ -205,3 +207,25 @@ async def test_what_is_named_as_a_state_and_is_none_stays(caller: Caller, agent:
     await kept.becomes()
     request = job_pb.GetArtifactRequest(sha256=digest(JPEG))
     assert (await caller.jobs.GetArtifact(request, metadata=caller.metadata)).status.complete
+
+
+async def test_what_a_killed_hub_or_agent_has_left_is_found_by_looking(tmp_path: Path, database_url: str) -> None:
+    own = config(tmp_path / "hub", database_url=database_url, heartbeat_interval_s=10.0, lease_s=60.0)
+    left = Kept(database_url, tmp_path / "hub" / "artifacts")
+    async with serving(own) as hub, grpc.aio.insecure_channel(hub.grpc_address) as channel:
+        agent, caller = Agent(channel), Caller(channel)
+        job = await caller.submit_new("k")
+        await agent.join()
+        attempt = await assigned(agent)
+        await send(agent, attempt.ref, b"state", 5)
+        await left.becomes(b"state")
+        agent.cut()
+    with sa.create_engine(left.url).begin() as connection:  # as another hub would
+        connection.execute(sa.update(jobs).where(jobs.c.job_id == job.job_id).values(state="cancelled"))
+    orphan = left.folder / "states" / "acme" / ("0" * 32) / ("1" * 64)
+    orphan.parent.mkdir()
+    orphan.write_bytes(b"never told of")
+    os.utime(orphan, (0, 0))
+    async with serving(own):
+        await left.becomes()
+    left.close()
