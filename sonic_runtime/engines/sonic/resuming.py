@@ -69,7 +69,7 @@ class Saver:
     def offer(self, state: State) -> None:
         """Keep a state if it is time to; the copy is taken by the time that the next call has begun."""
         now_s, progress = time.monotonic(), state.progress
-        if self._checkpoint is None or now_s - self._written_at_s < INTERVAL_S or self._busy():
+        if self._checkpoint is None or not state.done or now_s - self._written_at_s < INTERVAL_S or self._busy():
             return
         tensors = {"latents": progress.latents}
         if progress.total is not None and progress.window:
