@@ -203,9 +203,9 @@ class Progress(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     FRACTION_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """fetching, preparing, rendering, checking or uploading"""
+    """fetching, preparing, denoising, rendering, checking or uploading"""
     done: _builtins.int
-    """units of this stage: video frames when rendering"""
+    """units of this stage: video frames when rendering, calls of the network when denoising"""
     total: _builtins.int
     """0 when not known"""
     fraction: _builtins.float
