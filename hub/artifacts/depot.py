@@ -195,7 +195,7 @@ class Depot:
     def sweep_states(self, known: Collection[str]) -> int:
         """Remove the states that are not among the `known` keys and have been there for a day; returns how many."""
         removed = 0
-        with contextlib.suppress(BaseError):  # an hour later it is tried again
+        with contextlib.suppress(BaseError, FileNotFoundError):  # an hour later it is tried again
             for page in obstore.list(self._objects, _STATES):
                 for found in page:
                     age_s = time.time() - found["last_modified"].timestamp()

@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 import sqlalchemy as sa
 
+from hub import wire
 from hub.service import Hub, serving
 from hub.store.schema import checkpoints, jobs
 from sonic.v1 import artifacts_pb2, jobs_pb2
@@ -229,3 +230,10 @@ async def test_what_a_killed_hub_or_agent_has_left_is_found_by_looking(tmp_path:
     async with serving(own):
         await left.becomes()
     left.close()
+
+
+def test_the_seconds_of_a_render_that_went_on_from_a_state_teach_nothing() -> None:
+    report = jobs_pb2.RenderReport(video_seconds=10, stages=[jobs_pb2.StageTime(stage="rendering", seconds=5)])
+    assert wire.rendered(report)
+    report.resumed_from = 3
+    assert wire.rendered(report) is None
