@@ -57,6 +57,11 @@ def result(of: Ref, outcome: Outcome, video: artifacts_pb2.Artifact | None) -> p
     return message
 
 
+def checkpoint_message(of: Ref, state: artifacts_pb2.Artifact, done: int, total: int) -> pb.SessionRequest:
+    told = pb.AttemptCheckpoint(ref=ref_message(of), state=state, done=done, total=total)
+    return pb.SessionRequest(checkpoint=told)
+
+
 def slot_message(view: SlotView, gpu: nodes_pb2.GpuInfo | None) -> nodes_pb2.Slot:
     return nodes_pb2.Slot(
         index=view.index,
@@ -138,6 +143,9 @@ def from_worker(slot: int, generation: int, message: worker_pb2.WorkerEvent) -> 
             told = message.progress.progress
             progress = Progress(told.stage, told.done, told.total, told.fraction)
             return events.WorkerProgressed(slot, generation, message.progress.render_id, progress)
+        case "checkpointed":
+            kept = message.checkpointed
+            return events.WorkerCheckpointed(slot, generation, kept.render_id, kept.done, kept.total)
         case "rendered":
             report = message.rendered.report.SerializeToString()
             return events.WorkerRendered(slot, generation, message.rendered.render_id, report)

@@ -13,6 +13,7 @@ from sonic import parameters
 from sonic.parameters import Caution, RenderParameters
 from sonic.v1 import jobs_pb2, parameters_pb2
 from sonic_runtime import errors
+from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Engine, Voice
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.media import videos, voices
@@ -32,6 +33,7 @@ class Request:
     voice: Path
     output: Path
     parameters: parameters_pb2.RenderParameters
+    checkpoint: Checkpoint | None = None  # where the state is kept meanwhile
 
 
 @dataclass
@@ -105,7 +107,7 @@ def _render(
         take = engine.prepare(portrait.portrayed, voice, wanted, tracker.report)
     shape = take.shape
     with tracker.stage("rendering"), videos.recording(request.output, shape, request.voice) as recorder:
-        for done, frame in enumerate(take.frames(tracker.report), 1):
+        for done, frame in enumerate(take.frames(tracker.report, request.checkpoint), 1):
             recorder.add(frame)
             tracker.report("rendering", done, shape.frame_count)
     try:
@@ -114,6 +116,8 @@ def _render(
     except errors.RenderError:
         request.output.unlink(missing_ok=True)
         raise
+    if request.checkpoint:
+        request.checkpoint.forget()
     cautions += [*portrait.cautions, *take.cautions]
     return jobs_pb2.RenderReport(
         engine=engine.name,
@@ -128,6 +132,7 @@ def _render(
         warnings=[jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in cautions],
         portrait_was_prepared=was_prepared,
         encoder=recorder.encoder.codec,
+        resumed_from=request.checkpoint.resumed_from if request.checkpoint else 0,
     )
 
 

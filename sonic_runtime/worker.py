@@ -23,6 +23,7 @@ from sonic import logs, pipe
 from sonic.exceptions import BadSettings
 from sonic.v1 import jobs_pb2, nodes_pb2, worker_pb2
 from sonic_runtime import engines, errors, memory, probe, providers
+from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Engine
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.media import encoders
@@ -78,13 +79,20 @@ class Worker:
             )
             self._send(probed=probed)
             return
-        request = Request(
-            Path(command.portrait_path), Path(command.voice_path), Path(command.output_path), command.parameters
-        )
+        portrait, voice = Path(command.portrait_path), Path(command.voice_path)
+        checkpoint = self._checkpoint(command, portrait, voice) if command.checkpoint_path else None
+        request = Request(portrait, voice, Path(command.output_path), command.parameters, checkpoint)
         memory.forget_peak()
         report = render(request, engine, self._finder, tracker, self._portraits)
         report.peak_memory_bytes = memory.peak_bytes()
         self._send(rendered=worker_pb2.WorkerRendered(render_id=command.render_id, report=report))
+
+    def _checkpoint(self, command: worker_pb2.RenderCommand, *inputs: Path) -> Checkpoint:
+        def kept(done: int, total: int) -> None:
+            checkpointed = worker_pb2.WorkerCheckpointed(render_id=command.render_id, done=done, total=total)
+            self._send(checkpointed=checkpointed)
+
+        return Checkpoint(Path(command.checkpoint_path), inputs, kept)
 
     def _tracker(self, render_id: str) -> Tracker:
         def tell(progress: jobs_pb2.Progress) -> None:

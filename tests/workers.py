@@ -9,11 +9,19 @@ import sys
 from sonic import pipe
 from sonic.v1 import worker_pb2 as pb
 
+PLAIN = ("-m", "sonic_runtime.worker")
+# Keeps the state of a render after every call of the network.
+EAGER = (
+    "-c",
+    "import sys; import sonic_runtime.worker as worker; from sonic_runtime.engines.sonic import resuming; "
+    "resuming.INTERVAL_S = 0.0; sys.exit(worker.main())",
+)
+
 
 class Worker:
     """To be killed by whoever made it."""
 
-    def __init__(self, engine: str, program: tuple[str, ...] = ("-m", "sonic_runtime.worker"), **settings: str) -> None:
+    def __init__(self, engine: str, program: tuple[str, ...] = PLAIN, **settings: str) -> None:
         command = [sys.executable, *program, "--engine", engine]
         self.process = subprocess.Popen(
             command,

@@ -36,6 +36,7 @@ class Welcomed:
 
     heartbeat_interval_s: float
     lease_s: float = 30.0
+    takes_checkpoints: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,13 @@ class UploadFailed:
     detail: str
 
 
+@dataclass(frozen=True)
+class CheckpointSent:
+    """The hub has been sent the state of an attempt, or could not be: all the same, for the next one is on its way."""
+
+    ref: Ref
+
+
 # From a worker.
 
 
@@ -197,6 +205,17 @@ class WorkerProgressed:
 
 
 @dataclass(frozen=True)
+class WorkerCheckpointed:
+    """A newer state of a render lies in its scratch folder."""
+
+    slot: int
+    generation: int
+    render_id: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class WorkerRendered:
     """A video is complete and checked."""
 
@@ -234,7 +253,16 @@ class WorkerExited:
     last_words: str = ""
 
 
-FromWorker = WorkerLoaded | WorkerProbed | WorkerAlive | WorkerProgressed | WorkerRendered | WorkerFailed | WorkerExited
+FromWorker = (
+    WorkerLoaded
+    | WorkerProbed
+    | WorkerAlive
+    | WorkerProgressed
+    | WorkerCheckpointed
+    | WorkerRendered
+    | WorkerFailed
+    | WorkerExited
+)
 Event = (
     Kept
     | Ticked
@@ -253,5 +281,6 @@ Event = (
     | StoringFailed
     | VideoUploaded
     | UploadFailed
+    | CheckpointSent
     | FromWorker
 )

@@ -191,6 +191,15 @@ class UploadVideo:
 
 
 @dataclass(frozen=True)
+class SendCheckpoint:
+    """Bring the state of an attempt to the hub and say how far it is; answered by CheckpointSent."""
+
+    ref: Ref
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class ForgetResult:
     """Remove a result from the outbox and stop its upload."""
 
@@ -238,6 +247,7 @@ Instruction = (
     | StopFetching
     | StoreResult
     | UploadVideo
+    | SendCheckpoint
     | ForgetResult
     | BeginFault
     | EndFault

@@ -14,11 +14,12 @@ A probe that the hub asks for is rendered while the slot is free, and gives way 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.core import events
 from agent.core.attempts import Failure, Fault, Outcome, Progress, Ref, Rendered, Stopped, Work
+from agent.core.checkpoints import Checkpoints
 from agent.core.deliveries import UPLOADING_FROM, Deliveries
 from agent.core.instructions import (
     CancelProbe,
@@ -64,6 +65,7 @@ class Attempt:
     stage: str = ""
     fraction: float = 0.0
     progress_at_s: float = 0.0
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,15 @@ class Slot:
         attempt.kill_at_s = now + self._terms.cancel_grace_s
         return [CancelRender(self.index, self._generation, attempt.work.ref)]
 
+    def checkpoint_sent(self, ref: Ref, now: float) -> None:
+        if self.attempt and self.attempt.work.ref == ref:
+            self.attempt.checkpoints.sent(now)
+
+    def checkpoint_due(self, now: float) -> list[Instruction]:
+        """What can be done for the attempt's state while a session stands."""
+        attempt = self.attempt
+        return attempt.checkpoints.due(attempt.work.ref, now) if attempt and not attempt.ending else []
+
     def _end(self, outcome: Outcome) -> list[Instruction]:
         assert self.attempt
         ref, self.attempt = self.attempt.work.ref, None
@@ -212,6 +223,8 @@ class Slot:
                 return self._alive(event, now)
             case events.WorkerProgressed():
                 return self._progressed(event, now)
+            case events.WorkerCheckpointed():
+                return self._checkpointed(event, now)
             case events.WorkerRendered():
                 return self._rendered(event, now)
             case events.WorkerFailed():
@@ -250,6 +263,13 @@ class Slot:
         attempt.fraction = max(attempt.fraction, min(share, UPLOADING_FROM))
         told = Progress(event.progress.stage, event.progress.done, event.progress.total, attempt.fraction)
         return [SendProgress(attempt.work.ref, told)]
+
+    def _checkpointed(self, event: events.WorkerCheckpointed, now: float) -> list[Instruction]:
+        attempt = self._rendering(event.render_id)
+        if attempt and not attempt.ending:
+            self._ticked_at_s = now
+            attempt.checkpoints.made(event.done, event.total)
+        return []
 
     def _rendered(self, event: events.WorkerRendered, now: float) -> list[Instruction]:
         attempt = self._rendering(event.render_id)

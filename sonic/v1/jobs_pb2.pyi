@@ -207,9 +207,9 @@ class Progress(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     FRACTION_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """fetching, preparing, rendering, checking or uploading"""
+    """fetching, preparing, denoising, rendering, checking or uploading"""
     done: _builtins.int
-    """units of this stage: video frames when rendering"""
+    """units of this stage: video frames when rendering, calls of the network when denoising"""
     total: _builtins.int
     """0 when not known"""
     fraction: _builtins.float
@@ -273,6 +273,7 @@ class RenderReport(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PORTRAIT_WAS_PREPARED_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
+    RESUMED_FROM_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     model_version: _builtins.str
     width: _builtins.int
@@ -289,6 +290,8 @@ class RenderReport(_message.Message):
     """by an earlier render of this worker: preparing cost next to nothing"""
     encoder: _builtins.str
     """of the picture, as FFmpeg calls it: libx264, h264_nvenc"""
+    resumed_from: _builtins.int
+    """units of denoising that an earlier attempt had done already; 0 when it began anew"""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTime]: ...
     @_builtins.property
@@ -309,10 +312,11 @@ class RenderReport(_message.Message):
         peak_memory_bytes: _builtins.int = ...,
         portrait_was_prepared: _builtins.bool = ...,
         encoder: _builtins.str = ...,
+        resumed_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_seconds", b"audio_seconds", "encoder", b"encoder", "engine", b"engine", "fps", b"fps", "frames", b"frames", "height", b"height", "model_version", b"model_version", "peak_memory_bytes", b"peak_memory_bytes", "portrait_was_prepared", b"portrait_was_prepared", "stages", b"stages", "video_seconds", b"video_seconds", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_seconds", b"audio_seconds", "encoder", b"encoder", "engine", b"engine", "fps", b"fps", "frames", b"frames", "height", b"height", "model_version", b"model_version", "peak_memory_bytes", b"peak_memory_bytes", "portrait_was_prepared", b"portrait_was_prepared", "resumed_from", b"resumed_from", "stages", b"stages", "video_seconds", b"video_seconds", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

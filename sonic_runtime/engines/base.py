@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonic.parameters import Caution, RenderParameters
+from sonic_runtime.checkpoint import Checkpoint
 
 SPEECH_RATE_HZ = 16_000
 CURVE_RATE_HZ = 100
@@ -90,7 +91,7 @@ class Take(Protocol):
     shape: Shape
     cautions: tuple[Caution, ...]
 
-    def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, report: Report, checkpoint: Checkpoint | None = None) -> Iterator[NDArray[np.uint8]]:
         """Yield `shape.frame_count` frames, each planar yuv420p, uint8 [height * 3 // 2, width], BT.709 limited range.
 
         A frame's memory may be used again for the next one. Work that yields none is reported as a stage of its own.

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from agent import gpus
+from agent import gpus, wire
 from agent.clock import Clock
 from agent.core.game_day import GameDayFault
+from agent.core.instructions import SlotState, SlotView
 from agent.faults import SKEW_S, Faults
-from sonic.v1 import nodes_pb2
+from sonic.v1 import nodes_pb2, worker_pb2
 
 GIB = 1 << 30
 INFO = nodes_pb2.GpuInfo(uuid="g", memory_bytes=10 * GIB)
@@ -90,3 +91,11 @@ def test_slots_are_spread_over_the_gpus() -> None:
     assert gpus.of_slot(0, []) is None
     amd = [nodes_pb2.GpuInfo(index=number, vendor="amd") for number in range(2)]
     assert gpus.environment(amd[1], amd) == {"HIP_VISIBLE_DEVICES": "1"}
+
+
+def test_a_worker_that_renders_on_the_cpu_has_no_gpu_whatever_the_box_has() -> None:
+    gpu = nodes_pb2.GpuInfo(uuid="GPU-0", vendor="nvidia")
+    assert wire.slot_message(SlotView(0, SlotState.READY), gpu).gpu_uuid == "GPU-0"
+    assert wire.slot_message(SlotView(0, SlotState.READY, on_cpu=True), gpu).gpu_uuid == ""
+    loaded = worker_pb2.WorkerEvent(loaded=worker_pb2.WorkerLoaded(on_cpu=True))
+    assert wire.from_worker(0, 1, loaded).on_cpu

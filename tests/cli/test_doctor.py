@@ -6,7 +6,7 @@ import av
 import pytest
 
 from sonic import config
-from sonic.doctor import State, hub, machine, runtime
+from sonic.doctor import State, diffusion, hub, machine, runtime
 
 
 def plain_settings(tmp_path, text: str = ""):
@@ -85,3 +85,20 @@ def test_room_is_looked_for_where_the_data_will_be(tmp_path) -> None:
     settings = plain_settings(tmp_path, f'[hub]\ndata_dir = "{tmp_path}/not/yet"\n')
     found = {finding.name: finding for finding in machine.check_disk(settings)}
     assert str(tmp_path / "not" / "yet") in found["disk of the hub"].found
+
+
+def test_the_diffusion_engine_is_asked_for_only_where_it_is_wanted(tmp_path, monkeypatch, tiny_sonic) -> None:
+    wanted = plain_settings(tmp_path, "[agent]\nengine = 'sonic'\n")
+    monkeypatch.setenv("SONIC_MODEL_VERSION", tiny_sonic)
+    monkeypatch.setenv("SONIC_ENGINE_OPTIONS", "device=cpu,dtype=bf16")
+    (found,) = diffusion.check_diffusion(wanted)
+    assert (found.state, found.found) == (State.OK, "sonic-tiny, computes on cpu in bfloat16")
+    monkeypatch.setenv("SONIC_ENGINE_OPTIONS", "dtype=int3")
+    (found,) = diffusion.check_diffusion(wanted)
+    assert found.state is State.PROBLEM
+    assert "int3" in found.found
+    monkeypatch.setenv("SONIC_MODEL_VERSION", "sonic-0")
+    (found,) = diffusion.check_diffusion(wanted)
+    assert found.state is State.PROBLEM
+    (found,) = diffusion.check_diffusion(plain_settings(tmp_path))
+    assert (found.state, bool(found.advice)) == (State.SKIPPED, True)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sonic.v1 import jobs_pb2
 from sonic_runtime import probe
 from sonic_runtime.models.samples import Samples
+from tests.workers import EAGER
 
 from .fleet import Fleet, check_video, running_fleet
 
@@ -21,8 +28,8 @@ STEPS_AND_WINDOWS = 2 * 2  # half a second is 8 frames at 12.5 a second, denoise
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, finder: object, tiny_sonic: str) -> Iterator[Fleet]:
     environment = {"SONIC_ENGINE_OPTIONS": "window_frames=4", "SONIC_MODEL_VERSION": tiny_sonic}
-    options = ("--engine", "sonic")
-    with running_fleet(tmp_path_factory.mktemp("fleet"), ("box-1",), options, **environment) as made:
+    options = ("--engine", "sonic", *(f"--worker-command={part}" for part in (sys.executable, *EAGER)))
+    with running_fleet(tmp_path_factory.mktemp("fleet"), ("box-1", "box-2"), options, **environment) as made:
         yield made
 
 
@@ -52,3 +59,43 @@ def test_nodes_and_metrics_carry_the_model_version(fleet: Fleet, tiny_sonic: str
     assert slot.probe_realtime_factor > 0
     assert slot.gpu_uuid == ""
     assert f'model_version="{tiny_sonic}"' in fleet.metrics_of("box-1")
+
+
+def frames_of(video: Path) -> NDArray[np.uint8]:
+    with av.open(str(video)) as container:
+        return np.stack([frame.to_ndarray() for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("killed", ["worker", "agent"])
+def test_kill_9_in_the_middle_and_another_node_goes_on(
+    fleet: Fleet, samples: Samples, short_voice: Path, tmp_path: Path, killed: str
+) -> None:
+    """The states lie on the hub while the job runs; the video is the one that an undisturbed render makes."""
+    fleet.until_ready()
+    states = fleet.folder / "hub" / "artifacts" / "states"
+    wanted = QUICK | {"inference_steps": 6, "seed": len(killed)}
+    calls = 6 * 2
+    with fleet.client() as client:
+        job = client.submit(samples.smile, short_voice, **wanted)
+        fleet.until(lambda: any(path.is_file() for path in states.rglob("*")))
+        fleet.until(lambda: client.get(job.job_id).progress.done > 2)
+        first = client.get(job.job_id).attempts[0].node_id
+        if killed == "agent":
+            fleet.agents[first].kill()
+        else:
+            os.kill(fleet.worker_of(first), signal.SIGKILL)
+        told = [update for update in client.watch(job.job_id) if len(update.attempts) == 2]
+        done = client.get(job.job_id)
+        assert done.state == jobs_pb2.JOB_STATE_SUCCEEDED
+        assert done.attempts[1].node_id != first
+        assert 0 < done.report.resumed_from < calls
+        counts = [update.progress.done for update in told if update.progress.stage == "denoising"]
+        assert min(counts) >= done.report.resumed_from, "it began anew"
+        resumed = client.download(done, tmp_path / "resumed.mp4")
+        fleet.until(lambda: not any(path.is_file() for path in states.rglob("*")))
+        if killed == "agent":
+            fleet.agents[first].start()
+        whole = client.wait(client.submit(samples.smile, short_voice, **wanted).job_id)
+        assert whole.report.resumed_from == 0
+        undisturbed = client.download(whole, tmp_path / "whole.mp4")
+    assert np.array_equal(frames_of(resumed), frames_of(undisturbed))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from sonic.parameters import Caution, RenderParameters
 from sonic_runtime import errors
+from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
-from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, weights
+from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, resuming, weights
 from sonic_runtime.engines.sonic.device_memory import DeviceMemory
 from sonic_runtime.engines.sonic.interrupts import Interrupts
 from sonic_runtime.engines.sonic.options import Options
@@ -25,8 +28,10 @@ from sonic_runtime.engines.sonic.pipeline import FRAME_RATE_HZ, Clip, Sampling, 
 from sonic_runtime.engines.sonic.residence import Residence
 from sonic_runtime.engines.sonic.unet import compile_unet
 from sonic_runtime.media.videos import frame_count
+from sonic_runtime.models.folder import MANIFEST, sha256_of
 
 _MAX_ENLARGEMENT = 2.5
+_STATE_VERSION = 1  # to be raised when the same latents would be gone on with in another way
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class SonicEngine:
     def __init__(self, folder: Path, options: Options | None = None) -> None:
         self.options = options or Options()
         self.model_version = folder.name
+        manifest = folder / MANIFEST
+        self.files_sha256 = sha256_of(manifest) if manifest.exists() else ""
         self.on_cpu = self.options.torch_device.type == "cpu"
         eight_bit = self.options.weights == "fp8"
         self.networks = weights.load(folder, self.options.torch_dtype, in_eight_bits=eight_bit)
@@ -131,44 +138,53 @@ class SonicTake:
             message = f"fps is {parameters.fps}, {self._made_hz:g} frames a second are made; frames are repeated"
             self.cautions += (Caution("FRAMES_REPEATED", message),)
 
-    def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, report: Report, checkpoint: Checkpoint | None = None) -> Iterator[NDArray[np.uint8]]:
         """Planar yuv420p. Denoising is reported as a stage of its own, call by call of the network."""
-        with on_device(), self._engine.interrupts.asking(partial(report, "", 0, 0)):
-            latents = self._latents(self._heard(self._hidden), report)
-            if self._parameters.lip_sync_correction:
-                latents = self._corrected(latents, report)
-            pipeline = self._engine.pipeline
+        pipeline, ask = self._engine.pipeline, partial(report, "", 0, 0)
+        with on_device(), self._engine.interrupts.asking(ask), self._saving(checkpoint) as saver:
+            latents = self._latents(report, saver)
             made = self._decoded(latents)
             if self._parameters.smooth_motion:
                 made = pipeline.smooth(made)
             for frame in frames.at_rate(made, self._made_hz, self.shape.fps, self.shape.frame_count):
                 yield frames.to_yuv420p(frame)
 
-    def _latents(self, clip: Clip, report: Report) -> Tensor:
-        pipeline = self._engine.pipeline
-        sampling = self.sampling()
-        pipeline.unet.set_audio_scale(self._parameters.audio_scale)
-        picture_noise, noise = pipeline.noise(clip.pictures, clip.frames, self._parameters.seed)
-        progress = pipeline.begin(clip, sampling, noise)
-        latents = pipeline.denoise(
-            clip, sampling, progress, picture_noise, lambda done, total: report("denoising", done, total)
-        )
-        if not latents.isfinite().all():
-            raise errors.OutputBroken("the network has computed what are no numbers; try dtype=fp32 or another node")
-        return latents
-
-    def _corrected(self, latents: Tensor, report: Report) -> Tensor:
-        """The same where the mouth is with the voice; where it is off by more than a frame, a second look that hears
-        by so much later or earlier."""
-        looked_at = latents[: int(lips.MOST_LOOKED_AT_S * FRAME_RATE_HZ)]
-        late_s = self._engine.lips.lateness_s(self._decoded(looked_at), FRAME_RATE_HZ, self._voice)
-        if abs(late_s) <= 1 / self.shape.fps:
-            return latents
+    def _latents(self, report: Report, saver: resuming.Saver) -> Tensor:
+        """Those of the clip; where the mouth turns out to be off by more than a frame, those of a second look at it,
+        which hears by so much later or earlier."""
+        state = saver.load(self._like_latents())
+        late_s = state.late_s if state else 0.0
+        if not late_s:
+            latents = self._look(report, saver, state, late_s)
+            if self._parameters.lip_sync_correction:
+                looked_at = self._decoded(latents[: int(lips.MOST_LOOKED_AT_S * FRAME_RATE_HZ)])
+                late_s = self._engine.lips.lateness_s(looked_at, FRAME_RATE_HZ, self._voice)
+            if abs(late_s) <= 1 / self.shape.fps:
+                return latents
+            state = None
         message = (
             f"the mouth was {late_s * 1000:+.0f} ms off the voice; it was rendered again, and hears by so much later"
         )
         self.cautions += (Caution("LIP_SYNC_CORRECTED", message),)
-        return self._latents(self._heard(audio.shifted(self._hidden, late_s)), report)
+        return self._look(report, saver, state, late_s)
+
+    def _look(self, report: Report, saver: resuming.Saver, state: resuming.State | None, late_s: float) -> Tensor:
+        """Denoise the clip, from where an earlier run has left it."""
+        pipeline, sampling = self._engine.pipeline, self.sampling()
+        clip = self._heard(audio.shifted(self._hidden, late_s) if late_s else self._hidden)
+        pipeline.unet.set_audio_scale(self._parameters.audio_scale)
+        picture_noise, noise = pipeline.noise(clip.pictures, clip.frames, self._parameters.seed)
+        progress = state.progress if state else pipeline.begin(clip, sampling, noise)
+
+        def on_call(done: int, total: int) -> None:
+            report("denoising", done, total)
+            before = total if late_s else 0
+            saver.offer(resuming.State(progress, late_s, before + done, before + total))
+
+        latents = pipeline.denoise(clip, sampling, progress, picture_noise, on_call)
+        if not latents.isfinite().all():
+            raise errors.OutputBroken("the network has computed what are no numbers; try dtype=fp32 or another node")
+        return latents
 
     def _decoded(self, latents: Tensor) -> Iterator[Tensor]:
         chunks = self._engine.pipeline.decode(latents, self._engine.options.decode_chunk)
@@ -199,6 +215,27 @@ class SonicTake:
             audio.tokens_of_nothing(nets.projector, hidden),
             audio.buckets_of(nets.buckets, hidden, embedding, count),
         )
+
+    def _saving(self, checkpoint: Checkpoint | None) -> AbstractContextManager[resuming.Saver]:
+        return resuming.saving(checkpoint, self._fingerprint(checkpoint) if checkpoint else "")
+
+    def _like_latents(self) -> Tensor:
+        """No latents, with their shape, device and precision."""
+        pipeline, (width, height) = self._engine.pipeline, (self.shape.width, self.shape.height)
+        empty = torch.empty((), device=pipeline.device, dtype=pipeline.dtype)
+        return empty.expand(self._frames_made(), 4, height // 8, width // 8)
+
+    def _fingerprint(self, checkpoint: Checkpoint) -> str:
+        """Of all that the frames depend on, but for what devices differ by. Raises OSError."""
+        options = asdict(self._engine.options) | {"device": "", "dtype": str(self._engine.pipeline.dtype)}
+        content = {
+            "version": _STATE_VERSION,
+            "model": [self._engine.model_version, self._engine.files_sha256],
+            "inputs": checkpoint.inputs_sha256(),
+            "parameters": asdict(self._parameters),
+            "options": options,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _frames_made(self) -> int:
         """As many at 12.5 a second as the voice is long: the reference makes up to 0.12 s less."""

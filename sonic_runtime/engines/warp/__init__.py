@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonic.parameters import Caution, RenderParameters
+from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
 from sonic_runtime.engines.warp import framing, motion
 from sonic_runtime.engines.warp.portrayed import Portrayed
@@ -65,7 +66,7 @@ class WarpTake:
         self._plan = plan
         self._portrait = portrayed
 
-    def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, report: Report, _checkpoint: Checkpoint | None = None) -> Iterator[NDArray[np.uint8]]:
         """Planar yuv420p; the same memory for every frame."""
         for number in range(self.shape.frame_count):
             report("rendering", number, self.shape.frame_count)
