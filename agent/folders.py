@@ -38,6 +38,10 @@ class Folders:
         """Where the worker leaves the video of an attempt."""
         return self.scratch(ref) / "video.mp4"
 
+    def checkpoint(self, ref: Ref) -> Path:
+        """Where the worker keeps the state of an attempt, and where it finds an earlier one's."""
+        return self.scratch(ref) / "state"
+
     def make(self) -> None:
         """Make what is missing, and wipe what an earlier life left half done."""
         shutil.rmtree(self._scratch, ignore_errors=True)

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 from sonic.v1 import nodes_pb2
 
-_ON_THE_CPU = ("warp",)  # engines
 
-
-def of_slot(slot: int, engine: str, gpus: Sequence[nodes_pb2.GpuInfo]) -> nodes_pb2.GpuInfo | None:
-    """None where the slot renders on the CPU."""
-    return gpus[slot % len(gpus)] if gpus and engine not in _ON_THE_CPU else None
+def of_slot(slot: int, gpus: Sequence[nodes_pb2.GpuInfo]) -> nodes_pb2.GpuInfo | None:
+    """None where there is none; a worker that has one may still render on the CPU, and says so."""
+    return gpus[slot % len(gpus)] if gpus else None
 
 
 def environment(gpu: nodes_pb2.GpuInfo | None, gpus: Sequence[nodes_pb2.GpuInfo]) -> dict[str, str]:

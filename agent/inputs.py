@@ -57,6 +57,10 @@ class Inputs:
             os.link(entry, at)
         await asyncio.to_thread(self._evict)
 
+    def forget(self, sha256: str) -> None:
+        """What was placed will not be wanted again."""
+        (self._folder / sha256).unlink(missing_ok=True)
+
     def recent(self, most: int) -> list[str]:
         """The hashes of what is cached, those used last first."""
         files = [path for path in self._folder.iterdir() if not path.suffix]

@@ -6,7 +6,7 @@ tenant that owns the job, series of accelerators their index and UUID. No label 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -91,6 +91,13 @@ METRICS = (
         "Workers started after the first, by why the one before ended.",
     ),
     Metric("sonic_worker_memory_bytes", "gauge", "bytes", ("slot",), "Resident memory of a slot's worker."),
+    Metric(
+        "sonic_execution_provider_info",
+        "gauge",
+        "1",
+        ("network", "provider"),
+        "Where a network of the workers computes: tensorrt, cuda, migraphx, rocm, openvino, coreml, directml or cpu.",
+    ),
     Metric("sonic_outbox_results", "gauge", "results", (), "Results that the hub has not acknowledged."),
     Metric("sonic_metric_spool_bytes", "gauge", "bytes", (), "Samples on disk that the hub has not acknowledged."),
     Metric("sonic_metric_spool_limit_bytes", "gauge", "bytes", (), "The most that the spool of samples may take."),
@@ -162,6 +169,12 @@ class Metrics:
         self._metrics["sonic_worker_memory_bytes"].clear()
         for slot, count in memory_bytes.items():
             self._of("sonic_worker_memory_bytes", str(slot)).set(count)
+
+    def networks(self, opened: Iterable[tuple[str, str]]) -> None:
+        """Pairs of a network and its provider; those that no worker has any more are gone."""
+        self._metrics["sonic_execution_provider_info"].clear()
+        for network, provider in opened:
+            self._of("sonic_execution_provider_info", network, provider).set(1)
 
     def reconnected(self) -> None:
         self._of("sonic_session_reconnects_total").inc()

@@ -184,6 +184,7 @@ class Agent:
         views = self._node.slots
         counts = Counter(view.state.name.lower() for view in views)
         self.metrics.slots({state.name.lower(): counts[state.name.lower()] for state in wants.SlotState})
+        self.metrics.networks(self._node.networks)
         self.metrics.outbox(len(self._node.deliveries))
         self.metrics.workers(self._workers.memory_bytes())
         self.metrics.clock_offset(self._session.clock_offset_s + self._clock.skew_s)
@@ -230,6 +231,8 @@ class Agent:
                 self._store(one)
             case wants.UploadVideo(ref):
                 self._errands.begin("upload", ref, self._upload(ref))
+            case wants.SendCheckpoint(ref, done, total):
+                self._errands.begin("checkpoint", ref, self._send_checkpoint(ref, done, total))
             case wants.ForgetResult(ref):
                 self._errands.cancel("upload", ref)
                 self._placed.discard(ref)
@@ -275,7 +278,7 @@ class Agent:
         )
 
     def _slot_messages(self, views: tuple[wants.SlotView, ...]) -> list[nodes_pb2.Slot]:
-        return [wire.slot_message(view, gpus.of_slot(view.index, self._config.engine, self._gpus)) for view in views]
+        return [wire.slot_message(view, gpus.of_slot(view.index, self._gpus)) for view in views]
 
     def _begin_fault(self, fault: GameDayFault, seconds: float) -> None:
         _log.warning("fault begins", extra={"fault": fault.name.lower(), "seconds": seconds})
@@ -288,7 +291,7 @@ class Agent:
     def _start_worker(self, worker: WorkerId) -> None:
         if worker.generation > 1:
             self.metrics.worker_restarted(self._ends.get(worker.slot, "unknown"))
-        gpu = gpus.of_slot(worker.slot, self._config.engine, self._gpus)
+        gpu = gpus.of_slot(worker.slot, self._gpus)
         settings = gpus.environment(gpu, self._gpus)
         self._errands.begin("live", str(worker), self._workers.live(worker, settings))
 
@@ -301,6 +304,7 @@ class Agent:
             portrait_path=str(scratch / "portrait"),
             voice_path=str(scratch / "voice"),
             output_path=str(self._folders.video(work.ref)),
+            checkpoint_path=str(self._folders.checkpoint(work.ref)),
             parameters=assignment.spec.parameters,
         )
         return worker_pb2.WorkerCommand(render=render)
@@ -320,6 +324,8 @@ class Agent:
             ):
                 download = transfers.download(self._hub, self._config.node_id, work.ref, artifact, link)
                 await self._bring(assignment.tenant, artifact, download, scratch / name)
+            if assignment.HasField("checkpoint"):
+                await self._bring_checkpoint(work.ref, assignment)
         except InputCorrupt as error:
             self._post(events.InputsFailed(work.ref, Failure(Fault.TRANSFER, "INPUT_CORRUPT", str(error))))
         except (HubError, OSError) as error:
@@ -327,6 +333,16 @@ class Agent:
             self._post(events.InputsFailed(work.ref, Failure(Fault.TRANSFER, "INPUT_UNAVAILABLE", why)))
         else:
             self._post(events.InputsReady(work.ref))
+
+    async def _bring_checkpoint(self, ref: Ref, assignment: pb.Assignment) -> None:
+        """What an earlier attempt has left saves time, and is not needed."""
+        download = transfers.download(self._hub, self._config.node_id, ref, assignment.checkpoint, "")
+        try:
+            await self._bring(assignment.tenant, assignment.checkpoint, download, self._folders.checkpoint(ref))
+        except (InputCorrupt, HubError, OSError) as error:
+            _log.warning("the state of an earlier attempt was not had", extra={"ref": str(ref), "why": str(error)})
+        else:
+            self._inputs.forget(assignment.checkpoint.sha256)
 
     async def _bring(self, tenant: str, artifact: artifacts_pb2.Artifact, download: Download, at: Path) -> None:
         async def counted(offset_bytes: int) -> AsyncIterator[bytes]:
@@ -345,11 +361,13 @@ class Agent:
         if isinstance(one.outcome, Rendered):
             self._faults.rendered()
         self._errands.cancel("upload", one.ref)
+        self._errands.cancel("checkpoint", one.ref)
         self._errands.begin("store", one.ref, self._keep(one))
 
     async def _keep(self, one: wants.StoreResult) -> None:
         await self._errands.over("fetch", one.ref)
         await self._errands.over("upload", one.ref)
+        await self._errands.over("checkpoint", one.ref)
         try:
             await asyncio.to_thread(self._outbox.put, one.ref, one.outcome, self._folders.video(one.ref))
         except OSError as error:
@@ -358,6 +376,23 @@ class Agent:
         else:
             self._post(events.ResultStored(one.ref))
         await asyncio.to_thread(shutil.rmtree, self._folders.scratch(one.ref), ignore_errors=True)
+
+    async def _send_checkpoint(self, ref: Ref, done: int, total: int) -> None:
+        path = self._folders.checkpoint(ref)
+        sending = path.with_name("state.sending")  # stays as it is when the worker replaces the file
+        try:
+            os.link(path, sending)
+            state = await transfers.upload_checkpoint(
+                self._hub, self._config.node_id, ref, sending, self._session.max_chunk_bytes
+            )
+            self._session.send(wire.checkpoint_message(ref, state, done, total))
+        except grpc.aio.AioRpcError as error:
+            _log.info("a state was not sent", extra={"ref": str(ref), "why": f"{error.code().name}: {error.details()}"})
+        except OSError as error:
+            _log.info("a state was not sent", extra={"ref": str(ref), "why": str(error)})
+        finally:
+            sending.unlink(missing_ok=True)
+            self._post(events.CheckpointSent(ref))
 
     async def _upload(self, ref: Ref) -> None:
         video, path = self._outbox.result(ref).video.video, self._outbox.video(ref)

@@ -117,7 +117,8 @@ class Session:
             self.clock_offset_s = time.time() - welcome.server_time.ToNanoseconds() / 1e9
         self.max_chunk_bytes = min(welcome.max_upload_chunk_bytes or DEFAULT_CHUNK_BYTES, DEFAULT_CHUNK_BYTES)
         interval_s = welcome.heartbeat_interval_seconds or DEFAULT_HEARTBEAT_S
-        self._post(events.Welcomed(interval_s, welcome.lease_seconds or DEFAULT_LEASE_S))
+        lease_s = welcome.lease_seconds or DEFAULT_LEASE_S
+        self._post(events.Welcomed(interval_s, lease_s, welcome.takes_checkpoints))
         self._telemetry.opened(welcome, self.send)
 
     async def _talk(self, call: Any) -> None:

@@ -1,8 +1,9 @@
-"""Bytes between an attempt and the hub: its inputs down, its video up."""
+"""Bytes between an attempt and the hub: its inputs down, its video and its state up."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -87,15 +88,35 @@ async def upload(
         return
     offset = status.received_bytes
     header = artifacts_pb2.UploadHeader(sha256=video.sha256, size_bytes=video.size_bytes, offset_bytes=offset)
+    await _send(hub, pb.VideoHeader(node_id=node_id, ref=named, upload=header), path, chunk_bytes)
+
+
+async def upload_checkpoint(hub: Stub, node_id: str, ref: Ref, path: Path, chunk_bytes: int) -> artifacts_pb2.Artifact:
+    """Bring the state of an attempt to the hub. Raises grpc.aio.AioRpcError, OSError."""
+
+    def told() -> artifacts_pb2.Artifact:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return artifacts_pb2.Artifact(sha256=sha256, size_bytes=file.tell())
+
+    state = await asyncio.to_thread(told)
+    upload = artifacts_pb2.UploadHeader(sha256=state.sha256, size_bytes=state.size_bytes)
+    header = pb.VideoHeader(node_id=node_id, ref=wire.ref_message(ref), upload=upload, checkpoint=True)
+    await _send(hub, header, path, chunk_bytes)
+    return state
+
+
+async def _send(hub: Stub, header: pb.VideoHeader, path: Path, chunk_bytes: int) -> None:
+    offset = header.upload.offset_bytes
 
     async def parts() -> AsyncIterator[pb.UploadVideoRequest]:
-        yield pb.UploadVideoRequest(header=pb.VideoHeader(node_id=node_id, ref=named, upload=header))
+        yield pb.UploadVideoRequest(header=header)
         with path.open("rb") as file:
             file.seek(offset)
             while chunk := file.read(chunk_bytes):
                 yield pb.UploadVideoRequest(chunk=chunk)
 
-    await hub.UploadVideo(parts(), timeout=_timeout_s(video.size_bytes - offset))
+    await hub.UploadVideo(parts(), timeout=_timeout_s(header.upload.size_bytes - offset))
 
 
 def _timeout_s(size_bytes: int) -> float:

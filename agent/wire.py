@@ -57,6 +57,11 @@ def result(of: Ref, outcome: Outcome, video: artifacts_pb2.Artifact | None) -> p
     return message
 
 
+def checkpoint_message(of: Ref, state: artifacts_pb2.Artifact, done: int, total: int) -> pb.SessionRequest:
+    told = pb.AttemptCheckpoint(ref=ref_message(of), state=state, done=done, total=total)
+    return pb.SessionRequest(checkpoint=told)
+
+
 def slot_message(view: SlotView, gpu: nodes_pb2.GpuInfo | None) -> nodes_pb2.Slot:
     return nodes_pb2.Slot(
         index=view.index,
@@ -65,7 +70,7 @@ def slot_message(view: SlotView, gpu: nodes_pb2.GpuInfo | None) -> nodes_pb2.Slo
         probe_realtime_factor=view.realtime_factor,
         engines=[nodes_pb2.EngineInfo(engine=name, model_version=version) for name, version in view.engines],
         detail=view.detail,
-        gpu_uuid=gpu.uuid if gpu else "",
+        gpu_uuid=gpu.uuid if gpu and not view.on_cpu else "",
     )
 
 
@@ -127,7 +132,8 @@ def from_worker(slot: int, generation: int, message: worker_pb2.WorkerEvent) -> 
     match message.WhichOneof("event"):
         case "loaded":
             engines = tuple((one.engine, one.model_version) for one in message.loaded.engines)
-            return events.WorkerLoaded(slot, generation, engines)
+            networks = tuple((one.network, one.provider) for one in message.loaded.networks)
+            return events.WorkerLoaded(slot, generation, engines, networks, message.loaded.on_cpu)
         case "probed":
             probed = message.probed
             return events.WorkerProbed(slot, generation, probed.realtime_factor, probed.render_id, probed.digest)
@@ -137,6 +143,9 @@ def from_worker(slot: int, generation: int, message: worker_pb2.WorkerEvent) -> 
             told = message.progress.progress
             progress = Progress(told.stage, told.done, told.total, told.fraction)
             return events.WorkerProgressed(slot, generation, message.progress.render_id, progress)
+        case "checkpointed":
+            kept = message.checkpointed
+            return events.WorkerCheckpointed(slot, generation, kept.render_id, kept.done, kept.total)
         case "rendered":
             report = message.rendered.report.SerializeToString()
             return events.WorkerRendered(slot, generation, message.rendered.render_id, report)

@@ -33,6 +33,7 @@ from hub.forward.forwarder import Forwarder
 from hub.forward.sink import open_sink
 from hub.server import http
 from hub.server.admin_service import AdminService
+from hub.server.checkpoints import Checkpoints
 from hub.server.dispatcher import Dispatcher
 from hub.server.fleet_service import FleetService
 from hub.server.guard import Guard
@@ -140,7 +141,10 @@ async def _serving(
     def link(tenant: str, sha256: str) -> str:
         return depot.link(tenant, sha256, config.link_valid_s)
 
-    dispatcher = Dispatcher(database, known, rules, sessions, watchers, bulletin, link, config.hub_id)
+    checkpoints = Checkpoints(database, depot)
+    dispatcher = Dispatcher(
+        database, known, rules, sessions, watchers, bulletin, link, config.hub_id, checkpoints.job_ended
+    )
     await dispatcher.load()
     beat_s = config.heartbeat_interval_s
     neighbours = Neighbours(config.hub_id, life, beat_s, database, bulletin, dispatcher, sessions)
@@ -153,7 +157,7 @@ async def _serving(
 
     limits = LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
     jobs = JobService(database, dispatcher, files, watchers, door)
-    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin)
+    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints)
     admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
     healthy = health.aio.HealthServicer()
     server = _server(jobs, fleet, admin, healthy)
@@ -164,6 +168,7 @@ async def _serving(
         background = [
             asyncio.create_task(_sweep(depot), name="sweep"),
             asyncio.create_task(limits.watch(), name="tenant-limits"),
+            asyncio.create_task(checkpoints.run(), name="checkpoints"),
         ]
         if forwarder:
             background.append(asyncio.create_task(forwarder.run(observe), name="forwarder"))

@@ -111,8 +111,10 @@ def gpu(message: nodes_pb2.GpuInfo) -> Gpu:
     return Gpu(message.uuid, message.name, max(message.memory_bytes, 0), message.driver_version)
 
 
-def rendered(report: jobs_pb2.RenderReport) -> events.Rendered:
-    """What a report says of the work that the render was."""
+def rendered(report: jobs_pb2.RenderReport) -> events.Rendered | None:
+    """What a report says of the work that the render was; nothing where another attempt had done a part of it."""
+    if report.resumed_from:
+        return None
     seconds = {stage.stage: sane(stage.seconds) for stage in report.stages}
     preparing_s = seconds.pop("preparing", 0.0)
     return events.Rendered(

@@ -6,13 +6,15 @@ import ast
 import inspect
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from agent.metrics import METRICS as METRICS_OF_AN_AGENT
 from hub import exceptions as refusals
 from hub.server.metrics import METRICS as METRICS_OF_A_HUB
 from sonic.metrics import Metric
-from sonic.parameters import SPECS, Spec
+from sonic.parameters import ENGINE_DEFAULTS, SPECS, Spec
 from sonic.v1 import jobs_pb2
 from sonic_runtime import errors
 
@@ -32,7 +34,12 @@ recommended range is used, and the job carries a warning `OUTSIDE_RECOMMENDED_RA
 - `duration` is a check, not a cut: the video is always as long as the recording.
 - `expand_ratio` 0 keeps the whole picture. Any other value cuts a square around the head with that much room on each
   side.
-- The `warp` engine has no denoising steps; a job that sets `inference_steps` gets a warning `PARAMETER_IGNORED`.
+- The `warp` engine has no denoising steps; a job that sets `inference_steps`, `appearance_guidance`, `audio_guidance`
+  or `audio_scale` gets a warning `PARAMETER_IGNORED`.
+{engines}
+- With the `sonic` engine, `dynamic_scale` multiplies the motion of head and face, as the published model does,
+  `motion_scale` that of the face alone, and `smooth_motion` makes 25 frames a second out of the model's 12.5; see
+  [the diffusion engine](diffusion.md).
 """
 
 ERRORS = """# Errors and warnings
@@ -84,6 +91,8 @@ ENDINGS = {
 }
 WARNINGS = {
     "ENLARGED": "The part of the portrait that is shown has far fewer pixels than the video; it looks soft.",
+    "FRAMES_REPEATED": "More frames a second were asked for than the engine makes; some are shown twice.",
+    "LIP_SYNC_CORRECTED": "The mouth was off the voice by more than a frame; it was rendered again, shifted.",
     "OUTSIDE_RECOMMENDED_RANGE": "A parameter is outside its recommended range; it was used as it is.",
     "PARAMETER_IGNORED": "The engine has no use for a parameter that was set.",
     "SEVERAL_FACES": "There are several faces in the portrait; the largest one speaks.",
@@ -138,6 +147,11 @@ def number(value: float | bool | None) -> str:
 
 def span(low: float, high: float) -> str:
     return f"{number(low)} – {number(high)}" if math.isfinite(low) else ""
+
+
+def engine_row(engine: str, defaults: Mapping[str, Any]) -> str:
+    values = ", ".join(f"`{name}` {number(value)}" for name, value in defaults.items())
+    return f"- The `{engine}` engine has defaults of its own: {values}."
 
 
 def parameter_row(spec: Spec) -> str:
@@ -199,7 +213,10 @@ def pages() -> dict[Path, str]:
     failed += ending_rows({reason(k) for k in leaves(errors.RenderError)})
     said = {"refusals": refused, "failures": failed, "warnings": warning_rows()}
     return {
-        DOCS / "parameters.md": PARAMETERS.format(rows="\n".join(map(parameter_row, SPECS))),
+        DOCS / "parameters.md": PARAMETERS.format(
+            rows="\n".join(map(parameter_row, SPECS)),
+            engines="\n".join(engine_row(engine, defaults) for engine, defaults in ENGINE_DEFAULTS.items()),
+        ),
         DOCS / "errors.md": ERRORS.format(**{name: "\n".join(rows) for name, rows in said.items()}),
         DOCS / "metrics.md": METRICS.format(
             rows="\n".join(map(metric_row, METRICS_OF_AN_AGENT)),

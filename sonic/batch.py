@@ -206,7 +206,7 @@ def _wanted(row: Row, portrait: str, voice: str, folder: Path) -> _Wanted:
     spec = jobs_pb2.JobSpec(
         portrait_sha256=portrait,
         voice_sha256=voice,
-        parameters=wire_parameters(given),
+        parameters=wire_parameters(given, chosen.get("engine", "")),
         regions=regions,
         deadline=timestamp(deadlines.parse_time(deadline)) if deadline else None,
         **chosen,

@@ -86,7 +86,7 @@ class AsyncSonicClient:
         A job that cannot end by its `deadline`, a time with an offset, fails without using a GPU.
         The answered job has been stored. Raises parameters.InvalidParameters before anything is sent, FileTrouble.
         """
-        wanted = wire_parameters(given)
+        wanted = wire_parameters(given, engine)
         files.check_inputs(Path(portrait), Path(voice))
         spec = jobs_pb2.JobSpec(
             portrait_sha256=(await self.upload(portrait)).sha256,
@@ -350,7 +350,7 @@ def _in_callers_words(
     return exceptions.InvalidRequest(message, reason=error.reason, problems=problems)
 
 
-def wire_parameters(given: dict[str, Any]) -> parameters_pb2.RenderParameters:
-    """Only what was given, checked; the hub fills in its own defaults. Raises parameters.InvalidParameters."""
-    parameters.complete(given)
+def wire_parameters(given: dict[str, Any], engine: str = "") -> parameters_pb2.RenderParameters:
+    """Only what was given, checked; the defaults are filled in by the hub. Raises parameters.InvalidParameters."""
+    parameters.complete(given, engine)
     return parameters_pb2.RenderParameters(**{name: value for name, value in given.items() if value is not None})

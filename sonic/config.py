@@ -28,7 +28,10 @@ from sonic.exceptions import BadSettings
 
 T = TypeVar("T")
 PATH_VARIABLE = "SONIC_CONFIG"
-_MORE_VARIABLES = {PATH_VARIABLE, "SONIC_MODELS", "SONIC_DEBUG"}
+_MORE_VARIABLES = {
+    *(PATH_VARIABLE, "SONIC_DEBUG", "SONIC_MODELS", "SONIC_MODELS_FROM", "SONIC_MODEL_STORE", "SONIC_MODEL_VERSION"),
+    *("SONIC_ACCEPT_LICENCE", "SONIC_ENCODER", "SONIC_ENGINE_OPTIONS", "SONIC_PROVIDERS"),
+}
 _log = logging.getLogger(__name__)
 MASK = "••••••"
 _SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")

@@ -223,7 +223,8 @@ def _range_problems(wanted: Mapping[str, Any]) -> list[Problem]:
     if abs(wanted.get("priority", 0)) > PRIORITY_LIMIT:
         problems.append(Problem("priority", f"is {wanted['priority']}; choose a value from {_PRIORITIES}"))
     try:
-        parameters.complete({spec.name: wanted[spec.name] for spec in SPECS if spec.name in wanted})
+        given = {spec.name: wanted[spec.name] for spec in SPECS if spec.name in wanted}
+        parameters.complete(given, wanted.get("engine", ""))
     except InvalidParameters as error:
         problems += [Problem(p.field.removeprefix("parameters."), p.description) for p in error.problems]
     return problems

@@ -120,7 +120,40 @@ SPECS: tuple[Spec, ...] = (
     Spec("smooth_motion", bool, True, "Smooth motion over time without delaying it."),
     Spec("fps", int, 25, "Frame rate of the video.", unit="frames per second", low=10, high=60, recommended=(24, 30)),
     Spec("seed", int, 0, "Seed of everything random: same seed and inputs, same frames.", low=0, high=2**63 - 1),
+    Spec(
+        "appearance_guidance",
+        float,
+        2.0,
+        "How strongly the diffusion engine keeps to the portrait.",
+        low=0.0,
+        high=10.0,
+        recommended=(1.0, 3.0),
+    ),
+    Spec(
+        "audio_guidance",
+        float,
+        7.5,
+        "How strongly the diffusion engine follows the voice.",
+        low=0.0,
+        high=20.0,
+        recommended=(5.0, 9.0),
+    ),
+    Spec(
+        "audio_scale",
+        float,
+        1.0,
+        "Weight of what the diffusion engine hears in each of its layers.",
+        low=0.0,
+        high=2.0,
+        recommended=(0.8, 1.2),
+    ),
 )
+# What an engine takes for a parameter that is not given, where that is not the default of the table.
+ENGINE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "sonic": {"min_resolution": 512, "expand_ratio": 0.5, "dynamic_scale": 1.0, "motion_scale": 1.0},
+}
+# Denoising steps of the probe clip, where an engine has some: it is to show that a node works, and soon.
+PROBE_STEPS: Mapping[str, int] = {"sonic": 2}
 _ACCEPTED: dict[type, Any] = {bool: bool, int: int, float: int | float}
 _BY_NAME = {spec.name: spec for spec in SPECS}
 
@@ -139,14 +172,17 @@ class RenderParameters:
     smooth_motion: bool = True
     fps: int = 25
     seed: int = 0
+    appearance_guidance: float = 2.0
+    audio_guidance: float = 7.5
+    audio_scale: float = 1.0
 
     def to_wire(self) -> parameters_pb2.RenderParameters:
         """The same parameters as a message; `duration` is left out when it is None."""
         return parameters_pb2.RenderParameters(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 
-def complete(given: Mapping[str, Any]) -> tuple[RenderParameters, list[Caution]]:
-    """Check what was given and fill in the defaults.
+def complete(given: Mapping[str, Any], engine: str = "") -> tuple[RenderParameters, list[Caution]]:
+    """Check what was given and fill in the defaults, those of the engine where it has its own.
 
     Returns the parameters and a warning for each value outside its recommended range.
     Raises InvalidParameters with every problem found: an unknown name, a wrong type, a value outside its hard range.
@@ -160,15 +196,16 @@ def complete(given: Mapping[str, Any]) -> tuple[RenderParameters, list[Caution]]
     warnings: list[Caution] = []
     for spec in SPECS:
         value = given.get(spec.name)
+        default = ENGINE_DEFAULTS.get(engine, {}).get(spec.name, spec.default)
         if value is None:
-            values[spec.name] = spec.default
+            values[spec.name] = default
             continue
         problem = _problem(spec, value)
         if problem:
             problems.append(Problem(f"parameters.{spec.name}", problem))
             continue
         values[spec.name] = spec.kind(value)
-        if spec.recommended and not spec.recommended[0] <= value <= spec.recommended[1]:
+        if spec.recommended and value != default and not spec.recommended[0] <= value <= spec.recommended[1]:
             low, high = spec.recommended
             message = f"{spec.name} is {value}; {low} to {high} is recommended"
             warnings.append(Caution("OUTSIDE_RECOMMENDED_RANGE", message))
@@ -177,9 +214,10 @@ def complete(given: Mapping[str, Any]) -> tuple[RenderParameters, list[Caution]]
     return RenderParameters(**values), warnings
 
 
-def from_wire(message: parameters_pb2.RenderParameters) -> tuple[RenderParameters, list[Caution]]:
+def from_wire(message: parameters_pb2.RenderParameters, engine: str = "") -> tuple[RenderParameters, list[Caution]]:
     """`complete` for a message; fields that are not set take their defaults."""
-    return complete({spec.name: getattr(message, spec.name) for spec in SPECS if message.HasField(spec.name)})  # type: ignore[arg-type]
+    given = {spec.name: getattr(message, spec.name) for spec in SPECS if message.HasField(spec.name)}  # type: ignore[arg-type]
+    return complete(given, engine)
 
 
 def _problem(spec: Spec, value: Any) -> str | None:

@@ -30,8 +30,8 @@ def sha256_of(path: Path) -> str:
         raise exceptions.FileTrouble(f"{path} cannot be read: {error.strerror}") from error
 
 
-async def upload(hub: Connection, path: Path, sha256: str) -> artifacts_pb2.Artifact:
-    """Send what the hub lacks of a file whose hash is known. Raises HubError, FileTrouble."""
+async def upload(hub: Connection, path: Path, sha256: str, span: range | None = None) -> artifacts_pb2.Artifact:
+    """Send what the hub lacks of a file, or of a span of its bytes, of a known hash. Raises HubError, FileTrouble."""
     patience = hub.patience()
     received = 0
     while True:
@@ -42,20 +42,20 @@ async def upload(hub: Connection, path: Path, sha256: str) -> artifacts_pb2.Arti
             received = status.received_bytes
             patience.renew()
         try:
-            return await _send(hub, path, sha256, status.received_bytes)
+            return await _send(hub, path, sha256, status.received_bytes, span)
         except grpc.aio.AioRpcError as error:
             await patience.pause(error, also=_RESUMABLE)
 
 
-async def _send(hub: Connection, path: Path, sha256: str, offset: int) -> artifacts_pb2.Artifact:
+async def _send(hub: Connection, path: Path, sha256: str, offset: int, span: range | None) -> artifacts_pb2.Artifact:
     call = hub.jobs.UploadArtifact(metadata=hub.metadata)
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(offset)
-            header = artifacts_pb2.UploadHeader(sha256=sha256, size_bytes=size, offset_bytes=offset)
+            span = span or range(os.fstat(file.fileno()).st_size)
+            file.seek(span.start + offset)
+            header = artifacts_pb2.UploadHeader(sha256=sha256, size_bytes=len(span), offset_bytes=offset)
             await call.write(UploadArtifactRequest(header=header))
-            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            while chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, span.stop - file.tell())):
                 await call.write(UploadArtifactRequest(chunk=chunk))
         await call.done_writing()
     except asyncio.InvalidStateError:

@@ -11,6 +11,8 @@ RenderError
 │   └── DurationMismatch
 ├── Cancelled
 ├── ModelMissing
+├── ModelBroken
+├── WouldNotFit                 nothing was started: not held against the node
 ├── OutOfMemory
 ├── DeviceFailed
 ├── OutputUnwritable
@@ -138,6 +140,16 @@ class Cancelled(RenderError):
 
 class ModelMissing(RenderError):
     """A model that the engine needs is not in the model folder."""
+
+
+class ModelBroken(RenderError):
+    """A file of a model is not what it should be."""
+
+
+class WouldNotFit(RenderError):
+    """The render would not fit the node's memory."""
+
+    fault = jobs_pb2.FAULT_KIND_WOULD_NOT_FIT
 
 
 class OutOfMemory(RenderError):

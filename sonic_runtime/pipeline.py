@@ -13,6 +13,7 @@ from sonic import parameters
 from sonic.parameters import Caution, RenderParameters
 from sonic.v1 import jobs_pb2, parameters_pb2
 from sonic_runtime import errors
+from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Engine, Voice
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.media import videos, voices
@@ -20,6 +21,7 @@ from sonic_runtime.prepared import PreparedPortraits
 
 _log = logging.getLogger("sonic_runtime")
 _SHARES = {"preparing": 0.1, "rendering": 0.87, "checking": 0.03}  # of the whole, for the progress
+_DENOISING_SHARE = 0.9  # of the rendering, where an engine denoises before it has frames
 _REPORT_INTERVAL_S = 0.2
 
 
@@ -31,6 +33,7 @@ class Request:
     voice: Path
     output: Path
     parameters: parameters_pb2.RenderParameters
+    checkpoint: Checkpoint | None = None  # where the state is kept meanwhile
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Tracker:
     tell: Callable[[jobs_pb2.Progress], None]
     cancelled: Callable[[], bool]
     ticks: int = 0
+    denoised: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     _stage: str = ""
     _fraction: float = 0.0
@@ -53,18 +57,28 @@ class Tracker:
         yield
         self.seconds[name] = time.monotonic() - started_s
 
-    def report(self, _stage: str, done: int, total: int) -> None:
-        """What engines call. `done` of `total` steps of the present stage."""
+    def report(self, stage: str, done: int, total: int) -> None:
+        """What engines call. `done` of `total` steps of a stage: the present one, or "denoising" within "rendering".
+
+        Without a stage nothing is told.
+        """
         self.ticks += 1
         if self.cancelled():
             raise errors.Cancelled
+        if not stage:
+            return
         before = sum(share for name, share in _SHARES.items() if name in self.seconds)
         inside = done / total if total else 0.0
+        if stage == "denoising":
+            self.denoised = True
+            inside *= _DENOISING_SHARE
+        elif self.denoised and self._stage == "rendering":
+            inside = _DENOISING_SHARE + (1 - _DENOISING_SHARE) * inside
         self._fraction = max(self._fraction, min(before + _SHARES[self._stage] * inside, 1.0))
         now_s = time.monotonic()
         if now_s - self._told_at_s >= _REPORT_INTERVAL_S or done in (0, total):
             self._told_at_s = now_s
-            self.tell(jobs_pb2.Progress(stage=self._stage, done=done, total=total, fraction=self._fraction))
+            self.tell(jobs_pb2.Progress(stage=stage, done=done, total=total, fraction=self._fraction))
 
 
 def render(
@@ -86,14 +100,14 @@ def _render(
     request: Request, engine: Engine, finder: FaceFinder, tracker: Tracker, kept: PreparedPortraits
 ) -> jobs_pb2.RenderReport:
     with tracker.stage("preparing"):
-        wanted, cautions = _parameters(request.parameters)
+        wanted, cautions = _parameters(request.parameters, engine.name)
         portrait, was_prepared = kept.get(request.portrait, engine, finder, wanted)
         voice = voices.load(request.voice)
         _check_duration(wanted, voice)
-        take = engine.prepare(portrait.portrayed, voice, wanted)
+        take = engine.prepare(portrait.portrayed, voice, wanted, tracker.report)
     shape = take.shape
     with tracker.stage("rendering"), videos.recording(request.output, shape, request.voice) as recorder:
-        for done, frame in enumerate(take.frames(tracker.report), 1):
+        for done, frame in enumerate(take.frames(tracker.report, request.checkpoint), 1):
             recorder.add(frame)
             tracker.report("rendering", done, shape.frame_count)
     try:
@@ -102,6 +116,8 @@ def _render(
     except errors.RenderError:
         request.output.unlink(missing_ok=True)
         raise
+    if request.checkpoint:
+        request.checkpoint.forget()
     cautions += [*portrait.cautions, *take.cautions]
     return jobs_pb2.RenderReport(
         engine=engine.name,
@@ -115,12 +131,14 @@ def _render(
         stages=[jobs_pb2.StageTime(stage=name, seconds=seconds) for name, seconds in tracker.seconds.items()],
         warnings=[jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in cautions],
         portrait_was_prepared=was_prepared,
+        encoder=recorder.encoder.codec,
+        resumed_from=request.checkpoint.resumed_from if request.checkpoint else 0,
     )
 
 
-def _parameters(message: parameters_pb2.RenderParameters) -> tuple[RenderParameters, list[Caution]]:
+def _parameters(message: parameters_pb2.RenderParameters, engine: str) -> tuple[RenderParameters, list[Caution]]:
     try:
-        return parameters.from_wire(message)
+        return parameters.from_wire(message, engine)
     except parameters.InvalidParameters as error:
         raise errors.BadParameters(str(error), tuple(error.problems)) from None
 

@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sonic import logs, pipe
+from sonic.exceptions import BadSettings
 from sonic.v1 import jobs_pb2, nodes_pb2, worker_pb2
-from sonic_runtime import engines, errors, memory, probe
+from sonic_runtime import engines, errors, memory, probe, providers
+from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Engine
 from sonic_runtime.faces import FaceFinder
+from sonic_runtime.media import encoders
 from sonic_runtime.pipeline import Request, Tracker, render
 from sonic_runtime.prepared import PreparedPortraits
 
@@ -42,6 +45,7 @@ class Worker:
         self._cancelled: set[str] = set()
         self._work: queue.SimpleQueue[worker_pb2.RenderCommand | worker_pb2.ProbeCommand] = queue.SimpleQueue()
         self._ticks = 0
+        encoders.candidates()  # a setting that cannot be used ends the worker before any render
         self._finder = FaceFinder()
         self._portraits = PreparedPortraits()
         self._engines: dict[str, Engine] = {name: engines.load(name) for name in engine_names}
@@ -51,7 +55,9 @@ class Worker:
         threading.Thread(target=self._listen, args=(commands,), name="commands", daemon=True).start()
         threading.Thread(target=self._beat, name="alive", daemon=True).start()
         loaded = [nodes_pb2.EngineInfo(engine=e.name, model_version=e.model_version) for e in self._engines.values()]
-        self._send(loaded=worker_pb2.WorkerLoaded(engines=loaded))
+        networks = [worker_pb2.NetworkInfo(network=n, provider=p) for n, p in providers.opened().items()]
+        on_cpu = all(engine.on_cpu for engine in self._engines.values())
+        self._send(loaded=worker_pb2.WorkerLoaded(engines=loaded, networks=networks, on_cpu=on_cpu))
         while True:
             command = self._work.get()
             try:
@@ -73,13 +79,20 @@ class Worker:
             )
             self._send(probed=probed)
             return
-        request = Request(
-            Path(command.portrait_path), Path(command.voice_path), Path(command.output_path), command.parameters
-        )
+        portrait, voice = Path(command.portrait_path), Path(command.voice_path)
+        checkpoint = self._checkpoint(command, portrait, voice) if command.checkpoint_path else None
+        request = Request(portrait, voice, Path(command.output_path), command.parameters, checkpoint)
         memory.forget_peak()
         report = render(request, engine, self._finder, tracker, self._portraits)
         report.peak_memory_bytes = memory.peak_bytes()
         self._send(rendered=worker_pb2.WorkerRendered(render_id=command.render_id, report=report))
+
+    def _checkpoint(self, command: worker_pb2.RenderCommand, *inputs: Path) -> Checkpoint:
+        def kept(done: int, total: int) -> None:
+            checkpointed = worker_pb2.WorkerCheckpointed(render_id=command.render_id, done=done, total=total)
+            self._send(checkpointed=checkpointed)
+
+        return Checkpoint(Path(command.checkpoint_path), inputs, kept)
 
     def _tracker(self, render_id: str) -> Tracker:
         def tell(progress: jobs_pb2.Progress) -> None:
@@ -130,7 +143,7 @@ def _take_stdout() -> BinaryIO:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status EXIT_CANNOT_LOAD: an engine or a model that it needs cannot be loaded; the log says why."""
+    """Exit status EXIT_CANNOT_LOAD: an engine, a model that it needs or a setting cannot be used; the log says why."""
     parser = argparse.ArgumentParser(prog="sonic_runtime.worker", description=__doc__)
     parser.add_argument("--engine", action="append", choices=engines.names(), help="engine to load; may be repeated")
     wanted = parser.parse_args(arguments)
@@ -140,9 +153,12 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent to act on
     try:
-        worker = Worker(events, wanted.engine or list(engines.names()))
+        worker = Worker(events, wanted.engine or [engines.DEFAULT])
     except errors.RenderError as error:
         _log.error("cannot start", extra={"reason": error.reason, "detail": error.message})
+        return EXIT_CANNOT_LOAD
+    except BadSettings as error:
+        _log.error("cannot start", extra={"detail": str(error)})
         return EXIT_CANNOT_LOAD
     worker.run(sys.stdin.buffer)
     return 0

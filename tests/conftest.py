@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
-from sonic_runtime import models
+from sonic_runtime import models, probe, providers
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.models.samples import Samples, fetch_samples
 from tests import postgres, s3
@@ -25,6 +26,31 @@ def samples() -> Samples:
 def finder() -> FaceFinder:
     models.fetch("face-mesh", lambda _message: None)
     return FaceFinder()
+
+
+@pytest.fixture
+def lists_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An onnxruntime that lists CUDA and computes on the CPU in silence, as its GPU build does on a box without one."""
+    available = onnxruntime.get_available_providers()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *available])
+    providers.trial.cache_clear()
+    yield
+    providers.trial.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def tiny_sonic() -> str:
+    """The version of a diffusion model with drawn weights that is in the model folder, for SONIC_MODEL_VERSION."""
+    pytest.importorskip("diffusers")
+    return models.fetch("sonic-tiny", lambda _message: None).version
+
+
+@pytest.fixture(scope="session")
+def short_voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a second of "ah"."""
+    path = tmp_path_factory.mktemp("voice") / "ah.wav"
+    probe.write_voice(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,13 @@ def test_parts_know_each_other_only_by_the_wire(package: str) -> None:
         assert not roots & FORBIDDEN[package], f"{path.relative_to(ROOT)} imports {sorted(roots & FORBIDDEN[package])}"
 
 
+def test_torchaudio_is_known_to_one_module() -> None:
+    knowing = {
+        path.relative_to(ROOT) for path in modules_of(ROOT / "sonic_runtime") if "torchaudio" in path.read_text()
+    }
+    assert knowing == {Path("sonic_runtime/engines/sonic/resampling.py")}
+
+
 def test_sql_of_one_kind_of_database_is_in_one_module() -> None:
     for path in modules_of(ROOT / "hub"):
         if path.relative_to(ROOT) != Path("hub/store/database.py"):

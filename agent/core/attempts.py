@@ -31,6 +31,7 @@ class Fault(IntEnum):
     DECLINED = 9
     TRANSFER = 10
     DEADLINE = 11
+    WOULD_NOT_FIT = 12
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Welcomed:
 
     heartbeat_interval_s: float
     lease_s: float = 30.0
+    takes_checkpoints: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,16 +150,25 @@ class UploadFailed:
     detail: str
 
 
+@dataclass(frozen=True)
+class CheckpointSent:
+    """The hub has been sent the state of an attempt, or could not be: all the same, for the next one is on its way."""
+
+    ref: Ref
+
+
 # From a worker.
 
 
 @dataclass(frozen=True)
 class WorkerLoaded:
-    """The engines are loaded: pairs of an engine's name and its model version."""
+    """The engines are loaded: pairs of an engine's name and its model version, and of a network and its provider."""
 
     slot: int
     generation: int
     engines: tuple[tuple[str, str], ...]
+    networks: tuple[tuple[str, str], ...] = ()
+    on_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,17 @@ class WorkerProgressed:
     generation: int
     render_id: str
     progress: Progress
+
+
+@dataclass(frozen=True)
+class WorkerCheckpointed:
+    """A newer state of a render lies in its scratch folder."""
+
+    slot: int
+    generation: int
+    render_id: str
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -232,7 +253,16 @@ class WorkerExited:
     last_words: str = ""
 
 
-FromWorker = WorkerLoaded | WorkerProbed | WorkerAlive | WorkerProgressed | WorkerRendered | WorkerFailed | WorkerExited
+FromWorker = (
+    WorkerLoaded
+    | WorkerProbed
+    | WorkerAlive
+    | WorkerProgressed
+    | WorkerCheckpointed
+    | WorkerRendered
+    | WorkerFailed
+    | WorkerExited
+)
 Event = (
     Kept
     | Ticked
@@ -251,5 +281,6 @@ Event = (
     | StoringFailed
     | VideoUploaded
     | UploadFailed
+    | CheckpointSent
     | FromWorker
 )

@@ -28,6 +28,7 @@ class SlotView:
     realtime_factor: float = 0.0
     engines: tuple[tuple[str, str], ...] = ()
     detail: str = ""
+    on_cpu: bool = False  # its worker has said that renders take no GPU
 
 
 # To the hub. All but Connect are for the session that stands.
@@ -190,6 +191,15 @@ class UploadVideo:
 
 
 @dataclass(frozen=True)
+class SendCheckpoint:
+    """Bring the state of an attempt to the hub and say how far it is; answered by CheckpointSent."""
+
+    ref: Ref
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class ForgetResult:
     """Remove a result from the outbox and stop its upload."""
 
@@ -237,6 +247,7 @@ Instruction = (
     | StopFetching
     | StoreResult
     | UploadVideo
+    | SendCheckpoint
     | ForgetResult
     | BeginFault
     | EndFault

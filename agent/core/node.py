@@ -7,7 +7,7 @@ Every event is handled in two steps. First whoever it concerns takes it: the ses
 2. end the faults of a game day whose time is up;
 3. call the hub, if no session stands;
 4. start, or end, workers;
-5. upload and report results, if a session stands;
+5. upload and report results, and the states of what runs, if a session stands;
 6. give a sign of life, if it is time or a slot has changed.
 """
 
@@ -70,6 +70,11 @@ class Node:
         """Of the first engine that is loaded; empty while none is."""
         return next((version for slot in self._slots for _, version in slot.engines), "")
 
+    @property
+    def networks(self) -> frozenset[tuple[str, str]]:
+        """The networks that workers have opened, each with its provider."""
+        return frozenset(network for slot in self._slots for network in slot.networks)
+
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
         """What to do about an event. `now` is in seconds and never goes back."""
         if self._exited:
@@ -88,8 +93,8 @@ class Node:
                 return []
             case events.StopRequested():
                 return self._leave(now)
-            case events.Welcomed(heartbeat_interval_s, lease_s):
-                return self._welcomed(heartbeat_interval_s, lease_s, now)
+            case events.Welcomed():
+                return self._welcomed(event, now)
             case events.SessionEnded(detail, jitter):
                 self.session.ended(detail, jitter, now)
                 self.deliveries.cut()
@@ -115,6 +120,10 @@ class Node:
                 return self.deliveries.uploaded(ref)
             case events.UploadFailed(ref, refused, detail):
                 return self.deliveries.upload_failed(ref, refused, detail, now)
+            case events.CheckpointSent(ref):
+                for one in self._slots:
+                    one.checkpoint_sent(ref, now)
+                return []
             case events.InputsReady(ref):
                 return [one for slot in self._slots for one in slot.inputs_ready(ref, now)]
             case events.InputsFailed(ref, failure):
@@ -122,8 +131,8 @@ class Node:
             case _:
                 return self._slots[event.slot].hear(event, now)
 
-    def _welcomed(self, heartbeat_interval_s: float, lease_s: float, now: float) -> list[Instruction]:
-        self.session.welcomed(heartbeat_interval_s, lease_s, now)
+    def _welcomed(self, event: events.Welcomed, now: float) -> list[Instruction]:
+        self.session.welcomed(event.heartbeat_interval_s, event.lease_s, event.takes_checkpoints, now)
         self._hub_drains = False  # a drain that still holds is said again
         started = [slot.attempt.work.ref for slot in self._slots if slot.attempt and slot.attempt.rendering]
         return [SendStarted(ref) for ref in started]
@@ -195,6 +204,9 @@ class Node:
             yield from slot.due(now, restart=not self.leaving)
         if self.session.up:
             yield from self.deliveries.due(now)
+            if self.session.takes_checkpoints:
+                for slot in self._slots:
+                    yield from slot.checkpoint_due(now)
         if self.session.heartbeat_due(self._told, now):
             yield SendHeartbeat(self._told, (*self.running, *self.deliveries.refs), self._game_day.left(now))
 

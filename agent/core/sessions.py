@@ -24,6 +24,7 @@ class Session:
         self._terms = terms
         self.state = SessionState.DOWN
         self.detail = "not connected yet"
+        self.takes_checkpoints = False
         self._failures = 0
         self._connect_at_s = 0.0
         self._up_since_s = 0.0
@@ -36,9 +37,9 @@ class Session:
     def up(self) -> bool:
         return self.state is SessionState.UP
 
-    def welcomed(self, heartbeat_interval_s: float, lease_s: float, now: float) -> None:
+    def welcomed(self, heartbeat_interval_s: float, lease_s: float, takes_checkpoints: bool, now: float) -> None:
         """From now on no pause between calls is so long that leases run out in it."""
-        self.state, self.detail = SessionState.UP, ""
+        self.state, self.detail, self.takes_checkpoints = SessionState.UP, "", takes_checkpoints
         self._up_since_s = self._heartbeat_at_s = now
         self._heartbeat_interval_s = heartbeat_interval_s
         self._longest_pause_s = lease_s / 4

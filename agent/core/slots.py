@@ -6,16 +6,20 @@ The attempt: FETCHING -> RENDERING -> gone; its outcome is in the deliveries fro
 A slot takes an attempt only while its worker is READY. An attempt whose worker is killed ends at the kill, not at the
 exit: a process that the kernel cannot end must not keep a job.
 
+A process that reports a device error is not trusted with another render, nor one that runs out of memory twice without
+a video in between: the first time it has given back what the render took.
+
 A probe that the hub asks for is rendered while the slot is free, and gives way to an attempt at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.core import events
 from agent.core.attempts import Failure, Fault, Outcome, Progress, Ref, Rendered, Stopped, Work
+from agent.core.checkpoints import Checkpoints
 from agent.core.deliveries import UPLOADING_FROM, Deliveries
 from agent.core.instructions import (
     CancelProbe,
@@ -37,7 +41,6 @@ from agent.core.instructions import (
 from agent.core.terms import Terms
 
 RENDERING_FROM = 0.02  # share of an attempt that is done when its inputs are there
-POISONING = (Fault.DEVICE, Fault.OUT_OF_MEMORY)  # a process that reported these is not trusted with another render
 
 
 class WorkerState(StrEnum):
@@ -62,6 +65,7 @@ class Attempt:
     stage: str = ""
     fraction: float = 0.0
     progress_at_s: float = 0.0
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class Slot:
         self.attempt: Attempt | None = None
         self._probe: AskedProbe | None = None
         self.engines: tuple[tuple[str, str], ...] = ()
+        self.networks: tuple[tuple[str, str], ...] = ()
+        self._on_cpu = False
+        self._ran_out_of_memory = False  # and has rendered nothing since
         self._terms = terms
         self._deliveries = deliveries
         self._worker = WorkerState.BACKOFF
@@ -106,6 +113,7 @@ class Slot:
             self._realtime_factor,
             self.engines,
             "" if self.ready else self._detail or str(self._worker),
+            self._on_cpu,
         )
 
     @property
@@ -160,6 +168,15 @@ class Slot:
         attempt.kill_at_s = now + self._terms.cancel_grace_s
         return [CancelRender(self.index, self._generation, attempt.work.ref)]
 
+    def checkpoint_sent(self, ref: Ref, now: float) -> None:
+        if self.attempt and self.attempt.work.ref == ref:
+            self.attempt.checkpoints.sent(now)
+
+    def checkpoint_due(self, now: float) -> list[Instruction]:
+        """What can be done for the attempt's state while a session stands."""
+        attempt = self.attempt
+        return attempt.checkpoints.due(attempt.work.ref, now) if attempt and not attempt.ending else []
+
     def _end(self, outcome: Outcome) -> list[Instruction]:
         assert self.attempt
         ref, self.attempt = self.attempt.work.ref, None
@@ -206,6 +223,8 @@ class Slot:
                 return self._alive(event, now)
             case events.WorkerProgressed():
                 return self._progressed(event, now)
+            case events.WorkerCheckpointed():
+                return self._checkpointed(event, now)
             case events.WorkerRendered():
                 return self._rendered(event, now)
             case events.WorkerFailed():
@@ -214,7 +233,7 @@ class Slot:
     def _loaded(self, event: events.WorkerLoaded, now: float) -> list[Instruction]:
         if self._worker is not WorkerState.STARTING:
             return []
-        self.engines = event.engines
+        self.engines, self.networks, self._on_cpu = event.engines, event.networks, event.on_cpu
         self._enter(WorkerState.PROBING, now)
         return [Probe(self.index, self._generation)]
 
@@ -245,11 +264,18 @@ class Slot:
         told = Progress(event.progress.stage, event.progress.done, event.progress.total, attempt.fraction)
         return [SendProgress(attempt.work.ref, told)]
 
+    def _checkpointed(self, event: events.WorkerCheckpointed, now: float) -> list[Instruction]:
+        attempt = self._rendering(event.render_id)
+        if attempt and not attempt.ending:
+            self._ticked_at_s = now
+            attempt.checkpoints.made(event.done, event.total)
+        return []
+
     def _rendered(self, event: events.WorkerRendered, now: float) -> list[Instruction]:
         attempt = self._rendering(event.render_id)
         if attempt is None:
             return []
-        self._failures = 0
+        self._failures, self._ran_out_of_memory = 0, False
         return self._end(attempt.ending or Rendered(event.report, now - attempt.began_at_s))
 
     def _failed(self, event: events.WorkerFailed, now: float) -> list[Instruction]:
@@ -264,9 +290,15 @@ class Slot:
         if attempt is None:
             return []
         ended = self._end(attempt.ending or event.failure)
-        if event.failure.fault in POISONING:
+        if self._poisoned_by(event.failure.fault):
             return [*ended, *self._kill(event.failure.message, now)]
         return ended
+
+    def _poisoned_by(self, fault: Fault) -> bool:
+        if fault is not Fault.OUT_OF_MEMORY:
+            return fault is Fault.DEVICE
+        again, self._ran_out_of_memory = self._ran_out_of_memory, True
+        return again
 
     def _exited(self, event: events.WorkerExited, now: float) -> list[Instruction]:
         if self._worker is WorkerState.BACKOFF:
@@ -320,7 +352,8 @@ class Slot:
         self._generation += 1
         self._ticks = -1
         self._heard_at_s = self._ticked_at_s = now
-        self.engines, self._realtime_factor = (), 0.0
+        self.engines, self.networks, self._realtime_factor = (), (), 0.0
+        self._ran_out_of_memory = False
         self._enter(WorkerState.STARTING, now)
         return [StartWorker(self.index, self._generation)]
 

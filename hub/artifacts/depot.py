@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +27,8 @@ from sonic.parameters import Problem
 MAX_CHUNK_BYTES = 1 << 20
 STAGING_AGE_S = 24 * 3600.0
 _PLACED = "placed"  # under this the videos that agents have put there themselves, until they are checked
+_STATES = "states"  # under this the states of renders, by tenant and job: nobody but a later attempt is to have them
+_STATE_KEY = re.compile(r"states/[^/]+/[0-9a-f]{32}/[0-9a-f]{64}")
 _PLACED_NAME = re.compile(r"[0-9a-f]{32}-\d+-[0-9a-f]{64}(-[0-9a-f]{32})?")
 _log = logging.getLogger("hub.depot")
 _HASH_DIGITS = frozenset("0123456789abcdef")
@@ -73,6 +75,34 @@ class Depot:
         What has arrived is kept when the sender is cut off.
         Raises InvalidRequest, OutOfSequence, BytesDiffer, LimitReached, NotNow.
         """
+        key = _key(tenant, sha256)
+        head = await self._receive(key, tenant, sha256, size_bytes, offset_bytes, chunks)
+        return Stored(sha256, size_bytes, media_types.media_type(head), durations.told(head, size_bytes))
+
+    async def receive_state(
+        self, tenant: str, job_id: str, sha256: str, size_bytes: int, offset_bytes: int, chunks: AsyncIterator[bytes]
+    ) -> None:
+        """`receive` for the state of a job's render."""
+        key = state_key(tenant, job_id, sha256)
+        await self._receive(key, tenant, sha256, size_bytes, offset_bytes, chunks)
+
+    async def state_bytes(self, tenant: str, job_id: str, sha256: str) -> int:
+        """How large a state is; 0 when it is not there. Raises NotNow."""
+        with _not_now():
+            try:
+                return int((await obstore.head_async(self._objects, state_key(tenant, job_id, sha256)))["size"])
+            except FileNotFoundError:
+                return 0
+
+    async def forget_state(self, tenant: str, job_id: str, sha256: str) -> None:
+        """Remove a state; one that is not there, or cannot be removed, is left to the sweep."""
+        with contextlib.suppress(BaseError, FileNotFoundError):
+            await obstore.delete_async(self._objects, state_key(tenant, job_id, sha256))
+
+    async def _receive(
+        self, key: str, tenant: str, sha256: str, size_bytes: int, offset_bytes: int, chunks: AsyncIterator[bytes]
+    ) -> bytes:
+        """How the bytes begin."""
         self._check_size(size_bytes)
         part = self._part(tenant, sha256)
         lock = self._locks.setdefault(part, asyncio.Lock())
@@ -86,9 +116,9 @@ class Depot:
                     f"the bytes received have the SHA-256 {digest}, not {sha256}; nothing was stored"
                 )
             with _not_now():
-                await obstore.put_async(self._objects, _key(tenant, sha256), part)
+                await obstore.put_async(self._objects, key, part)
             part.unlink()
-        return Stored(sha256, size_bytes, media_types.media_type(head), durations.told(head, size_bytes))
+        return head
 
     def link(self, tenant: str, sha256: str, valid_s: float) -> str:
         """Where an artifact can be fetched directly, by whoever has the link; empty where that is not possible."""
@@ -133,11 +163,18 @@ class Depot:
                     await obstore.delete_async(self._objects, key)
         return Stored(sha256, size_bytes, media_types.media_type(head)) if digest == sha256 else None
 
-    async def read(self, tenant: str, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+    def read(self, tenant: str, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to `end`, in chunks."""
+        return self._read(_key(tenant, sha256), start, end)
+
+    def read_state(self, tenant: str, job_id: str, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """`read` for the state of a job's render."""
+        return self._read(state_key(tenant, job_id, sha256), start, end)
+
+    async def _read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
         while start < end:
             stop = min(start + MAX_CHUNK_BYTES, end)
-            chunk = await obstore.get_range_async(self._objects, _key(tenant, sha256), start=start, end=stop)
+            chunk = await obstore.get_range_async(self._objects, key, start=start, end=stop)
             yield bytes(chunk)
             start = stop
 
@@ -147,6 +184,26 @@ class Depot:
         for part in old:
             part.unlink(missing_ok=True)
         return len(old) + (self._sweep_placed() if isinstance(self._objects, S3Store) else 0)
+
+    def forget_states(self, tenant: str, job_id: str) -> None:
+        """Remove all states of a job; what cannot be removed is left to the sweep."""
+        with contextlib.suppress(BaseError, FileNotFoundError):
+            for page in obstore.list(self._objects, state_key(tenant, job_id, "")):
+                for found in page:
+                    obstore.delete(self._objects, found["path"])
+
+    def sweep_states(self, known: Collection[str]) -> int:
+        """Remove the states that are not among the `known` keys and have been there for a day; returns how many."""
+        removed = 0
+        with contextlib.suppress(BaseError, FileNotFoundError):  # an hour later it is tried again
+            for page in obstore.list(self._objects, _STATES):
+                for found in page:
+                    age_s = time.time() - found["last_modified"].timestamp()
+                    key = found["path"]
+                    if age_s > STAGING_AGE_S and key not in known and _STATE_KEY.fullmatch(key):
+                        obstore.delete(self._objects, key)
+                        removed += 1
+        return removed
 
     def _sweep_placed(self) -> int:
         removed = 0
@@ -198,6 +255,10 @@ class Depot:
 
 def _key(tenant: str, sha256: str) -> str:
     return f"{quote(tenant, safe='')}/{sha256[:2]}/{sha256}"
+
+
+def state_key(tenant: str, job_id: str, sha256: str) -> str:
+    return f"{_STATES}/{quote(tenant, safe='')}/{job_id}/{sha256}"
 
 
 def _placed_key(tenant: str, attempt: str, sha256: str) -> str:

@@ -608,7 +608,7 @@ class Dispatch:
             return
         node = self.nodes[node_id]
         yield from self.standing.failed(node, job, failure.fault, now)
-        if failure.fault is Fault.OUT_OF_MEMORY:
+        if failure.fault in (Fault.OUT_OF_MEMORY, Fault.WOULD_NOT_FIT):
             self._learn_limit(job, node)
         if failure.fault.final:
             self._forget(job.job_id)

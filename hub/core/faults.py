@@ -21,6 +21,7 @@ class Fault(IntEnum):
     DECLINED = 9
     TRANSFER = 10
     DEADLINE = 11
+    WOULD_NOT_FIT = 12
 
     @property
     def final(self) -> bool:

@@ -17,9 +17,10 @@ from statistics import median
 from typing import NamedTuple, TypeVar
 
 from hub.core.jobs import Work
+from sonic.parameters import PROBE_STEPS
 
 CALIBRATION = Work(video_s=0.5, side_px=256)
-"""The probe clip; its portrait is never prepared."""
+"""The probe clip of an engine without denoising steps; its portrait is never prepared."""
 PRIOR_BYTES_PER_S = 5e6
 MAX_KINDS = 512
 MAX_NODES = 65_536
@@ -65,6 +66,11 @@ class Estimate(NamedTuple):
         return Estimate(self.expected_s * factor, self.low_s * factor, self.high_s * factor)
 
 
+def calibration(engine: str) -> Work:
+    """The probe clip of an engine."""
+    return CALIBRATION._replace(steps=PROBE_STEPS.get(engine, CALIBRATION.steps))
+
+
 NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
@@ -95,7 +101,7 @@ class Forecasts:
         took = math.log(CALIBRATION.video_s / realtime_factor)
         if node.calibration == took:
             return
-        cls.calibrate(node.calibration, took)
+        cls.calibrate(calibration(kind.engine), node.calibration, took)
         node.calibration = took
         self._cache.pop(kind, None)
 
@@ -244,14 +250,14 @@ class _Class:
         covariance = [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(self.covariance, more, strict=True)]
         return _Class(list(self.mean), covariance)
 
-    def calibrate(self, before: float | None, took: float) -> None:
+    def calibrate(self, work: Work, before: float | None, took: float) -> None:
         """A node's calibration took exp(`took`) seconds, and exp(`before`) the last time."""
         if before is not None and (at := bisect_left(self.calibrations, before)) < len(self.calibrations):
             del self.calibrations[at]
         insort(self.calibrations, took)
         if len(self.calibrations) > MAX_NODES:
             del self.calibrations[-1], self.calibrations[0]  # what is in the middle stays there
-        self.observe(CALIBRATION, False, took, self.spread**2 + _CALIBRATION_NOISE, learns_noise=False)
+        self.observe(work, False, took, self.spread**2 + _CALIBRATION_NOISE, learns_noise=False)
 
     def predict(self, work: Work, warm: bool) -> tuple[float, float]:
         """Mean and variance of the logarithm of what the work takes."""

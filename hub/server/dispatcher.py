@@ -82,9 +82,12 @@ class Dispatcher:
         bulletin: Bulletin,
         link: Link,
         hub_id: str,
+        ended: Callable[[str], None] = lambda _job_id: None,
     ) -> None:
+        """`ended` is told of every job that this hub has ended."""
         self._database = database
         self._link = link
+        self._ended = ended
         self._ledger = Ledger(database, known, bulletin, hub_id)
         self._dispatch = Dispatch(rules)
         self._sessions = sessions
@@ -361,12 +364,15 @@ class Dispatcher:
                 metrics.QUEUE_WAIT.labels(item.given.tenant).observe(item.given.queued_s)
             self._sessions.send(write.node_id, Outgoing(assignment=_assignment(write, item.given, self._link)))
             extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "node_id": write.node_id}
+            if item.given.checkpoint:
+                extra["goes_on_from"] = f"{item.given.checkpoint.done}/{item.given.checkpoint.total}"
             _log.info("assigned", extra=extra | {"reason": write.reason})
         elif isinstance(write, instructions.Requeue):
             metrics.REQUEUES.labels(write.failure.reason).inc()
             extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "reason": write.failure.message}
             _log.warning("requeued", extra=extra)
         elif state := _ENDS.get(type(write)):
+            self._ended(_job_id(write))
             metrics.JOBS_ENDED.labels(self._tenants.pop(_job_id(write), ""), state).inc()
             _log.info("ended", extra={"job_id": _job_id(write), "state": str(state)})
 
@@ -420,7 +426,12 @@ def _assignment(write: instructions.Assign, given: Given, link: Link) -> fleet_s
         voice_url=link(given.tenant, given.spec.voice_sha256),
         slot=write.slot,
         queued_seconds=given.queued_s,
+        checkpoint=_state(given.checkpoint) if given.checkpoint else None,
     )
+
+
+def _state(row: sa.Row[Any]) -> artifacts_pb2.Artifact:
+    return artifacts_pb2.Artifact(sha256=row.sha256, size_bytes=row.size_bytes)
 
 
 def _artifact(row: sa.Row[Any]) -> artifacts_pb2.Artifact:

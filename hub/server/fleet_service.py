@@ -21,6 +21,7 @@ from hub.core.names import name_problem
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
 from hub.server.callers import Context
+from hub.server.checkpoints import Checkpoints
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
@@ -51,11 +52,15 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         forwarder: Forwarder | None,
         neighbours: Neighbours,
         bulletin: Bulletin,
+        checkpoints: Checkpoints,
     ) -> None:
         self._config = config
         self._checking: dict[tuple[str, Ref], asyncio.Task[None]] = {}  # videos that were reported
+        self._noting: dict[tuple[str, Ref], asyncio.Task[None]] = {}
+        self._told: dict[tuple[str, Ref], pb.AttemptCheckpoint] = {}  # states that are still to be noted
         self._neighbours = neighbours
         self._bulletin = bulletin
+        self._checkpoints = checkpoints
         self._database = database
         self._dispatcher = dispatcher
         self._files = files
@@ -89,9 +94,13 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def FetchInput(self, request: pb.FetchInputRequest, context: Context) -> AsyncIterator[pb.FetchInputResponse]:
         attempt = await self._attempt(request.node_id, request.ref)
         spec = jobs_pb2.JobSpec.FromString(attempt.spec)
-        if request.sha256 not in (spec.portrait_sha256, spec.voice_sha256):
+        chunks: AsyncIterator[bytes] | None
+        if request.sha256 in (spec.portrait_sha256, spec.voice_sha256):
+            _, chunks = await self._files.download(attempt.tenant, request.sha256, request.range)
+        else:
+            chunks = await self._checkpoints.read(attempt.tenant, attempt.job_id, request.sha256, request.range)
+        if chunks is None:
             raise exceptions.NotFound(f"artifact {request.sha256[:64]!r} is no input of this attempt")
-        _, chunks = await self._files.download(attempt.tenant, request.sha256, request.range)
         async for chunk in chunks:
             yield pb.FetchInputResponse(chunk=chunk)
 
@@ -112,6 +121,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     ) -> pb.UploadVideoResponse:
         header, chunks = await transfers.unpack(request)
         attempt = await self._attempt(header.node_id, header.ref)
+        if header.checkpoint:
+            state = await self._checkpoints.receive(attempt.tenant, attempt.job_id, header.upload, chunks)
+            return pb.UploadVideoResponse(video=state)
         return pb.UploadVideoResponse(video=await self._files.upload(attempt.tenant, header.upload, chunks))
 
     async def _attempt(self, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
@@ -130,6 +142,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             server_time=views.now_message(),
             max_upload_chunk_bytes=MAX_CHUNK_BYTES,
             sampling_interval_seconds=self._forwarder.config.interval_s if self._forwarder else 0,
+            takes_checkpoints=True,
             late_samples=bool(self._forwarder and self._forwarder.config.out_of_order_window_s),
         )
 
@@ -226,6 +239,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 progressed = events.AttemptProgressed(node_id, wire.ref(message.progress.ref), progress)
                 self._dispatcher.post(progressed)
                 self._neighbours.progressed(progressed)
+            case "checkpoint":
+                self._take_checkpoint(message.checkpoint, node_id)
             case "result" if message.result.HasField("video"):
                 self._take_video(message.result, session)
             case "result":
@@ -237,6 +252,30 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             case "draining":
                 session.metrics.leaving = True
                 self._dispatcher.post(events.NodeLeaving(node_id, session.session_id))
+
+    def _take_checkpoint(self, said: pb.AttemptCheckpoint, node_id: str) -> None:
+        """Looking it up takes its time, in which the node goes on talking; the newest waits for the one before."""
+        key = (node_id, wire.ref(said.ref))
+        self._told[key] = said
+
+        def end(task: asyncio.Task[None]) -> None:
+            del self._noting[key]
+            if not task.cancelled() and task.exception():
+                _log.error("a state was not dealt with", exc_info=task.exception())
+
+        if key not in self._noting:
+            self._noting[key] = asyncio.create_task(self._note_checkpoints(key), name=f"state {key}")
+            self._noting[key].add_done_callback(end)
+
+    async def _note_checkpoints(self, key: tuple[str, Ref]) -> None:
+        """Whatever speaks against one: a state only saves time."""
+        node_id, ref = key
+        while said := self._told.pop(key, None):
+            try:
+                attempt = await self._attempt(node_id, said.ref)
+                await self._checkpoints.note(node_id, attempt.tenant, ref, said)
+            except (exceptions.Refusal, sa.exc.SQLAlchemyError) as error:
+                _log.info("a state was not kept", extra={"job_id": ref.job_id[:32], "error": str(error)})
 
     def _take_result(self, result: pb.AttemptResult, session: AgentSession) -> None:
         node_id, ref = session.hello.node_id, wire.ref(result.ref)

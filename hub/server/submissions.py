@@ -50,7 +50,7 @@ def new_job(
         problems += _deadline_problems(seconds_of(spec.deadline), now_s)
     cautions: list[parameters.Caution] = []
     try:
-        complete, cautions = parameters.from_wire(spec.parameters)
+        complete, cautions = parameters.from_wire(spec.parameters, spec.engine)
         spec.parameters.CopyFrom(complete.to_wire())
     except parameters.InvalidParameters as error:
         problems += [Problem(f"spec.{problem.field}", problem.description) for problem in error.problems]

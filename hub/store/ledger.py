@@ -18,7 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub.core.instructions import Assign, CommitSuccess, Instruction, MarkRunning, Record, Send, Write
-from hub.store import commits, records
+from hub.core.jobs import Ref
+from hub.store import checkpoints, commits, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.commits import Apart, Outcome
@@ -41,6 +42,7 @@ class Given:
     portrait: sa.Row[Any]
     voice: sa.Row[Any]
     queued_s: float
+    checkpoint: sa.Row[Any] | None = None  # the state to go on from
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Ledger:
         made = list(zip(writes, outcomes, strict=True))
         won = [write for write, outcome in made if isinstance(write, CommitSuccess) and outcome.applied]
         self._learn_durations(connection, won)
-        assigned = [write.ref.job_id for write, outcome in made if isinstance(write, Assign) and outcome.applied]
+        assigned = [write.ref for write, outcome in made if isinstance(write, Assign) and outcome.applied]
         given = self._given(connection, assigned, now_s) if assigned else {}
         return [
             Committed(write, outcome, given.get(write.ref.job_id) if isinstance(write, Assign) else None)
@@ -134,15 +136,19 @@ class Ledger:
                 records.learn_duration(connection, job.tenant, sha256, audio_s)
                 self._known.forget(job.tenant, sha256)
 
-    def _given(self, connection: sa.Connection, job_ids: list[str], now_s: float) -> dict[str, Given]:
+    def _given(self, connection: sa.Connection, refs: list[Ref], now_s: float) -> dict[str, Given]:
         found: dict[str, Given] = {}
+        job_ids = [ref.job_id for ref in refs]
+        tried = [ref.job_id for ref in refs if ref.attempt > 1]  # of no other job there can be a state
+        states = checkpoints.give(connection, tried) if tried else {}
         rows = [self._fresh.pop(job_id) for job_id in job_ids if job_id in self._fresh]
         older = [job_id for job_id in job_ids if job_id not in {row.job_id for row in rows}]
         for row in (*rows, *(records.specs(connection, older) if older else ())):
             spec = jobs_pb2.JobSpec.FromString(row.spec)
             inputs = self._known.read(connection, row.tenant, (spec.portrait_sha256, spec.voice_sha256))
             portrait, voice = inputs[spec.portrait_sha256], inputs[spec.voice_sha256]
-            found[row.job_id] = Given(row.tenant, spec, portrait, voice, max(now_s - row.submitted_at_s, 0.0))
+            queued_s = max(now_s - row.submitted_at_s, 0.0)
+            found[row.job_id] = Given(row.tenant, spec, portrait, voice, queued_s, states.get(row.job_id))
         return found
 
 

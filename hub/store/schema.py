@@ -52,6 +52,22 @@ attempts = sa.Table(
     sa.Column("decision", sa.LargeBinary),  # Decision: why there, and why nowhere else
 )
 
+# The furthest state of a job that has not ended, for another attempt to go on from. It is no part of the job as its
+# tenant sees it, so it raises no revision; the bytes are in the depot.
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.job_id"), primary_key=True),
+    sa.Column("tenant", sa.String(150), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),  # that made it
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("done", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("given", sa.Integer, nullable=False),  # to how many attempts
+    sa.Column("stored_at_s", sa.Double, nullable=False),
+)
+
 nodes = sa.Table(
     "nodes",
     metadata,

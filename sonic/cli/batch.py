@@ -34,7 +34,7 @@ def batch(
     A row's own cells win over the options given here, and these over the preset.
     """
     settings = options.client_of(given)
-    parameters.complete(options.parameters_of(given))
+    parameters.complete(options.parameters_of(given), given.get("engine") or "")
     defaults = (manifest.read_preset(preset) if preset else {}) | options.job_of(given)
     if deadline := given.get("deadline"):
         if isinstance(deadline, timedelta):  # a rerun would ask for other jobs

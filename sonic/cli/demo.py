@@ -84,7 +84,7 @@ def _material(portrait: Path | None, audio: Path | None) -> tuple[Path, Path]:
     """The models are put in their place, and what is not given is a sample."""
     models = running.need("sonic_runtime.models", "runtime")
     for model in models.listing():
-        if model.problem:
+        if model.problem and not model.optional:
             models.fetch(model.name, output.note)
     if portrait and audio:
         return portrait, audio

@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 3  # a file or a parameter cannot be used
     UNREACHABLE = 4  # the hub, or Mimir, did not answer
     NOT_FOUND = 5  # there is no such job, node or artifact
-    REFUSED = 6  # the hub, or Mimir, does not allow it, or a limit is reached
+    REFUSED = 6  # the hub, or Mimir, does not allow it, a limit is reached, or a licence is not accepted
     NOT_INSTALLED = 7  # an extra or a model is missing
     INTERNAL = 70  # a fault of the program or of the hub
     INTERRUPTED = 130  # Ctrl-C, SIGTERM, SIGHUP
@@ -57,8 +57,10 @@ def _runtime_codes() -> list[tuple[type[Exception], ExitCode]]:
         ("sonic_runtime.errors", "BadInput", ExitCode.BAD_INPUT),
         ("sonic_runtime.errors", "Cancelled", ExitCode.INTERRUPTED),
         ("sonic_runtime.errors", "ModelMissing", ExitCode.NOT_INSTALLED),
+        ("sonic_runtime.errors", "ModelBroken", ExitCode.NOT_INSTALLED),
         ("sonic_runtime.errors", "RenderError", ExitCode.NOT_DONE),
-        ("sonic_runtime.models.folder", "UnknownModel", ExitCode.USAGE),
-        ("sonic_runtime.models.packages", "FetchFailed", ExitCode.NOT_DONE),
+        ("sonic_runtime.models.catalogue", "UnknownModel", ExitCode.USAGE),
+        ("sonic_runtime.models.licences", "LicenceNotAccepted", ExitCode.REFUSED),
+        ("sonic_runtime.models.folder", "FetchFailed", ExitCode.NOT_DONE),
     )
     return [(getattr(sys.modules[module], name), code) for module, name, code in named if module in sys.modules]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from sonic import config, deadlines, files
-from sonic.parameters import SPECS, Spec
+from sonic.parameters import ENGINE_DEFAULTS, SPECS, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Group = tuple[inspect.Parameter, ...]
@@ -143,7 +143,8 @@ def parameter_range(spec: Spec) -> str:
     """Default, hard and recommended range of a parameter, in words."""
     said = []
     if spec.default is not None:
-        said.append(f"Default: {str(spec.default).lower()}.")
+        own = [f"{engine}: {of[spec.name]:g}" for engine, of in ENGINE_DEFAULTS.items() if spec.name in of]
+        said.append(" ".join([f"Default: {str(spec.default).lower()}", *(f"({one})" for one in own)]) + ".")
     if spec.kind is not bool:
         said.append(f"{spec.range}.")
     if spec.recommended:

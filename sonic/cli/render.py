@@ -28,13 +28,14 @@ def render(
     """Render one video on this machine; no hub is needed."""
     from sonic.client import wire_parameters
 
-    wanted = wire_parameters(options.parameters_of(given))
+    wanted = wire_parameters(options.parameters_of(given), engine)
     files.check_inputs(portrait, audio)
     files.check_output(out, portrait, audio)
     try:
         report = _render(portrait, audio, out, engine, wanted)
     except KeyboardInterrupt:
-        raise exceptions.Interrupted(f"stopped; {out} was not written") from None
+        kept = "; the same command goes on where it was" if _state_of(out).exists() else ""
+        raise exceptions.Interrupted(f"stopped; {out} was not written{kept}") from None
     for warning in report.warnings:
         output.note(f"warning: {warning.message}")
     if json:
@@ -45,14 +46,20 @@ def render(
     output.line(str(out))
 
 
+def _state_of(out: Path) -> Path:
+    """Where the state of a long render is kept until the video is there."""
+    return out.with_name(f".{out.name}.state")
+
+
 def _render(
     portrait: Path, audio: Path, out: Path, engine: str, wanted: parameters_pb2.RenderParameters
 ) -> jobs_pb2.RenderReport:
     running.need("sonic_runtime.pipeline", "runtime")
     from sonic_runtime import engines, faces, pipeline
+    from sonic_runtime.checkpoint import Checkpoint
 
     logging.getLogger("sonic_runtime").setLevel(logging.ERROR)
-    request = pipeline.Request(portrait, audio, out, wanted)
+    request = pipeline.Request(portrait, audio, out, wanted, Checkpoint(_state_of(out), (portrait, audio)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

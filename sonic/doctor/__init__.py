@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from sonic.config import Settings
+from sonic.doctor.diffusion import check_diffusion
 from sonic.doctor.findings import Finding, State
 from sonic.doctor.hub import check_clock, check_hub
 from sonic.doctor.machine import check_disk, check_gpus
@@ -17,6 +18,7 @@ _CHECKS: tuple[Callable[[Settings], list[Finding]], ...] = (
     check_inference,
     check_codecs,
     check_models,
+    check_diffusion,
     check_disk,
     check_hub,
     check_clock,

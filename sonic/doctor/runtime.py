@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sonic.config import Settings
 from sonic.doctor.findings import Finding, State, not_installed
+from sonic.exceptions import BadSettings
+
+if TYPE_CHECKING:
+    from sonic_runtime.models import Model
 
 _ENCODERS = ("libx264", "aac")
 _DECODERS = ("pcm_s16le", "mp3", "aac", "flac", "vorbis", "opus")
-_PROVIDERS = ("CPU", "CUDA", "Tensorrt", "ROCM", "MIGraphX", "OpenVINO")
 
 
 def check_inference(_settings: Settings) -> list[Finding]:
-    """Every provider of onnxruntime computes something: one that is only listed falls back to the CPU in silence."""
+    """Every provider that onnxruntime lists computes something, and the one that the networks get is named."""
     try:
-        import sonic_runtime  # noqa: F401 - before onnxruntime: it keeps it from calling home
-        import onnxruntime  # isort: skip
-        from onnx import TensorProto, helper
+        from sonic_runtime import providers
     except ImportError as error:
         return not_installed("inference", error.name or "onnxruntime", "runtime")
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "twice", [value], [result])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    providers = onnxruntime.get_available_providers()
-    return [
-        _provider(onnxruntime, name, model.SerializeToString()) for name in providers if name.startswith(_PROVIDERS)
-    ]
-
-
-def _provider(onnxruntime: Any, name: str, model: bytes) -> Finding:
-    import numpy as np
-
-    advice = "install the CUDA and cuDNN versions that onnxruntime-gpu asks for; the CPU is used until then"
-    label = f"onnxruntime {name.removesuffix('ExecutionProvider')}"
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    found = [_provider(name) for name in providers.NAMES if providers.built_in(name)]
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[name])
-        (twice,) = session.run(None, {"x": np.ones(2, np.float32)})
-    except Exception as error:  # every provider fails in its own way, and all are to be reported
-        return Finding(label, State.WARNING, f"does not work: {str(error).splitlines()[0]}", advice)
-    if session.get_providers()[0] != name or twice.tolist() != [2.0, 2.0]:
-        return Finding(label, State.WARNING, "does not work: it fell back to the CPU", advice)
+        wanted = providers.wanted()
+    except BadSettings as error:
+        advice = f"name some of {', '.join(providers.NAMES)}, or unset {providers.VARIABLE}"
+        return [*found, Finding("inference", State.PROBLEM, str(error), advice)]
+    chosen = next((name for name in wanted if not providers.trial(name)), None)
+    if chosen is None:
+        text = f"{providers.VARIABLE} names {', '.join(wanted)}, and none of them computes here"
+        return [*found, Finding("inference", State.PROBLEM, text, "add cpu to it, or unset it")]
+    return [*found, Finding("inference", State.OK, f"networks compute by {chosen}")]
+
+
+def _provider(name: str) -> Finding:
+    import onnxruntime
+
+    from sonic_runtime import providers
+
+    label = f"onnxruntime {providers.NAMES[name].removesuffix('ExecutionProvider')}"
+    if problem := providers.trial(name):
+        advice = f"install what onnxruntime {onnxruntime.__version__} needs for it; until then another provider is used"
+        return Finding(label, State.WARNING, f"does not compute: {problem}", advice)
     return Finding(label, State.OK, f"computes, version {onnxruntime.__version__}")
 
 
@@ -57,7 +56,22 @@ def check_codecs(_settings: Settings) -> list[Finding]:
     if missing:
         advice = "install PyAV's own wheel, which brings them: pip install --force-reinstall --only-binary av av"
         return [Finding("codecs", State.PROBLEM, f"cannot be opened: {', '.join(missing)}", advice)]
-    return [Finding("codecs", State.OK, f"{', '.join(dict.fromkeys(name for name, _ in _codecs()))} open")]
+    names = ", ".join(dict.fromkeys(name for name, _ in _codecs()))
+    return [Finding("codecs", State.OK, f"{names} open"), _encoder()]
+
+
+def _encoder() -> Finding:
+    from sonic_runtime import errors
+    from sonic_runtime.media import encoders
+
+    try:
+        first, *_ = encoders.candidates()
+    except (BadSettings, errors.DeviceFailed) as error:
+        return Finding("encoder", State.PROBLEM, str(error), f"unset {encoders.VARIABLE}, or set it to x264")
+    found = f"{first.codec} encodes the picture"
+    if first is encoders.X264 and (problem := encoders.trial(encoders.NVENC)):
+        found += f"; NVENC does not ({problem})"
+    return Finding("encoder", State.OK, found)
 
 
 def _codecs() -> list[tuple[str, str]]:
@@ -87,9 +101,15 @@ def check_models(_settings: Settings) -> list[Finding]:
         from sonic_runtime import models
     except ImportError as error:
         return not_installed("models", error.name or "sonic_runtime", "runtime")
-    return [
-        Finding(f"model {model.name}", State.PROBLEM, model.problem, f"sonic models fetch {model.name}")
-        if model.problem
-        else Finding(f"model {model.name}", State.OK, f"{model.version} in {model.path}")
-        for model in models.listing()
-    ]
+    return [_of_model(model) for model in models.listing()]
+
+
+def _of_model(model: Model) -> Finding:
+    name = f"model {model.name}"
+    if not model.problem:
+        return Finding(name, State.OK, f"{model.version} in {model.path}")
+    if model.optional and not model.path.exists():
+        return Finding(
+            name, State.SKIPPED, f"{model.version} is not here", f"to use it: sonic models fetch {model.name}"
+        )
+    return Finding(name, State.PROBLEM, model.problem, f"sonic models fetch {model.name}")

@@ -69,6 +69,7 @@ class SessionRequest(_message.Message):
     SERIES_TABLE_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -87,6 +88,8 @@ class SessionRequest(_message.Message):
     def samples(self) -> _metrics_pb2.Samples: ...
     @_builtins.property
     def probed(self) -> Global___ProbeResult: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___AttemptCheckpoint: ...
     def __init__(
         self,
         *,
@@ -99,12 +102,13 @@ class SessionRequest(_message.Message):
         series_table: _metrics_pb2.SeriesTable | None = ...,
         samples: _metrics_pb2.Samples | None = ...,
         probed: Global___ProbeResult | None = ...,
+        checkpoint: Global___AttemptCheckpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "started", "progress", "result", "draining", "series_table", "samples", "probed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "started", "progress", "result", "draining", "series_table", "samples", "probed", "checkpoint"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -243,6 +247,7 @@ class Welcome(_message.Message):
     MAX_UPLOAD_CHUNK_BYTES_FIELD_NUMBER: _builtins.int
     SAMPLING_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     LATE_SAMPLES_FIELD_NUMBER: _builtins.int
+    TAKES_CHECKPOINTS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     heartbeat_interval_seconds: _builtins.float
     lease_seconds: _builtins.float
@@ -252,6 +257,8 @@ class Welcome(_message.Message):
     """how often metrics are sampled; 0: the hub takes none"""
     late_samples: _builtins.bool
     """whether samples may come out of order: then new ones are sent while old ones are caught up with"""
+    takes_checkpoints: _builtins.bool
+    """whether states of renders may be uploaded, and AttemptCheckpoint be said"""
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -264,10 +271,11 @@ class Welcome(_message.Message):
         max_upload_chunk_bytes: _builtins.int = ...,
         sampling_interval_seconds: _builtins.float = ...,
         late_samples: _builtins.bool = ...,
+        takes_checkpoints: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_seconds", b"heartbeat_interval_seconds", "late_samples", b"late_samples", "lease_seconds", b"lease_seconds", "max_upload_chunk_bytes", b"max_upload_chunk_bytes", "sampling_interval_seconds", b"sampling_interval_seconds", "server_time", b"server_time", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_seconds", b"heartbeat_interval_seconds", "late_samples", b"late_samples", "lease_seconds", b"lease_seconds", "max_upload_chunk_bytes", b"max_upload_chunk_bytes", "sampling_interval_seconds", b"sampling_interval_seconds", "server_time", b"server_time", "session_id", b"session_id", "takes_checkpoints", b"takes_checkpoints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -441,6 +449,7 @@ class Assignment(_message.Message):
     QUEUED_SECONDS_FIELD_NUMBER: _builtins.int
     PORTRAIT_URL_FIELD_NUMBER: _builtins.int
     VOICE_URL_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     slot: _builtins.int
     queued_seconds: _builtins.float
@@ -458,6 +467,10 @@ class Assignment(_message.Message):
     def portrait(self) -> _artifacts_pb2.Artifact: ...
     @_builtins.property
     def voice(self) -> _artifacts_pb2.Artifact: ...
+    @_builtins.property
+    def checkpoint(self) -> _artifacts_pb2.Artifact:
+        """the state of an earlier attempt to go on from, by FetchInput; absent: begin anew"""
+
     def __init__(
         self,
         *,
@@ -470,10 +483,11 @@ class Assignment(_message.Message):
         queued_seconds: _builtins.float = ...,
         portrait_url: _builtins.str = ...,
         voice_url: _builtins.str = ...,
+        checkpoint: _artifacts_pb2.Artifact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["portrait", b"portrait", "ref", b"ref", "spec", b"spec", "voice", b"voice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "portrait", b"portrait", "ref", b"ref", "spec", b"spec", "voice", b"voice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["portrait", b"portrait", "portrait_url", b"portrait_url", "queued_seconds", b"queued_seconds", "ref", b"ref", "slot", b"slot", "spec", b"spec", "tenant", b"tenant", "voice", b"voice", "voice_url", b"voice_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "portrait", b"portrait", "portrait_url", b"portrait_url", "queued_seconds", b"queued_seconds", "ref", b"ref", "slot", b"slot", "spec", b"spec", "tenant", b"tenant", "voice", b"voice", "voice_url", b"voice_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,6 +540,42 @@ class AttemptProgress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptProgress: _TypeAlias = AttemptProgress  # noqa: Y015
+
+@_typing.final
+class AttemptCheckpoint(_message.Message):
+    """The state of an attempt has been uploaded, for another node to go on from if this one is lost. The hub keeps the one
+    that is furthest, of a job that has not ended and that nobody else has been given meanwhile. It is never acknowledged:
+    what is lost on the way costs time, and nothing else.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    done: _builtins.int
+    """of the work that comes before the first frame"""
+    total: _builtins.int
+    @_builtins.property
+    def ref(self) -> _jobs_pb2.AttemptRef: ...
+    @_builtins.property
+    def state(self) -> _artifacts_pb2.Artifact: ...
+    def __init__(
+        self,
+        *,
+        ref: _jobs_pb2.AttemptRef | None = ...,
+        state: _artifacts_pb2.Artifact | None = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "ref", b"ref", "state", b"state", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptCheckpoint: _TypeAlias = AttemptCheckpoint  # noqa: Y015
 
 @_typing.final
 class AttemptResult(_message.Message):
@@ -879,7 +929,10 @@ class VideoHeader(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     REF_FIELD_NUMBER: _builtins.int
     UPLOAD_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
+    checkpoint: _builtins.bool
+    """it is no video but the state of the attempt: not an artifact of the tenant, and gone with the job"""
     @_builtins.property
     def ref(self) -> _jobs_pb2.AttemptRef: ...
     @_builtins.property
@@ -890,10 +943,11 @@ class VideoHeader(_message.Message):
         node_id: _builtins.str = ...,
         ref: _jobs_pb2.AttemptRef | None = ...,
         upload: _artifacts_pb2.UploadHeader | None = ...,
+        checkpoint: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "ref", b"ref", "upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "node_id", b"node_id", "ref", b"ref", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -102,7 +102,8 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadVideo(self, request_iterator, context):
-        """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant.
+        """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
+        state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
         Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -52,7 +52,8 @@ class FleetServiceStub:
     ever: the hub then checks the bytes against their hash before it commits. A repeat answers a fresh URL.
     """
     UploadVideo: _grpc.StreamUnaryMultiCallable[_fleet_service_pb2.UploadVideoRequest, _fleet_service_pb2.UploadVideoResponse]
-    """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant.
+    """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
+    state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
     Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
     """
 
@@ -80,7 +81,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     ever: the hub then checks the bytes against their hash before it commits. A repeat answers a fresh URL.
     """
     UploadVideo: _aio.StreamUnaryMultiCallable[_fleet_service_pb2.UploadVideoRequest, _fleet_service_pb2.UploadVideoResponse]  # type: ignore[assignment]
-    """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant.
+    """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
+    state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
     Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
     """
 
@@ -135,7 +137,8 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_fleet_service_pb2.UploadVideoRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.UploadVideoResponse, _abc.Awaitable[_fleet_service_pb2.UploadVideoResponse]]:
-        """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant.
+        """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
+        state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
         Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
         """
 

@@ -80,6 +80,8 @@ class _FaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FaultKind.V
     """inputs or video could not be moved between hub and node"""
     FAULT_KIND_DEADLINE: _FaultKind.ValueType  # 11
     """said by the hub: the job's deadline cannot be met any more"""
+    FAULT_KIND_WOULD_NOT_FIT: _FaultKind.ValueType  # 12
+    """by a forecast: nothing was started, and it is not held against the node"""
 
 class FaultKind(_FaultKind, metaclass=_FaultKindEnumTypeWrapper):
     """Whose fault a failed attempt is, and so whether another node should try."""
@@ -106,6 +108,8 @@ FAULT_KIND_TRANSFER: FaultKind.ValueType  # 10
 """inputs or video could not be moved between hub and node"""
 FAULT_KIND_DEADLINE: FaultKind.ValueType  # 11
 """said by the hub: the job's deadline cannot be met any more"""
+FAULT_KIND_WOULD_NOT_FIT: FaultKind.ValueType  # 12
+"""by a forecast: nothing was started, and it is not held against the node"""
 Global___FaultKind: _TypeAlias = FaultKind  # noqa: Y015
 
 @_typing.final
@@ -203,9 +207,9 @@ class Progress(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     FRACTION_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """fetching, preparing, rendering, checking or uploading"""
+    """fetching, preparing, denoising, rendering, checking or uploading"""
     done: _builtins.int
-    """units of this stage: video frames when rendering"""
+    """units of this stage: video frames when rendering, calls of the network when denoising"""
     total: _builtins.int
     """0 when not known"""
     fraction: _builtins.float
@@ -268,6 +272,8 @@ class RenderReport(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PORTRAIT_WAS_PREPARED_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
+    RESUMED_FROM_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     model_version: _builtins.str
     width: _builtins.int
@@ -282,6 +288,10 @@ class RenderReport(_message.Message):
     """of the device that rendered; 0 when not known"""
     portrait_was_prepared: _builtins.bool
     """by an earlier render of this worker: preparing cost next to nothing"""
+    encoder: _builtins.str
+    """of the picture, as FFmpeg calls it: libx264, h264_nvenc"""
+    resumed_from: _builtins.int
+    """units of denoising that an earlier attempt had done already; 0 when it began anew"""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTime]: ...
     @_builtins.property
@@ -301,10 +311,12 @@ class RenderReport(_message.Message):
         warnings: _abc.Iterable[Global___RenderWarning] | None = ...,
         peak_memory_bytes: _builtins.int = ...,
         portrait_was_prepared: _builtins.bool = ...,
+        encoder: _builtins.str = ...,
+        resumed_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_seconds", b"audio_seconds", "engine", b"engine", "fps", b"fps", "frames", b"frames", "height", b"height", "model_version", b"model_version", "peak_memory_bytes", b"peak_memory_bytes", "portrait_was_prepared", b"portrait_was_prepared", "stages", b"stages", "video_seconds", b"video_seconds", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_seconds", b"audio_seconds", "encoder", b"encoder", "engine", b"engine", "fps", b"fps", "frames", b"frames", "height", b"height", "model_version", b"model_version", "peak_memory_bytes", b"peak_memory_bytes", "portrait_was_prepared", b"portrait_was_prepared", "resumed_from", b"resumed_from", "stages", b"stages", "video_seconds", b"video_seconds", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

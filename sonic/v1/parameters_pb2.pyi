@@ -32,6 +32,9 @@ class RenderParameters(_message.Message):
     SMOOTH_MOTION_FIELD_NUMBER: _builtins.int
     FPS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    APPEARANCE_GUIDANCE_FIELD_NUMBER: _builtins.int
+    AUDIO_GUIDANCE_FIELD_NUMBER: _builtins.int
+    AUDIO_SCALE_FIELD_NUMBER: _builtins.int
     duration: _builtins.float
     """seconds; must match the audio within one video frame"""
     min_resolution: _builtins.int
@@ -48,6 +51,12 @@ class RenderParameters(_message.Message):
     fps: _builtins.int
     """frames per second"""
     seed: _builtins.int
+    appearance_guidance: _builtins.float
+    """of the diffusion engine: toward the portrait"""
+    audio_guidance: _builtins.float
+    """of the diffusion engine: toward what is heard"""
+    audio_scale: _builtins.float
+    """of the diffusion engine: weight of its audio attention"""
     def __init__(
         self,
         *,
@@ -61,11 +70,20 @@ class RenderParameters(_message.Message):
         smooth_motion: _builtins.bool | None = ...,
         fps: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
+        appearance_guidance: _builtins.float | None = ...,
+        audio_guidance: _builtins.float | None = ...,
+        audio_scale: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_dynamic_scale", b"_dynamic_scale", "_expand_ratio", b"_expand_ratio", "_fps", b"_fps", "_inference_steps", b"_inference_steps", "_lip_sync_correction", b"_lip_sync_correction", "_min_resolution", b"_min_resolution", "_motion_scale", b"_motion_scale", "_seed", b"_seed", "_smooth_motion", b"_smooth_motion", "duration", b"duration", "dynamic_scale", b"dynamic_scale", "expand_ratio", b"expand_ratio", "fps", b"fps", "inference_steps", b"inference_steps", "lip_sync_correction", b"lip_sync_correction", "min_resolution", b"min_resolution", "motion_scale", b"motion_scale", "seed", b"seed", "smooth_motion", b"smooth_motion"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_appearance_guidance", b"_appearance_guidance", "_audio_guidance", b"_audio_guidance", "_audio_scale", b"_audio_scale", "_duration", b"_duration", "_dynamic_scale", b"_dynamic_scale", "_expand_ratio", b"_expand_ratio", "_fps", b"_fps", "_inference_steps", b"_inference_steps", "_lip_sync_correction", b"_lip_sync_correction", "_min_resolution", b"_min_resolution", "_motion_scale", b"_motion_scale", "_seed", b"_seed", "_smooth_motion", b"_smooth_motion", "appearance_guidance", b"appearance_guidance", "audio_guidance", b"audio_guidance", "audio_scale", b"audio_scale", "duration", b"duration", "dynamic_scale", b"dynamic_scale", "expand_ratio", b"expand_ratio", "fps", b"fps", "inference_steps", b"inference_steps", "lip_sync_correction", b"lip_sync_correction", "min_resolution", b"min_resolution", "motion_scale", b"motion_scale", "seed", b"seed", "smooth_motion", b"smooth_motion"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_dynamic_scale", b"_dynamic_scale", "_expand_ratio", b"_expand_ratio", "_fps", b"_fps", "_inference_steps", b"_inference_steps", "_lip_sync_correction", b"_lip_sync_correction", "_min_resolution", b"_min_resolution", "_motion_scale", b"_motion_scale", "_seed", b"_seed", "_smooth_motion", b"_smooth_motion", "duration", b"duration", "dynamic_scale", b"dynamic_scale", "expand_ratio", b"expand_ratio", "fps", b"fps", "inference_steps", b"inference_steps", "lip_sync_correction", b"lip_sync_correction", "min_resolution", b"min_resolution", "motion_scale", b"motion_scale", "seed", b"seed", "smooth_motion", b"smooth_motion"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_appearance_guidance", b"_appearance_guidance", "_audio_guidance", b"_audio_guidance", "_audio_scale", b"_audio_scale", "_duration", b"_duration", "_dynamic_scale", b"_dynamic_scale", "_expand_ratio", b"_expand_ratio", "_fps", b"_fps", "_inference_steps", b"_inference_steps", "_lip_sync_correction", b"_lip_sync_correction", "_min_resolution", b"_min_resolution", "_motion_scale", b"_motion_scale", "_seed", b"_seed", "_smooth_motion", b"_smooth_motion", "appearance_guidance", b"appearance_guidance", "audio_guidance", b"audio_guidance", "audio_scale", b"audio_scale", "duration", b"duration", "dynamic_scale", b"dynamic_scale", "expand_ratio", b"expand_ratio", "fps", b"fps", "inference_steps", b"inference_steps", "lip_sync_correction", b"lip_sync_correction", "min_resolution", b"min_resolution", "motion_scale", b"motion_scale", "seed", b"seed", "smooth_motion", b"smooth_motion"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__appearance_guidance: _TypeAlias = _typing.Literal["appearance_guidance"]  # noqa: Y015
+    _WhichOneofArgType__appearance_guidance: _TypeAlias = _typing.Literal["_appearance_guidance", b"_appearance_guidance"]  # noqa: Y015
+    _WhichOneofReturnType__audio_guidance: _TypeAlias = _typing.Literal["audio_guidance"]  # noqa: Y015
+    _WhichOneofArgType__audio_guidance: _TypeAlias = _typing.Literal["_audio_guidance", b"_audio_guidance"]  # noqa: Y015
+    _WhichOneofReturnType__audio_scale: _TypeAlias = _typing.Literal["audio_scale"]  # noqa: Y015
+    _WhichOneofArgType__audio_scale: _TypeAlias = _typing.Literal["_audio_scale", b"_audio_scale"]  # noqa: Y015
     _WhichOneofReturnType__duration: _TypeAlias = _typing.Literal["duration"]  # noqa: Y015
     _WhichOneofArgType__duration: _TypeAlias = _typing.Literal["_duration", b"_duration"]  # noqa: Y015
     _WhichOneofReturnType__dynamic_scale: _TypeAlias = _typing.Literal["dynamic_scale"]  # noqa: Y015
@@ -86,6 +104,12 @@ class RenderParameters(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__smooth_motion: _TypeAlias = _typing.Literal["smooth_motion"]  # noqa: Y015
     _WhichOneofArgType__smooth_motion: _TypeAlias = _typing.Literal["_smooth_motion", b"_smooth_motion"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__appearance_guidance) -> _WhichOneofReturnType__appearance_guidance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__audio_guidance) -> _WhichOneofReturnType__audio_guidance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__audio_scale) -> _WhichOneofReturnType__audio_scale | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__duration) -> _WhichOneofReturnType__duration | None: ...
     @_typing.overload

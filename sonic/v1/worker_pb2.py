@@ -27,7 +27,7 @@ from sonic.v1 import nodes_pb2 as sonic_dot_v1_dot_nodes__pb2
 from sonic.v1 import parameters_pb2 as sonic_dot_v1_dot_parameters__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sonic/v1/worker.proto\x12\x08sonic.v1\x1a\x13sonic/v1/jobs.proto\x1a\x14sonic/v1/nodes.proto\x1a\x19sonic/v1/parameters.proto\"\x99\x01\n\rWorkerCommand\x12)\n\x06render\x18\x01 \x01(\x0b\x32\x17.sonic.v1.RenderCommandH\x00\x12)\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x17.sonic.v1.CancelCommandH\x00\x12\'\n\x05probe\x18\x03 \x01(\x0b\x32\x16.sonic.v1.ProbeCommandH\x00\x42\t\n\x07\x63ommand\"\x98\x02\n\x0bWorkerEvent\x12(\n\x06loaded\x18\x01 \x01(\x0b\x32\x16.sonic.v1.WorkerLoadedH\x00\x12,\n\x08progress\x18\x02 \x01(\x0b\x32\x18.sonic.v1.WorkerProgressH\x00\x12,\n\x08rendered\x18\x03 \x01(\x0b\x32\x18.sonic.v1.WorkerRenderedH\x00\x12(\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x16.sonic.v1.WorkerFailedH\x00\x12&\n\x05\x61live\x18\x05 \x01(\x0b\x32\x15.sonic.v1.WorkerAliveH\x00\x12(\n\x06probed\x18\x06 \x01(\x0b\x32\x16.sonic.v1.WorkerProbedH\x00\x42\x07\n\x05\x65vent\"\xa2\x01\n\rRenderCommand\x12\x11\n\trender_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x15\n\rportrait_path\x18\x03 \x01(\t\x12\x12\n\nvoice_path\x18\x04 \x01(\t\x12\x13\n\x0boutput_path\x18\x05 \x01(\t\x12.\n\nparameters\x18\x06 \x01(\x0b\x32\x1a.sonic.v1.RenderParameters\"\"\n\rCancelCommand\x12\x11\n\trender_id\x18\x01 \x01(\t\"1\n\x0cProbeCommand\x12\x11\n\trender_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\"5\n\x0cWorkerLoaded\x12%\n\x07\x65ngines\x18\x01 \x03(\x0b\x32\x14.sonic.v1.EngineInfo\"I\n\x0eWorkerProgress\x12\x11\n\trender_id\x18\x01 \x01(\t\x12$\n\x08progress\x18\x02 \x01(\x0b\x32\x12.sonic.v1.Progress\"K\n\x0eWorkerRendered\x12\x11\n\trender_id\x18\x01 \x01(\t\x12&\n\x06report\x18\x02 \x01(\x0b\x32\x16.sonic.v1.RenderReport\"H\n\x0cWorkerFailed\x12\x11\n\trender_id\x18\x01 \x01(\t\x12%\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x14.sonic.v1.JobFailure\"=\n\x0bWorkerAlive\x12\x16\n\x0eresident_bytes\x18\x01 \x01(\x03\x12\x16\n\x0eprogress_ticks\x18\x02 \x01(\x03\"J\n\x0cWorkerProbed\x12\x11\n\trender_id\x18\x01 \x01(\t\x12\x17\n\x0frealtime_factor\x18\x02 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15sonic/v1/worker.proto\x12\x08sonic.v1\x1a\x13sonic/v1/jobs.proto\x1a\x14sonic/v1/nodes.proto\x1a\x19sonic/v1/parameters.proto\"\x99\x01\n\rWorkerCommand\x12)\n\x06render\x18\x01 \x01(\x0b\x32\x17.sonic.v1.RenderCommandH\x00\x12)\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x17.sonic.v1.CancelCommandH\x00\x12\'\n\x05probe\x18\x03 \x01(\x0b\x32\x16.sonic.v1.ProbeCommandH\x00\x42\t\n\x07\x63ommand\"\xce\x02\n\x0bWorkerEvent\x12(\n\x06loaded\x18\x01 \x01(\x0b\x32\x16.sonic.v1.WorkerLoadedH\x00\x12,\n\x08progress\x18\x02 \x01(\x0b\x32\x18.sonic.v1.WorkerProgressH\x00\x12,\n\x08rendered\x18\x03 \x01(\x0b\x32\x18.sonic.v1.WorkerRenderedH\x00\x12(\n\x06\x66\x61iled\x18\x04 \x01(\x0b\x32\x16.sonic.v1.WorkerFailedH\x00\x12&\n\x05\x61live\x18\x05 \x01(\x0b\x32\x15.sonic.v1.WorkerAliveH\x00\x12(\n\x06probed\x18\x06 \x01(\x0b\x32\x16.sonic.v1.WorkerProbedH\x00\x12\x34\n\x0c\x63heckpointed\x18\x07 \x01(\x0b\x32\x1c.sonic.v1.WorkerCheckpointedH\x00\x42\x07\n\x05\x65vent\"\xbb\x01\n\rRenderCommand\x12\x11\n\trender_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x15\n\rportrait_path\x18\x03 \x01(\t\x12\x12\n\nvoice_path\x18\x04 \x01(\t\x12\x13\n\x0boutput_path\x18\x05 \x01(\t\x12.\n\nparameters\x18\x06 \x01(\x0b\x32\x1a.sonic.v1.RenderParameters\x12\x17\n\x0f\x63heckpoint_path\x18\x07 \x01(\t\"\"\n\rCancelCommand\x12\x11\n\trender_id\x18\x01 \x01(\t\"1\n\x0cProbeCommand\x12\x11\n\trender_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\"n\n\x0cWorkerLoaded\x12%\n\x07\x65ngines\x18\x01 \x03(\x0b\x32\x14.sonic.v1.EngineInfo\x12\'\n\x08networks\x18\x02 \x03(\x0b\x32\x15.sonic.v1.NetworkInfo\x12\x0e\n\x06on_cpu\x18\x03 \x01(\x08\"0\n\x0bNetworkInfo\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\"I\n\x0eWorkerProgress\x12\x11\n\trender_id\x18\x01 \x01(\t\x12$\n\x08progress\x18\x02 \x01(\x0b\x32\x12.sonic.v1.Progress\"D\n\x12WorkerCheckpointed\x12\x11\n\trender_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\"K\n\x0eWorkerRendered\x12\x11\n\trender_id\x18\x01 \x01(\t\x12&\n\x06report\x18\x02 \x01(\x0b\x32\x16.sonic.v1.RenderReport\"H\n\x0cWorkerFailed\x12\x11\n\trender_id\x18\x01 \x01(\t\x12%\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x14.sonic.v1.JobFailure\"=\n\x0bWorkerAlive\x12\x16\n\x0eresident_bytes\x18\x01 \x01(\x03\x12\x16\n\x0eprogress_ticks\x18\x02 \x01(\x03\"J\n\x0cWorkerProbed\x12\x11\n\trender_id\x18\x01 \x01(\t\x12\x17\n\x0frealtime_factor\x18\x02 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,23 +37,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERCOMMAND']._serialized_start=106
   _globals['_WORKERCOMMAND']._serialized_end=259
   _globals['_WORKEREVENT']._serialized_start=262
-  _globals['_WORKEREVENT']._serialized_end=542
-  _globals['_RENDERCOMMAND']._serialized_start=545
-  _globals['_RENDERCOMMAND']._serialized_end=707
-  _globals['_CANCELCOMMAND']._serialized_start=709
-  _globals['_CANCELCOMMAND']._serialized_end=743
-  _globals['_PROBECOMMAND']._serialized_start=745
-  _globals['_PROBECOMMAND']._serialized_end=794
-  _globals['_WORKERLOADED']._serialized_start=796
-  _globals['_WORKERLOADED']._serialized_end=849
-  _globals['_WORKERPROGRESS']._serialized_start=851
-  _globals['_WORKERPROGRESS']._serialized_end=924
-  _globals['_WORKERRENDERED']._serialized_start=926
-  _globals['_WORKERRENDERED']._serialized_end=1001
-  _globals['_WORKERFAILED']._serialized_start=1003
-  _globals['_WORKERFAILED']._serialized_end=1075
-  _globals['_WORKERALIVE']._serialized_start=1077
-  _globals['_WORKERALIVE']._serialized_end=1138
-  _globals['_WORKERPROBED']._serialized_start=1140
-  _globals['_WORKERPROBED']._serialized_end=1214
+  _globals['_WORKEREVENT']._serialized_end=596
+  _globals['_RENDERCOMMAND']._serialized_start=599
+  _globals['_RENDERCOMMAND']._serialized_end=786
+  _globals['_CANCELCOMMAND']._serialized_start=788
+  _globals['_CANCELCOMMAND']._serialized_end=822
+  _globals['_PROBECOMMAND']._serialized_start=824
+  _globals['_PROBECOMMAND']._serialized_end=873
+  _globals['_WORKERLOADED']._serialized_start=875
+  _globals['_WORKERLOADED']._serialized_end=985
+  _globals['_NETWORKINFO']._serialized_start=987
+  _globals['_NETWORKINFO']._serialized_end=1035
+  _globals['_WORKERPROGRESS']._serialized_start=1037
+  _globals['_WORKERPROGRESS']._serialized_end=1110
+  _globals['_WORKERCHECKPOINTED']._serialized_start=1112
+  _globals['_WORKERCHECKPOINTED']._serialized_end=1180
+  _globals['_WORKERRENDERED']._serialized_start=1182
+  _globals['_WORKERRENDERED']._serialized_end=1257
+  _globals['_WORKERFAILED']._serialized_start=1259
+  _globals['_WORKERFAILED']._serialized_end=1331
+  _globals['_WORKERALIVE']._serialized_start=1333
+  _globals['_WORKERALIVE']._serialized_end=1394
+  _globals['_WORKERPROBED']._serialized_start=1396
+  _globals['_WORKERPROBED']._serialized_end=1470
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,7 @@ class WorkerEvent(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     ALIVE_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
+    CHECKPOINTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def loaded(self) -> Global___WorkerLoaded: ...
     @_builtins.property
@@ -77,6 +78,8 @@ class WorkerEvent(_message.Message):
     def alive(self) -> Global___WorkerAlive: ...
     @_builtins.property
     def probed(self) -> Global___WorkerProbed: ...
+    @_builtins.property
+    def checkpointed(self) -> Global___WorkerCheckpointed: ...
     def __init__(
         self,
         *,
@@ -86,12 +89,13 @@ class WorkerEvent(_message.Message):
         failed: Global___WorkerFailed | None = ...,
         alive: Global___WorkerAlive | None = ...,
         probed: Global___WorkerProbed | None = ...,
+        checkpointed: Global___WorkerCheckpointed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "event", b"event", "failed", b"failed", "loaded", b"loaded", "probed", b"probed", "progress", b"progress", "rendered", b"rendered"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "checkpointed", b"checkpointed", "event", b"event", "failed", b"failed", "loaded", b"loaded", "probed", b"probed", "progress", b"progress", "rendered", b"rendered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "event", b"event", "failed", b"failed", "loaded", b"loaded", "probed", b"probed", "progress", b"progress", "rendered", b"rendered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "checkpointed", b"checkpointed", "event", b"event", "failed", b"failed", "loaded", b"loaded", "probed", b"probed", "progress", b"progress", "rendered", b"rendered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["loaded", "progress", "rendered", "failed", "alive", "probed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["loaded", "progress", "rendered", "failed", "alive", "probed", "checkpointed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -109,11 +113,16 @@ class RenderCommand(_message.Message):
     VOICE_PATH_FIELD_NUMBER: _builtins.int
     OUTPUT_PATH_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_PATH_FIELD_NUMBER: _builtins.int
     render_id: _builtins.str
     engine: _builtins.str
     portrait_path: _builtins.str
     voice_path: _builtins.str
     output_path: _builtins.str
+    checkpoint_path: _builtins.str
+    """Where the worker keeps the state of the render, and finds the state that an earlier attempt has kept; one that does
+    not fit is left aside. The file appears whole or not at all, and is gone when the video is complete. None when empty.
+    """
     @_builtins.property
     def parameters(self) -> _parameters_pb2.RenderParameters: ...
     def __init__(
@@ -125,10 +134,11 @@ class RenderCommand(_message.Message):
         voice_path: _builtins.str = ...,
         output_path: _builtins.str = ...,
         parameters: _parameters_pb2.RenderParameters | None = ...,
+        checkpoint_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "output_path", b"output_path", "parameters", b"parameters", "portrait_path", b"portrait_path", "render_id", b"render_id", "voice_path", b"voice_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_path", b"checkpoint_path", "engine", b"engine", "output_path", b"output_path", "parameters", b"parameters", "portrait_path", b"portrait_path", "render_id", b"render_id", "voice_path", b"voice_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,20 +196,53 @@ class WorkerLoaded(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENGINES_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    ON_CPU_FIELD_NUMBER: _builtins.int
+    on_cpu: _builtins.bool
+    """renders take no GPU"""
     @_builtins.property
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[_nodes_pb2.EngineInfo]: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkInfo]: ...
     def __init__(
         self,
         *,
         engines: _abc.Iterable[_nodes_pb2.EngineInfo] | None = ...,
+        networks: _abc.Iterable[Global___NetworkInfo] | None = ...,
+        on_cpu: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines", "networks", b"networks", "on_cpu", b"on_cpu"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerLoaded: _TypeAlias = WorkerLoaded  # noqa: Y015
+
+@_typing.final
+class NetworkInfo(_message.Message):
+    """A small network that the engines have opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    provider: _builtins.str
+    """where it computes: tensorrt, cuda, migraphx, rocm, openvino, coreml, directml or cpu"""
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkInfo: _TypeAlias = NetworkInfo  # noqa: Y015
 
 @_typing.final
 class WorkerProgress(_message.Message):
@@ -225,6 +268,34 @@ class WorkerProgress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerProgress: _TypeAlias = WorkerProgress  # noqa: Y015
+
+@_typing.final
+class WorkerCheckpointed(_message.Message):
+    """A newer state of the render lies at its checkpoint_path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RENDER_ID_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    render_id: _builtins.str
+    done: _builtins.int
+    """of the work that comes before the first frame"""
+    total: _builtins.int
+    def __init__(
+        self,
+        *,
+        render_id: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "render_id", b"render_id", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerCheckpointed: _TypeAlias = WorkerCheckpointed  # noqa: Y015
 
 @_typing.final
 class WorkerRendered(_message.Message):

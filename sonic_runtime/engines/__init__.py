@@ -14,7 +14,20 @@ def _warp() -> Engine:
     return WarpEngine()
 
 
-_ENGINES: dict[str, Callable[[], Engine]] = {"warp": _warp}
+def _sonic() -> Engine:
+    from sonic_runtime import models
+
+    folder = models.path("sonic")
+    try:
+        from sonic_runtime.engines.sonic import SonicEngine, options
+    except ImportError as error:
+        detail = f"{error.name or error} is not installed; run `pip install 'sonic-fleet[diffusion]'`"
+        raise errors.ModelMissing(detail) from error
+    return SonicEngine(folder, options.from_environment())
+
+
+DEFAULT = "warp"
+_ENGINES: dict[str, Callable[[], Engine]] = {DEFAULT: _warp, "sonic": _sonic}
 
 
 def names() -> tuple[str, ...]:

@@ -11,12 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonic.parameters import Caution, RenderParameters
+from sonic_runtime.checkpoint import Checkpoint
 
 SPEECH_RATE_HZ = 16_000
 CURVE_RATE_HZ = 100
 
 Report = Callable[[str, int, int], None]
-"""Called as report(stage, done, total) whenever work moves on; raises `errors.Cancelled` when the render must stop."""
+"""Called as report(stage, done, total) whenever work moves on; raises `errors.Cancelled` when the render must stop.
+
+report("", 0, 0) tells nothing new, and only asks that: several times a second, so that a cancel is felt within one.
+"""
+
+
+def untold(_stage: str, _done: int, _total: int) -> None:
+    """A Report for work that nobody follows or stops."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Take(Protocol):
     shape: Shape
     cautions: tuple[Caution, ...]
 
-    def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, report: Report, checkpoint: Checkpoint | None = None) -> Iterator[NDArray[np.uint8]]:
         """Yield `shape.frame_count` frames, each planar yuv420p, uint8 [height * 3 // 2, width], BT.709 limited range.
 
         A frame's memory may be used again for the next one. Work that yields none is reported as a stage of its own.
@@ -95,10 +103,11 @@ class Engine(Protocol):
 
     name: str
     model_version: str
+    on_cpu: bool  # it renders without a GPU
     portrait_parameters: tuple[str, ...]  # the parameters that `portray` goes by
 
     def portray(self, portrait: Portrait, parameters: RenderParameters) -> Any:
         """Do what is done once per portrait; `prepare` may be given it again and again. Raises errors.RenderError."""
 
-    def prepare(self, portrayed: Any, voice: Voice, parameters: RenderParameters) -> Take:
+    def prepare(self, portrayed: Any, voice: Voice, parameters: RenderParameters, report: Report = untold) -> Take:
         """Do what is done once per job. Raises errors.RenderError."""

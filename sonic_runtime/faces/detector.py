@@ -13,8 +13,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+from sonic_runtime import providers
 
 INPUT_PX = 128
 MIN_SCORE = 0.5
@@ -36,7 +37,7 @@ class Detector:
     """The network, loaded."""
 
     def __init__(self, model: Path, threads: int = 1) -> None:
-        self._session = open_session(model, threads)
+        self._session = providers.open_session(model, "face-detector", threads)
         self._anchors = _anchors()
 
     def find(self, rgb: NDArray[np.uint8]) -> list[Hit]:
@@ -76,15 +77,6 @@ class Detector:
             Hit(float(score), box * side + np.tile(corner, 2), spots * side + corner)
             for score, box, spots in zip(scores[keep], boxes, points, strict=True)
         ]
-
-
-def open_session(model: Path, threads: int) -> ort.InferenceSession:
-    """A network on the CPU with a bounded number of threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
 def _normalised(view: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from sonic_runtime import providers
 from sonic_runtime.faces import topology
-from sonic_runtime.faces.detector import Hit, open_session
+from sonic_runtime.faces.detector import Hit
 
 INPUT_PX = 192
 _ROOM = 1.5  # side of the view, in longer sides of the face's box
@@ -43,7 +43,7 @@ class Mesh:
     """The network, loaded."""
 
     def __init__(self, model: Path, threads: int = 1) -> None:
-        self._session: ort.InferenceSession = open_session(model, threads)
+        self._session = providers.open_session(model, "face-mesh", threads)
 
     def locate(self, rgb: NDArray[np.uint8], hit: Hit) -> tuple[NDArray[np.float32], float]:
         """Landmarks (float32 [478, 3], pixels of the picture) of a face that was found, and the confidence, 0 to 1.

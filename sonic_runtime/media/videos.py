@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import deque
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 
 from sonic_runtime import errors
 from sonic_runtime.engines.base import Shape
-from sonic_runtime.media import voices
+from sonic_runtime.media import encoders, voices
+from sonic_runtime.media.encoders import Encoder
 
 _AAC_RATES_HZ = (32_000, 44_100, 48_000)  # lower ones would pad the end by more than a video frame
 _AAC_FRAME_SAMPLES = 1024
 _AUDIO_BITS_PER_S = {1: 96_000, 2: 160_000}
 _MOST_WAITING = 3  # frames, so that memory stays flat
-_X264 = {"preset": "veryfast", "crf": "20", "x264-params": "colorprim=bt709:transfer=bt709:colormatrix=bt709"}
+_log = logging.getLogger("sonic_runtime.videos")
 
 
 def frame_count(duration_s: float, fps: int) -> int:
@@ -38,14 +40,11 @@ def frame_count(duration_s: float, fps: int) -> int:
 def recording(output: Path, shape: Shape, voice: Path) -> Iterator[Recorder]:
     """Record into `output`, which appears when the context is left without an error.
 
-    Raises errors.OutputUnwritable when the disk is full or the encoder fails.
+    Raises errors.OutputUnwritable when the disk is full or the encoder fails, errors.DeviceFailed when the GPU's does.
     """
     part = output.with_name(f".{output.name}.part")
     try:
-        with (
-            av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container,
-            Recorder(container, shape, voice) as recorder,
-        ):
+        with _recorder(part, shape, voice) as recorder:
             yield recorder
         with part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -56,18 +55,41 @@ def recording(output: Path, shape: Shape, voice: Path) -> Iterator[Recorder]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def _recorder(part: Path, shape: Shape, voice: Path) -> Iterator[Recorder]:
+    """Record by the first encoder that takes this video."""
+    *first, last = encoders.candidates()
+    for encoder in (*first, last):
+        with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            try:
+                recorder = Recorder(container, shape, voice, encoder)
+            except av.FFmpegError as error:
+                if encoder is last:
+                    raise
+                _log.warning("encoder passed over", extra={"encoder": encoder.codec, "why": str(error)})
+                continue
+            try:
+                with recorder:
+                    yield recorder
+            except av.ExternalError as error:  # what NVENC says when the GPU is gone
+                if encoder is not encoders.NVENC:
+                    raise
+                raise errors.DeviceFailed(f"{encoder.codec}: {error.strerror}") from error
+            return
+
+
 class Recorder:
     """Takes frames; the sound of the original recording is written beside them, as far as the picture is.
 
     A thread of its own encodes while the next frames are rendered.
     """
 
-    def __init__(self, container: Any, shape: Shape, voice: Path) -> None:
+    def __init__(self, container: Any, shape: Shape, voice: Path, encoder: Encoder) -> None:
+        self.encoder = encoder
         self._container = container
         self._shape = shape
-        self._video = container.add_stream("libx264", rate=shape.fps, options=_X264)
-        self._video.width, self._video.height, self._video.pix_fmt = shape.width, shape.height, "yuv420p"
-        self._video.codec_context.color_range = 1  # limited
+        self._video = container.add_stream(encoder.codec, rate=shape.fps, options=dict(encoder.options))
+        encoder.set_up(self._video, shape)
         self._sound = voices.frames(voice)
         first = next(self._sound)
         channels = min(first.layout.nb_channels, 2)

@@ -18,7 +18,7 @@ from sonic_runtime.engines.base import SPEECH_RATE_HZ, Voice
 
 MAX_DURATION_S = 600.0
 MIN_DURATION_S = 0.1
-_LOUDEST = 1000.0  # floating-point recordings may go beyond 1 and have lost nothing
+LOUDEST = 1000.0  # floating-point recordings may go beyond 1 and have lost nothing
 # Playlists and the like could name other files or addresses: only containers that hold their own bytes may be opened.
 _CONTAINERS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,gsm,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,"
@@ -44,7 +44,7 @@ def speech(path: Path) -> Iterator[NDArray[np.float32]]:
     resampler = AudioResampler(format="flt", layout="mono", rate=SPEECH_RATE_HZ)
     for frame in itertools.chain(frames(path), [None]):  # None lets go what the resampler still holds
         for part in resampler.resample(frame):
-            yield np.nan_to_num(np.clip(part.to_ndarray().reshape(-1), -_LOUDEST, _LOUDEST)).astype(np.float32)
+            yield np.nan_to_num(np.clip(part.to_ndarray().reshape(-1), -LOUDEST, LOUDEST)).astype(np.float32)
 
 
 def frames(path: Path) -> Iterator[AudioFrame]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sonic_runtime.models.packages import Wheel
+from pathlib import Path
+
+from sonic_runtime.models.folder import File, listed
+from sonic_runtime.models.packages import Wheel, take
 
 NAME = "face-mesh"
 VERSION = "mediapipe-0.10.21"
@@ -19,3 +22,13 @@ SOURCES = {
         "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4",
     ),
 }
+
+
+def fetch(into: Path, wheelhouse: Path | None = None) -> tuple[File, ...]:
+    """Put the networks into a folder; `wheelhouse` is one that has the wheel. Raises FetchFailed, OSError."""
+    taken = take(WHEEL, dict(SOURCES.values()), wheelhouse)
+    from sonic_runtime.models.tflite_to_onnx import convert  # only here: it needs onnx and tflite
+
+    for target, (source, _) in SOURCES.items():
+        (into / target).write_bytes(convert(taken[source], Path(target).stem).SerializeToString())
+    return listed(into)

@@ -1,44 +1,50 @@
-"""The model folder: what is in it, whether it is whole, and how it gets there.
+"""The model folder: which models are in it, whether they are whole, and how one gets its place there.
 
-Every model has a folder of its own, NAME/VERSION, with its files and a manifest of their SHA-256; it appears whole or
-not at all.
+Every version of a model has a folder of its own, NAME/VERSION, with its files and a manifest of their sizes and hashes.
+It appears whole or not at all; what a fetch has brought so far lies beside it, hidden, until that is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 
 import platformdirs
 
-from sonic_runtime import errors
-from sonic_runtime.models import face_mesh
-from sonic_runtime.models.packages import FetchFailed, take
-
 MANIFEST = "manifest.json"
-NAMES = (face_mesh.NAME,)
-Say = Callable[[str], None]
+QUICK_BYTES = 64 << 20  # a larger file is only measured when nobody asked for more
+_CHUNK_BYTES = 1 << 20
 
 
-class UnknownModel(FetchFailed):
-    """There is no such model."""
+class FetchFailed(Exception):
+    """A model, or a file of it, could not be had."""
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model as the folder has it. `problem` is empty when every file is there and unchanged."""
+class File:
+    """A file of a model."""
+
+    path: str  # in the model's folder, with slashes
+    sha256: str
+    bytes: int
+    source: str = ""  # where it was published, as far as that is not said by the model
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model's folder holds. Its files are what every later check and every other machine is held to."""
 
     name: str
     version: str
     licence: str
-    path: Path
-    problem: str
+    files: tuple[File, ...]
 
 
 def root() -> Path:
@@ -47,78 +53,178 @@ def root() -> Path:
     return Path(configured) if configured else Path(platformdirs.user_data_dir("sonic-fleet")) / "models"
 
 
-def listing() -> list[Model]:
-    """Every model that the engines know, checked."""
-    return [verify(name) for name in NAMES]
+def place(name: str, version: str) -> Path:
+    """Where a version of a model is, or would be."""
+    return root() / name / version
 
 
-def verify(name: str) -> Model:
-    """Check a model's files against its manifest. Raises UnknownModel."""
-    _known(name)
-    path = root() / name / face_mesh.VERSION
-    return Model(name, face_mesh.VERSION, face_mesh.LICENCE, path, _problem(path))
+def versions(name: str) -> list[str]:
+    """The versions of a model that are there, whole or not."""
+    return sorted(found.parent.name for found in (root() / name).glob(f"[!.]*/{MANIFEST}"))
 
 
-def path(name: str) -> Path:
-    """The folder of a model that is there. Raises errors.ModelMissing, UnknownModel."""
-    _known(name)
-    found = root() / name / face_mesh.VERSION
-    if not (found / MANIFEST).exists():
-        raise errors.ModelMissing(f"{name} is not in {root()}; run `sonic models fetch {name}`")
-    return found
+def names() -> list[str]:
+    """The models of which a version is there."""
+    return sorted({found.parent.parent.name for found in root().glob(f"[!.]*/[!.]*/{MANIFEST}")})
 
 
-def fetch(name: str, say: Say, wheelhouse: Path | None = None) -> Model:
-    """Put a model into the folder, unless it is there and whole. Raises FetchFailed."""
-    model = verify(name)
-    if not model.problem:
-        say(f"{name} {model.version} is already in {model.path}")
-        return model
-    say(f"fetching {name} {model.version} ({model.licence}) …")
-    files = {source: sha256 for source, sha256 in face_mesh.SOURCES.values()}
-    taken = take(face_mesh.WHEEL, files, wheelhouse)
-    from sonic_runtime.models.tflite_to_onnx import convert  # only here: it needs onnx and tflite
-
-    made = {
-        target: convert(taken[source], Path(target).stem).SerializeToString()
-        for target, (source, _) in face_mesh.SOURCES.items()
-    }
-    _keep(model.path, made)
-    say(f"{name} {model.version} is in {model.path}")
-    return verify(name)
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a model's folder. Raises OSError, ValueError."""
+    return parse_manifest((folder / MANIFEST).read_bytes(), folder)
 
 
-def _known(name: str) -> None:
-    if name not in NAMES:
-        raise UnknownModel(f"there is no model {name!r}; known are {', '.join(NAMES)}")
+def parse_manifest(text: bytes, folder: Path) -> Manifest:
+    """A manifest, of which nothing is believed that leads out of a folder. Raises ValueError.
 
-
-def _problem(path: Path) -> str:
+    One that was written before sizes were kept is a table of hashes; the rest of it is taken from `folder`.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        for file, sha256 in manifest["files"].items():
-            if hashlib.sha256((path / file).read_bytes()).hexdigest() != sha256:
-                return f"{file} has been changed; run `sonic models fetch` again"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        content = json.loads(text)
+        if isinstance(content["files"], dict):
+            listed = [
+                {"path": path, "sha256": sha256, "bytes": _size(folder / path)}
+                for path, sha256 in content["files"].items()
+            ]
+            content = {"name": folder.parent.name, "version": folder.name, "licence": "", "files": listed}
+        files = tuple(File(**file) for file in content["files"])
+        manifest = Manifest(content["name"], content["version"], content["licence"], files)
+        for part in (manifest.name, manifest.version, *(file.path for file in files)):
+            if PurePosixPath(part).is_absolute() or not {"", ".", ".."}.isdisjoint(part.split("/")):
+                raise ValueError(f"it names {part!r}, which leads out of the folder")
+        if any(type(file.bytes) is not int or len(file.sha256) != 64 for file in files):
+            raise ValueError("it has a file without a size or a SHA-256")
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is none: {error}") from error
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Say what a folder holds. Raises OSError."""
+    with (folder / MANIFEST).open("w") as file:
+        file.write(json.dumps(asdict(manifest), indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def problem(folder: Path, thorough: bool = True) -> str:
+    """What is wrong with a model's folder, empty when nothing is.
+
+    Without `thorough` large files are only measured: reading them through takes a minute.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing" if folder.exists() else "is not here"
+    except (OSError, ValueError) as error:
         return f"{MANIFEST} cannot be read: {error}; run `sonic models fetch` again"
+    for file in manifest.files:
+        path = folder / file.path
+        try:
+            same = path.stat().st_size == file.bytes and (
+                (not thorough and file.bytes > QUICK_BYTES) or sha256_of(path) == file.sha256
+            )
+        except FileNotFoundError:
+            return f"{file.path} is missing; run `sonic models fetch` again"
+        except OSError as error:
+            return f"{file.path} cannot be read: {error.strerror}"
+        if not same:
+            return f"{file.path} has been changed; run `sonic models fetch` again"
     return ""
 
 
-def _keep(path: Path, files: dict[str, bytes]) -> None:
+@contextlib.contextmanager
+def arriving(name: str, version: str) -> Iterator[Path]:
+    """A hidden folder for a version that is being fetched, for one process alone.
+
+    It stays when the fetch does not get to the end, so that the next one goes on from there. Raises FetchFailed.
+    """
+    folder = root() / name / f".{version}.arriving"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetching-") as folder:
-            whole = Path(folder) / "whole"
-            whole.mkdir()
-            for name, data in files.items():
-                (whole / name).write_bytes(data)
-            sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-            (whole / MANIFEST).write_text(json.dumps({"files": sums}, indent=2) + "\n")
-            shutil.rmtree(path, ignore_errors=True)
-            whole.rename(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            for old in folder.parent.glob(f".{version}.replaced-*"):  # of a process that was killed
+                shutil.rmtree(old)
+            yield folder
     except OSError as error:
-        raise FetchFailed(
-            f"{path} could not be written: {error.strerror}; set SONIC_MODELS to another folder"
-        ) from error
+        raise unwritable(folder, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # nothing has come: nothing stays
+            for empty in (folder, folder.parent, root()):
+                empty.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not folder.exists() or os.fstat(held).st_ino != folder.stat().st_ino:  # settled in the meantime
+            raise BlockingIOError
+        yield
+    except BlockingIOError:
+        raise FetchFailed(f"{folder} is being filled by another process; wait for it") from None
+    finally:
+        os.close(held)
+
+
+def settle(arrived: Path, manifest: Manifest) -> None:
+    """Give a folder that is complete its place. Raises OSError."""
+    listed = {file.path for file in manifest.files}
+    for path in sorted(arrived.rglob("*"), reverse=True):  # what an earlier try left and this one did not want
+        if path.is_dir():
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        elif path.relative_to(arrived).as_posix() not in listed:
+            path.unlink()
+        else:
+            path.chmod(0o644)
+    write_manifest(arrived, manifest)
+    target = place(manifest.name, manifest.version)
+    replaced = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    if target.exists():
+        target.rename(replaced)
+    arrived.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def copy(source: Path, target: Path) -> str:
+    """Copy a file and say its SHA-256. Raises FetchFailed when it cannot be read, OSError when it cannot be written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    try:
+        opened = source.open("rb")
+    except OSError as error:
+        raise FetchFailed(f"{source} cannot be read: {error.strerror}") from error
+    with opened as read, target.open("wb") as written:
+        while chunk := read.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            written.write(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """64 lower-case hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listed(folder: Path, sources: Iterable[tuple[str, str]] = ()) -> tuple[File, ...]:
+    """Every file under a folder as a manifest has it. Raises OSError."""
+    by_path = dict(sources)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return tuple(
+        File(name, sha256_of(path), path.stat().st_size, by_path.get(name, ""))
+        for name, path in zip(names, paths, strict=True)
+    )
+
+
+def unwritable(path: Path, error: OSError) -> FetchFailed:
+    """What to say when the folder takes no more."""
+    return FetchFailed(
+        f"{path} could not be written: {error.strerror or error}; set SONIC_MODELS to a folder with room"
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

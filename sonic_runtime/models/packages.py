@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sonic_runtime.models.folder import FetchFailed
+
 MAX_FILE_BYTES = 64 << 20
-
-
-class FetchFailed(Exception):
-    """A file could not be had from its package."""
 
 
 @dataclass(frozen=True)

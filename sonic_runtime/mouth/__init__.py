@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from sonic_runtime import providers
 from sonic_runtime.engines.base import CURVE_RATE_HZ, MouthCurves
 from sonic_runtime.mouth import spectrum
 
@@ -17,16 +17,15 @@ REACH_FRAMES = 32  # how far the network looks to either side
 LOOK_AHEAD_S = (spectrum.LEVEL_AHEAD + REACH_FRAMES) / CURVE_RATE_HZ
 NAMES = ("aperture", "spread", "rounding", "closure", "labiodental", "tongue", "silence")
 _CHUNK_FRAMES = 1000  # at a time, so that memory stays flat
+_MOST_FRAMES = _CHUNK_FRAMES + 2 * REACH_FRAMES
+_SHAPES = {"mel": ((1, 1, spectrum.BANDS), (1, _MOST_FRAMES, spectrum.BANDS), (1, _MOST_FRAMES, spectrum.BANDS))}
 
 
 class MouthModel:
     """The network, loaded once; it may be used by several takes."""
 
     def __init__(self) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(WEIGHTS), options, providers=["CPUExecutionProvider"])
+        self._session = providers.open_session(WEIGHTS, "mouth", shapes=_SHAPES)
 
     def curves(self, samples: NDArray[np.float32]) -> MouthCurves:
         """Curves for float32 [n] at 16 kHz; ceil(n / 160) values each."""

@@ -141,12 +141,16 @@ async def test_a_worker_program_that_does_not_exist_is_named(hub: ScriptedHub, s
     assert slot.detail == "/no/such/program could not be started: No such file or directory"
 
 
-async def test_out_of_memory_said_by_the_worker_restarts_it(hub: ScriptedHub, start: Start):
+async def test_out_of_memory_said_by_the_worker_again_restarts_it(hub: ScriptedHub, start: Start):
     agent = await start()
     await hub.slot_is(READY)
     (before,) = worker_pids(agent.process.pid)
-    hub.assign("job", b"oom")
-    assert (await hub.result("job")).failure.fault == jobs_pb2.FAULT_KIND_OUT_OF_MEMORY
+    hub.assign("first", b"oom")
+    assert (await hub.result("first")).failure.fault == jobs_pb2.FAULT_KIND_OUT_OF_MEMORY
+    await hub.slot_is(READY, len(hub.heard))
+    assert worker_pids(agent.process.pid) == [before]
+    hub.assign("second", b"oom")
+    assert (await hub.result("second")).failure.fault == jobs_pb2.FAULT_KIND_OUT_OF_MEMORY
     await gone(before)
 
 
@@ -348,6 +352,8 @@ async def test_http_tells_health_readiness_and_numbers(hub: ScriptedHub, start: 
     assert f"sonic_queue_seconds_count{{{job}}} 2.0" in text
     assert f"sonic_session_reconnects_total{{{place}}} 0.0" in text
     assert f'sonic_worker_memory_bytes{{{place},slot="0"}}' in text
+    about = 'model_version="double",network="mouth",node_id="box",provider="cuda",region="here"'
+    assert f"sonic_execution_provider_info{{{about}}} 1.0" in text
     assert 'sonic_probe_up{model_version="double",node_id="box",probe="host",region="here"} 1.0' in text
 
 

@@ -18,6 +18,7 @@ from agent.core.instructions import (
     KillWorker,
     Probe,
     Render,
+    SendCheckpoint,
     SendDraining,
     SendHeartbeat,
     SendProbed,
@@ -181,7 +182,9 @@ class TestWorkers:
         assert slot_state(book) is SlotState.BACKOFF
         book.after(1).on(TICK, StartWorker(0, 2))
         assert slot_state(book) is SlotState.STARTING
-        book.on(events.WorkerLoaded(0, 2, ENGINES), Probe(0, 2))
+        assert not book.node.networks
+        book.on(events.WorkerLoaded(0, 2, ENGINES, (("mouth", "cuda"),)), Probe(0, 2))
+        assert book.node.networks == {("mouth", "cuda")}
         assert slot_state(book) is SlotState.STARTING
         book.on(events.WorkerProbed(0, 2, 2.0))
         assert slot_state(book) is SlotState.READY
@@ -239,9 +242,8 @@ class TestWorkers:
         hung = Failure(Fault.TIMEOUT, "WORKER_HUNG", f"the worker {why}")
         rendering().after(30).on(TICK, StoreResult(REF, hung), KillWorker(0, 1, why))
 
-    @pytest.mark.parametrize("fault", [Fault.DEVICE, Fault.OUT_OF_MEMORY])
-    def test_after_a_device_error_the_process_is_not_trusted_again(self, fault: Fault):
-        failure = Failure(fault, "BROKEN", "the GPU fell off the bus")
+    def test_after_a_device_error_the_process_is_not_trusted_again(self):
+        failure = Failure(Fault.DEVICE, "BROKEN", "the GPU fell off the bus")
         book = rendering()
         book.on(
             events.WorkerFailed(0, 1, "job/1", failure),
@@ -249,6 +251,25 @@ class TestWorkers:
             KillWorker(0, 1, "the GPU fell off the bus"),
         )
         assert slot_state(book) is SlotState.BACKOFF
+
+    @pytest.mark.parametrize("between", [Fault.BAD_INPUT, None])
+    def test_a_process_that_runs_out_of_memory_is_kept_until_it_does_so_again(self, between: Fault | None):
+        failure = Failure(Fault.OUT_OF_MEMORY, "OUT_OF_MEMORY", "no room")
+        book = rendering().on(events.WorkerFailed(0, 1, "job/1", failure), StoreResult(REF, failure))
+        assert slot_state(book) is SlotState.READY
+
+        def next_job(number: int) -> str:
+            ref = Ref("job", number)
+            book.told(events.Assigned(Work(ref, 0, "warp")))
+            book.told(events.InputsReady(ref))
+            return str(ref)
+
+        if between:
+            book.told(events.WorkerFailed(0, 1, next_job(2), Failure(between, "NO_FACE", "")))
+        else:
+            book.told(events.WorkerRendered(0, 1, next_job(2), b""))
+        told = book.told(events.WorkerFailed(0, 1, next_job(3), failure))
+        assert any(isinstance(one, KillWorker) for one in told) == bool(between)
 
     def test_bad_input_leaves_the_worker_ready(self):
         failure = Failure(Fault.BAD_INPUT, "NO_FACE", "No face was found in the portrait")
@@ -381,6 +402,53 @@ class TestDelivery:
         book.told(events.Assigned(WORK))
         book.on(events.InputsFailed(REF, failure), StoreResult(REF, failure))
         assert slot_state(book) is SlotState.READY
+
+
+class TestCheckpoints:
+    """States of a long render go to the hub, the newest one, without taking the line from anything else."""
+
+    @staticmethod
+    def kept(done: int, ref: Ref = REF) -> events.WorkerCheckpointed:
+        return events.WorkerCheckpointed(0, 1, str(ref), done, 10)
+
+    @staticmethod
+    def rendering() -> Playbook:
+        book = rendering()
+        book.told(events.Welcomed(5.0, takes_checkpoints=True))
+        return book
+
+    def test_a_state_is_sent_at_once_and_a_newer_one_takes_the_place_of_one_that_waits(self):
+        book = self.rendering()
+        book.on(self.kept(1), SendCheckpoint(REF, 1, 10))
+        book.on(self.kept(2)).on(self.kept(3)).after(2)
+        book.on(events.CheckpointSent(REF))  # it took 2 s
+        book.quiet(17.9)
+        book.after(0.2).on(TICK, SendCheckpoint(REF, 3, 10))
+        book.after(100).on(events.WorkerAlive(0, 1, ticks=1))
+        book.on(events.CheckpointSent(REF))
+
+    def test_a_hub_that_knows_nothing_of_states_gets_none(self):
+        rendering().on(self.kept(1)).quiet(10)
+
+    def test_one_that_was_made_during_a_cut_is_sent_after_it(self):
+        book = self.rendering()
+        book.told(events.SessionEnded("cut", jitter=0.5))
+        book.on(self.kept(1)).after(0.1).on(self.kept(2))
+        told = book.told(events.Welcomed(5.0, takes_checkpoints=True))
+        assert SendCheckpoint(REF, 2, 10) in told
+
+    def test_nothing_is_sent_of_what_is_being_stopped_or_is_over(self):
+        book = self.rendering()
+        book.on(events.CancelRequested(REF), CancelRender(0, 1, REF)).on(self.kept(1))
+        book = self.rendering()
+        book.told(self.kept(1))
+        book.told(events.WorkerRendered(0, 1, str(REF), b""))
+        book.on(events.CheckpointSent(REF)).on(self.kept(2))
+
+    def test_a_state_that_is_kept_is_a_sign_of_life(self):
+        book = rendering(Terms(stall_timeout_s=20, silence_timeout_s=1000))
+        for done in range(5):
+            book.after(15).on(self.kept(done))
 
 
 class TestProbesOfTheHub:

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from agent import gpus
+from agent import gpus, wire
 from agent.clock import Clock
 from agent.core.game_day import GameDayFault
+from agent.core.instructions import SlotState, SlotView
 from agent.faults import SKEW_S, Faults
-from sonic.v1 import nodes_pb2
+from sonic.v1 import nodes_pb2, worker_pb2
 
 GIB = 1 << 30
 INFO = nodes_pb2.GpuInfo(uuid="g", memory_bytes=10 * GIB)
@@ -83,10 +84,18 @@ async def test_slow_workers_go_on_in_the_end() -> None:
 
 def test_slots_are_spread_over_the_gpus() -> None:
     several = [nodes_pb2.GpuInfo(uuid=f"GPU-{number}", index=number, vendor="nvidia") for number in range(2)]
-    found = [gpus.of_slot(slot, "sonic", several) for slot in range(3)]
+    found = [gpus.of_slot(slot, several) for slot in range(3)]
     assert [gpu.uuid for gpu in found if gpu] == ["GPU-0", "GPU-1", "GPU-0"]
     assert gpus.environment(found[1], several) == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
     assert gpus.environment(found[0], several[:1]) == {}
-    assert gpus.of_slot(0, "warp", several) is None
+    assert gpus.of_slot(0, []) is None
     amd = [nodes_pb2.GpuInfo(index=number, vendor="amd") for number in range(2)]
     assert gpus.environment(amd[1], amd) == {"HIP_VISIBLE_DEVICES": "1"}
+
+
+def test_a_worker_that_renders_on_the_cpu_has_no_gpu_whatever_the_box_has() -> None:
+    gpu = nodes_pb2.GpuInfo(uuid="GPU-0", vendor="nvidia")
+    assert wire.slot_message(SlotView(0, SlotState.READY), gpu).gpu_uuid == "GPU-0"
+    assert wire.slot_message(SlotView(0, SlotState.READY, on_cpu=True), gpu).gpu_uuid == ""
+    loaded = worker_pb2.WorkerEvent(loaded=worker_pb2.WorkerLoaded(on_cpu=True))
+    assert wire.from_worker(0, 1, loaded).on_cpu

@@ -55,6 +55,14 @@ def test_a_gpu_shows_what_it_offers_and_vanishes_when_it_is_gone() -> None:
     assert not [name for name in read(metrics) if name[0].startswith("sonic_gpu") and "xid" not in name[0]]
 
 
+def test_a_network_that_moves_to_another_provider_leaves_the_first() -> None:
+    metrics = Metrics("eu", "box")
+    metrics.networks({("mouth", "cuda"), ("face-mesh", "cuda")})
+    metrics.networks({("mouth", "cpu")})
+    info = {name[1:]: value for name, value in read(metrics).items() if name[0] == "sonic_execution_provider_info"}
+    assert info == {("mouth", "cpu"): 1}
+
+
 def test_xid_events_only_grow() -> None:
     metrics = Metrics("eu", "box")
     for count in (2, 2, 5):

@@ -76,7 +76,9 @@ def main() -> None:
     parser.add_argument("--broken-while", type=Path, help="the probe clip fails while this file is there")
     arguments = parser.parse_args()
     worker = Worker()
-    worker.say(loaded=pb.WorkerLoaded(engines=[nodes_pb2.EngineInfo(engine="warp", model_version="double")]))
+    engines = [nodes_pb2.EngineInfo(engine="warp", model_version="double")]
+    networks = [pb.NetworkInfo(network="mouth", provider="cuda")]
+    worker.say(loaded=pb.WorkerLoaded(engines=engines, networks=networks))
     threading.Thread(target=worker.live, daemon=True).start()
     while command := pipe.read(sys.stdin.buffer, pb.WorkerCommand):
         if command.HasField("probe"):

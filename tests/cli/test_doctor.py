@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import av
-import onnxruntime
 import pytest
 
 from sonic import config
-from sonic.doctor import State, hub, machine, runtime
+from sonic.doctor import State, diffusion, hub, machine, runtime
 
 
 def plain_settings(tmp_path, text: str = ""):
@@ -45,15 +44,31 @@ def test_a_clock_is_judged_by_how_far_it_is_off(skew_s, state, said) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_provider_that_does_not_compute_is_found_out(tmp_path) -> None:
+def test_a_provider_that_is_listed_and_does_not_compute_is_found_out(tmp_path, lists_cuda) -> None:
     found = {finding.name: finding for finding in runtime.check_inference(plain_settings(tmp_path))}
     assert found["onnxruntime CPU"].state is State.OK
-    assert runtime._provider(onnxruntime, "NoSuchExecutionProvider", b"no model").state is State.WARNING
+    assert found["onnxruntime CUDA"].state is State.WARNING
+    assert found["onnxruntime CUDA"].found.startswith("does not compute: ")
+    assert (found["inference"].state, found["inference"].found) == (State.OK, "networks compute by cpu")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("cdua", "there is no provider 'cdua'; did you mean 'cuda'?"), ("rocm", "none of them computes here")],
+)
+def test_providers_that_cannot_be_had_are_a_problem(tmp_path, monkeypatch, value, said) -> None:
+    monkeypatch.setenv("SONIC_PROVIDERS", value)
+    found = {finding.name: finding for finding in runtime.check_inference(plain_settings(tmp_path))}
+    assert found["inference"].state is State.PROBLEM
+    assert said in found["inference"].found
+    assert found["onnxruntime CPU"].state is State.OK
 
 
 def test_codecs_are_opened_not_only_looked_up(tmp_path) -> None:
-    (finding,) = runtime.check_codecs(plain_settings(tmp_path))
+    finding, encoder = runtime.check_codecs(plain_settings(tmp_path))
     assert finding.state is State.OK
+    assert encoder.state is State.OK
+    assert "encodes the picture" in encoder.found
     assert finding.found == "libx264, aac, pcm_s16le, mp3, flac, vorbis, opus open"
     assert not runtime._opens(av, "nosuchcodec", "w")
     assert not runtime._opens(av, "pcm_s16le", "w")
@@ -61,11 +76,29 @@ def test_codecs_are_opened_not_only_looked_up(tmp_path) -> None:
 
 def test_a_model_that_was_changed_is_a_problem(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
-    (finding,) = runtime.check_models(plain_settings(tmp_path))
+    finding, sonic = runtime.check_models(plain_settings(tmp_path))
     assert (finding.state, finding.advice) == (State.PROBLEM, "sonic models fetch face-mesh")
+    assert (sonic.state, sonic.found) == (State.SKIPPED, "sonic-1 is not here")
 
 
 def test_room_is_looked_for_where_the_data_will_be(tmp_path) -> None:
     settings = plain_settings(tmp_path, f'[hub]\ndata_dir = "{tmp_path}/not/yet"\n')
     found = {finding.name: finding for finding in machine.check_disk(settings)}
     assert str(tmp_path / "not" / "yet") in found["disk of the hub"].found
+
+
+def test_the_diffusion_engine_is_asked_for_only_where_it_is_wanted(tmp_path, monkeypatch, tiny_sonic) -> None:
+    wanted = plain_settings(tmp_path, "[agent]\nengine = 'sonic'\n")
+    monkeypatch.setenv("SONIC_MODEL_VERSION", tiny_sonic)
+    monkeypatch.setenv("SONIC_ENGINE_OPTIONS", "device=cpu,dtype=bf16")
+    (found,) = diffusion.check_diffusion(wanted)
+    assert (found.state, found.found) == (State.OK, "sonic-tiny, computes on cpu in bfloat16")
+    monkeypatch.setenv("SONIC_ENGINE_OPTIONS", "dtype=int3")
+    (found,) = diffusion.check_diffusion(wanted)
+    assert found.state is State.PROBLEM
+    assert "int3" in found.found
+    monkeypatch.setenv("SONIC_MODEL_VERSION", "sonic-0")
+    (found,) = diffusion.check_diffusion(wanted)
+    assert found.state is State.PROBLEM
+    (found,) = diffusion.check_diffusion(plain_settings(tmp_path))
+    assert (found.state, bool(found.advice)) == (State.SKIPPED, True)

@@ -215,3 +215,30 @@ async def test_a_gif_is_called_one(sonic, own, samples, finder, tmp_path) -> Non
     ended = await sonic("render", "--portrait", "wave.gif", "--audio", samples.voice, "-o", "x.mp4", **own)
     assert ended.code == 3
     assert "it is a GIF; send one of its frames as JPEG or PNG" in ended.err
+
+
+async def test_a_long_render_that_was_stopped_goes_on(
+    sonic, own, samples, finder, tiny_sonic, short_voice, tmp_path
+) -> None:
+    own |= {"SONIC_ENGINE_OPTIONS": "window_frames=4,device=cpu", "SONIC_MODEL_VERSION": tiny_sonic}
+    given = ["render", "--engine", "sonic", "--portrait", samples.smile, "--audio", short_voice, *SMALL]
+    given += ["-o", tmp_path / "video.mp4", "--inference-steps", 6, "--no-lip-sync-correction"]
+    eager = "from sonic_runtime.engines.sonic import resuming; resuming.INTERVAL_S = 0.0; "
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", f"{eager}from sonic.cli import main; main()", *map(str, given)),
+        stderr=asyncio.subprocess.PIPE,
+        env=own,
+    )
+    state = tmp_path / ".video.mp4.state"
+    while not state.exists():
+        assert process.returncode is None
+        await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130, err.decode()
+    assert b"the same command goes on where it was" in err
+    ended = await sonic(*given, "--json", **own)
+    assert ended.code == 0, ended.err
+    assert int(ended.data["resumed_from"]) > 0
+    assert (tmp_path / "video.mp4").exists()
+    assert not state.exists()

@@ -172,6 +172,18 @@ def test_tries_are_bounded_and_move_to_another_node() -> None:
     talk.fail("n1", A3, Fault.OUT_OF_MEMORY, "note derated n1", "fail a#3 OUT_OF_MEMORY", "tell n1 a#3 committed")
 
 
+def test_what_would_not_fit_goes_elsewhere_and_is_held_against_no_node() -> None:
+    talk = Talk()
+    talk.join("n1", slots=(slot(speed=9.0),))
+    talk.join("n2", slots=(slot(speed=1.0),))
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.fail("n1", A1, Fault.WOULD_NOT_FIT, "requeue a#1 WOULD_NOT_FIT tries 1", "tell n1 a#1 committed")
+    talk.wait(1, "assign a#2 to n2 slot 0")  # without a heartbeat: no worker was restarted
+    talk.fail("n2", A2, Fault.WOULD_NOT_FIT, "requeue a#2 WOULD_NOT_FIT tries 2", "tell n2 a#2 committed")
+    talk.wait(2, "assign a#3 to n1 slot 0")
+    talk.fail("n1", A3, Fault.WOULD_NOT_FIT, "fail a#3 WOULD_NOT_FIT", "tell n1 a#3 committed")  # and no note
+
+
 def test_bad_input_is_final_at_once() -> None:
     talk = Talk()
     talk.join("n1")

@@ -237,3 +237,13 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(monkeypatch: py
     assert [forecasts.knows(Kind("warp", f"{number}", "cpu")) for number in (36, 37, 39)] == [False, True, True]
     assert (len(forecasts._classes), len(forecasts._cache), len(forecasts._memory)) == (3, 3, 3)
     assert (len(forecasts._nodes), len(forecasts._lines)) == (10, 10)
+
+
+def test_a_probe_clip_of_few_denoising_steps_promises_less() -> None:
+    """Two steps are not the twenty-five of a job: the same factor means more work for an engine that denoises."""
+    forecasts = Forecasts()
+    plain, denoising = Kind("warp", "1", "A"), Kind("sonic", "1", "A")
+    for kind in (plain, denoising):
+        forecasts.calibrated(kind, "n1", 0.1)
+    expected_s = [forecasts.render(kind, "n1", Work(10.0, 512, 25), False).expected_s for kind in (plain, denoising)]
+    assert expected_s[1] > 1.1 * expected_s[0]

@@ -75,7 +75,9 @@ def test_what_anybody_has_rendered_is_not_guilty() -> None:
     assert ward.breaks("n3") is None
 
 
-@pytest.mark.parametrize("fault", [Fault.BAD_INPUT, Fault.DECLINED, Fault.TRANSFER, Fault.DEADLINE])
+@pytest.mark.parametrize(
+    "fault", [Fault.BAD_INPUT, Fault.DECLINED, Fault.TRANSFER, Fault.DEADLINE, Fault.WOULD_NOT_FIT]
+)
 def test_what_says_nothing_of_rendering_does_not_count(fault: Fault) -> None:
     ward = Ward()
     assert not any(ward.breaks(node, fault=fault) for node in ("n1", "n2", "n3", "n4"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from tests.postgres import Cluster
 
 from .conftest import config
 from .peers import JPEG, MP4, WAV, Agent, Caller, digest
+from .test_checkpoints import send
 from .test_services import refused
 
 
@@ -189,3 +191,24 @@ async def test_a_url_that_means_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="artifacts_url is 'ftp://here'"):
         async with serving(config(tmp_path / "hub", artifacts_url="ftp://here")):
             pass
+
+
+async def test_states_of_renders_are_given_on_and_removed(
+    caller: Caller, channel: grpc.aio.Channel, s3_server: s3.Server, bucket: str
+) -> None:
+    agent = Agent(channel)
+    await caller.submit_new("k")
+    await agent.join()
+    ref = (await agent.hear("assignment")).assignment.ref
+    for done, state in ((3, b"early"), (5, b"late")):
+        await send(agent, ref, state, done)
+    agent.say(heartbeat=fleet_pb.Heartbeat(attempts=[ref]))
+
+    async def becomes(count: int) -> None:
+        async with asyncio.timeout(10):
+            while sum("/states/" in key for key in s3_server.objects(bucket)) != count:
+                await asyncio.sleep(0.05)
+
+    await becomes(1)  # the later one
+    await agent.render(ref)
+    await becomes(0)

@@ -1,10 +1,12 @@
-"""A hub and two agents as real processes, with the built-in engine, that can be killed and started again."""
+"""A hub and agents as real processes that can be killed and started again."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from sonic.v1 import jobs_pb2, nodes_pb2
 from tests.processes import Process, free_port, process, wait_until_ready
 
 SONIC = [str(Path(sys.executable).parent / "sonic")]
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @dataclass
@@ -40,6 +42,12 @@ class Fleet:
         """The process id of an agent's worker."""
         (pid,) = workers_below(self.agents[name].pid)
         return pid
+
+    def metrics_of(self, name: str) -> str:
+        """What an agent serves to scrapers."""
+        started = next(line for line in self.agents[name].log.read_text().splitlines() if "agent started" in line)
+        address = json.loads(started)["http"]
+        return str(urllib.request.urlopen(f"http://{address}/metrics", timeout=10).read(), "utf-8")
 
     def until(self, told: Callable[[], bool]) -> None:
         """Until something has come true."""
@@ -84,7 +92,10 @@ def workers_below(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running_fleet(folder: Path, names: tuple[str, ...] = ("box-1", "box-2")) -> Iterator[Fleet]:
+def running_fleet(
+    folder: Path, names: tuple[str, ...] = ("box-1", "box-2"), options: tuple[str, ...] = (), **environment: str
+) -> Iterator[Fleet]:
+    """`options` and `environment` are the agents'."""
     address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     hub = [*SONIC, "hub", "--listen", address, "--http-listen", http, "--data-dir", str(folder / "hub")]
     hub += ["--heartbeat-interval-s", "0.5", "--lease-s", "3"]
@@ -95,8 +106,9 @@ def running_fleet(folder: Path, names: tuple[str, ...] = ("box-1", "box-2")) -> 
         wait_until_ready(made.hub_url, made.hub)
         for name in names:
             agent = [*SONIC, "agent", "--hub", address, "--node-id", name, "--region", "test"]
-            agent += ["--data-dir", str(folder / name), "--http-listen", "127.0.0.1:0"]
-            made.agents[name] = stack.enter_context(process(agent, folder / f"{name}.log"))
+            agent += ["--data-dir", str(folder / name), "--http-listen", "127.0.0.1:0", "--log-format", "json"]
+            agent += options
+            made.agents[name] = stack.enter_context(process(agent, folder / f"{name}.log", **environment))
         made.until(lambda: _all_known(made, names))
         made.until_ready()
         yield made

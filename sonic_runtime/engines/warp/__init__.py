@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonic.parameters import Caution, RenderParameters
-from sonic_runtime.engines.base import Portrait, Report, Shape, Voice
+from sonic_runtime.checkpoint import Checkpoint
+from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
 from sonic_runtime.engines.warp import framing, motion
 from sonic_runtime.engines.warp.portrayed import Portrayed
 from sonic_runtime.media.videos import frame_count
 from sonic_runtime.mouth import MouthModel
 
-_DEFAULT_STEPS = RenderParameters().inference_steps
+_DEFAULTS = RenderParameters()
+_OF_DIFFUSION = ("inference_steps", "appearance_guidance", "audio_guidance", "audio_scale")
 
 
 class WarpEngine:
@@ -24,6 +26,7 @@ class WarpEngine:
 
     name = "warp"
     model_version = "warp-2"
+    on_cpu = True
     portrait_parameters: tuple[str, ...] = ("min_resolution", "expand_ratio")
 
     def __init__(self) -> None:
@@ -34,16 +37,25 @@ class WarpEngine:
         """Cut and scale the picture, and compute what does not change from frame to frame."""
         return Portrayed(framing.frame(portrait, parameters))
 
-    def prepare(self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters) -> WarpTake:
+    def prepare(
+        self, portrayed: Portrayed, voice: Voice, parameters: RenderParameters, report: Report = untold
+    ) -> WarpTake:
         """Hear the voice and plan the motion."""
         width, height = portrayed.size
         shape = Shape(width, height, parameters.fps, frame_count(voice.duration_s, parameters.fps))
-        plan = motion.plan(self._model.curves_of(voice.blocks()), shape.frame_count, parameters)
+        plan = motion.plan(self._model.curves_of(_asking(voice.blocks(), report)), shape.frame_count, parameters)
         cautions = list(portrayed.cautions)
-        if parameters.inference_steps != _DEFAULT_STEPS:
-            message = f"inference_steps {parameters.inference_steps} is ignored: the warp engine has no denoising steps"
-            cautions.append(Caution("PARAMETER_IGNORED", message))
+        for name in _OF_DIFFUSION:
+            if (value := getattr(parameters, name)) != getattr(_DEFAULTS, name):
+                message = f"{name} {value:g} is ignored: the warp engine has no denoising steps"
+                cautions.append(Caution("PARAMETER_IGNORED", message))
         return WarpTake(portrayed, plan, shape, tuple(cautions))
+
+
+def _asking(blocks: Iterator[NDArray[np.float32]], report: Report) -> Iterator[NDArray[np.float32]]:
+    for block in blocks:
+        report("", 0, 0)
+        yield block
 
 
 class WarpTake:
@@ -54,7 +66,7 @@ class WarpTake:
         self._plan = plan
         self._portrait = portrayed
 
-    def frames(self, report: Report) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, report: Report, _checkpoint: Checkpoint | None = None) -> Iterator[NDArray[np.uint8]]:
         """Planar yuv420p; the same memory for every frame."""
         for number in range(self.shape.frame_count):
             report("rendering", number, self.shape.frame_count)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sonic.parameters import RenderParameters
 from sonic_runtime.engines.base import CURVE_RATE_HZ, MouthCurves
-from sonic_runtime.engines.warp import sync
 from sonic_runtime.engines.warp.head import Pose, eased
 from sonic_runtime.engines.warp.mouth import Shape
+from sonic_runtime.mouth import sync
 
 Curve = NDArray[np.float32]
 _BLINK_S = (0.08, 0.05, 0.16)  # closing, closed, opening

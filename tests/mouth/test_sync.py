@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sonic_runtime.engines.warp import sync
+from sonic_runtime.mouth import sync
 
 
 def speech(seconds: float, seed: int = 4) -> NDArray[np.float32]:

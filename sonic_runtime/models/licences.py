@@ -1,0 +1,42 @@
+"""Which terms somebody has accepted on this machine: asked once for a version, and kept beside the models."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+
+from sonic_runtime.models import folder
+from sonic_runtime.models.folder import FetchFailed
+
+ACCEPTED = "licences.json"
+
+
+class LicenceNotAccepted(FetchFailed):
+    """Nobody has accepted the terms of a model."""
+
+
+def accepted(version: str, licence: str) -> bool:
+    """Whether the licence has been accepted for this version."""
+    return _read().get(version, {}).get("licence") == licence
+
+
+def accept(version: str, licence: str) -> None:
+    """Keep that the licence has been accepted, and when. Raises FetchFailed."""
+    entries = _read() | {version: {"licence": licence, "accepted": datetime.now(UTC).isoformat(timespec="seconds")}}
+    path = folder.root() / ACCEPTED
+    new = path.with_name(f".{ACCEPTED}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps(entries, indent=2) + "\n")
+        new.replace(path)
+    except OSError as error:
+        raise folder.unwritable(path, error) from error
+
+
+def _read() -> dict[str, dict[str, str]]:
+    try:
+        entries = json.loads((folder.root() / ACCEPTED).read_text())
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}

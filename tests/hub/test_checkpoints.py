@@ -1,0 +1,239 @@
+"""The state of a render that came to nothing reaches the next attempt, and is gone when the job has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import sqlalchemy as sa
+
+from hub import wire
+from hub.service import Hub, serving
+from hub.store.schema import checkpoints, jobs
+from sonic.v1 import artifacts_pb2, jobs_pb2
+from sonic.v1 import fleet_service_pb2 as fleet_pb
+from sonic.v1 import job_service_pb2 as job_pb
+
+from .conftest import config
+from .peers import JPEG, Agent, Caller, digest
+from .test_services import refused
+
+NOT_KEPT = jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_TRANSFER, reason="RESULT_NOT_KEPT", message="no room")
+
+
+class Kept:
+    """What the hub holds."""
+
+    def __init__(self, database_url: str, folder: Path) -> None:
+        self.url = database_url.replace("postgresql:", "postgresql+psycopg:")
+        self.folder = folder
+        self._engine = sa.create_engine(self.url)
+
+    def rows(self) -> list[sa.Row[Any]]:
+        with self._engine.connect() as connection:
+            return list(connection.execute(sa.select(checkpoints)))
+
+    def files(self) -> set[str]:
+        return {path.name for path in (self.folder / "states").rglob("*") if path.is_file()}
+
+    async def becomes(self, *states: bytes) -> None:
+        """Until rows and files are those of these states."""
+        wanted = {digest(state) for state in states}
+        async with asyncio.timeout(10):
+            while {row.sha256 for row in self.rows()} != wanted or self.files() != wanted:
+                await asyncio.sleep(0.02)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, database_url: str) -> AsyncIterator[Hub]:
+    """Whose agents may be silent for as long as a test takes."""
+    own = config(tmp_path / "hub", database_url=database_url, heartbeat_interval_s=10.0, lease_s=60.0)
+    async with serving(own) as running:
+        yield running
+
+
+@pytest.fixture
+def kept(hub: object, database_url: str, tmp_path: Path) -> Iterator[Kept]:
+    made = Kept(database_url, tmp_path / "hub" / "artifacts")
+    yield made
+    made.close()
+
+
+async def send(agent: Agent, ref: jobs_pb2.AttemptRef, state: bytes, done: int) -> None:
+    upload = artifacts_pb2.UploadHeader(sha256=digest(state), size_bytes=len(state))
+    header = fleet_pb.VideoHeader(node_id=agent.node_id, ref=ref, upload=upload, checkpoint=True)
+    parts = [fleet_pb.UploadVideoRequest(header=header), fleet_pb.UploadVideoRequest(chunk=state)]
+    await agent.fleet.UploadVideo(iter(parts))
+    tell(agent, ref, digest(state), done)
+
+
+def tell(agent: Agent, ref: jobs_pb2.AttemptRef, sha256: str, done: int) -> None:
+    state = artifacts_pb2.Artifact(sha256=sha256, size_bytes=1)
+    agent.say(checkpoint=fleet_pb.AttemptCheckpoint(ref=ref, state=state, done=done, total=10))
+
+
+async def fail(agent: Agent, ref: jobs_pb2.AttemptRef) -> None:
+    agent.say(result=fleet_pb.AttemptResult(ref=ref, failure=NOT_KEPT))
+    await agent.hear("result_ack")
+
+
+async def fetched(agent: Agent, ref: jobs_pb2.AttemptRef, sha256: str) -> bytes:
+    request = fleet_pb.FetchInputRequest(node_id=agent.node_id, ref=ref, sha256=sha256)
+    return b"".join([part.chunk async for part in agent.fleet.FetchInput(request)])
+
+
+async def assigned(agent: Agent) -> fleet_pb.Assignment:
+    return (await agent.hear("assignment")).assignment
+
+
+async def test_the_next_attempt_goes_on_from_it_and_then_it_is_gone(
+    caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept
+) -> None:
+    job = await caller.submit_new("k")
+    assert (await agent.join()).takes_checkpoints
+    first = await assigned(agent)
+    assert not first.HasField("checkpoint")
+    await send(agent, first.ref, b"early", 3)
+    await kept.becomes(b"early")
+    await send(agent, first.ref, b"late", 6)
+    await kept.becomes(b"late")
+    await fail(agent, first.ref)
+    other = Agent(channel, "n2")
+    await other.join()
+    second = await assigned(other)
+    assert (second.checkpoint.sha256, second.checkpoint.size_bytes) == (digest(b"late"), 4)
+    assert await fetched(other, second.ref, second.checkpoint.sha256) == b"late"
+    revision = (await caller.get(job.job_id)).revision
+    await send(other, second.ref, b"later", 8)
+    await kept.becomes(b"later")
+    assert (await caller.get(job.job_id)).revision == revision, "it is no part of the job as its tenant sees it"
+    await other.render(second.ref)
+    await kept.becomes()
+
+
+async def test_only_what_is_further_is_kept_and_only_of_the_newest_attempt(
+    caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept
+) -> None:
+    await caller.submit_new("k")
+    await agent.join()
+    first = await assigned(agent)
+    await send(agent, first.ref, b"six", 6)
+    await kept.becomes(b"six")
+    await send(agent, first.ref, b"five", 5)
+    await kept.becomes(b"six")
+    await fail(agent, first.ref)
+    other = Agent(channel, "n2")
+    await other.join()
+    second = await assigned(other)
+    await send(agent, first.ref, b"nine, of an attempt that is over", 9)
+    await kept.becomes(b"six")
+    await send(other, second.ref, b"seven", 7)
+    await kept.becomes(b"seven")
+
+
+async def test_a_state_that_leads_nowhere_is_not_given_for_ever(
+    caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept
+) -> None:
+    await caller.submit_new("k")
+    agents = [agent, Agent(channel, "n2")]
+    await agent.join()
+    given = []
+    for number in range(3):  # the last of them is not reported
+        node = agents[number % 2]
+        if number == 1:
+            await node.join()
+        attempt = await assigned(node)
+        given.append(attempt.HasField("checkpoint"))
+        if number == 0:
+            await send(node, attempt.ref, b"poison", 5)
+            await kept.becomes(b"poison")
+        if number < 2:
+            await fail(node, attempt.ref)
+    assert given == [False, True, True]
+    assert [row.given for row in kept.rows()] == [2]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_it_is_gone_however_the_job_ends(caller: Caller, agent: Agent, kept: Kept, how: str) -> None:
+    job = await caller.submit_new("k")
+    await agent.join()
+    attempt = await assigned(agent)
+    await send(agent, attempt.ref, b"state", 5)
+    await kept.becomes(b"state")
+    if how == "cancelled":
+        await caller.jobs.CancelJob(job_pb.CancelJobRequest(job_id=job.job_id), metadata=caller.metadata)
+    else:
+        failure = jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_BAD_INPUT, reason="NO_FACE", message="none")
+        agent.say(result=fleet_pb.AttemptResult(ref=attempt.ref, failure=failure))
+    await kept.becomes()
+    await send(agent, attempt.ref, b"too late", 9)
+    await kept.becomes()
+
+
+async def test_nobody_else_can_have_it(caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept) -> None:
+    await caller.submit_new("k")
+    await agent.join()
+    attempt = await assigned(agent)
+    await send(agent, attempt.ref, b"state", 5)
+    await kept.becomes(b"state")
+    request = job_pb.DownloadArtifactRequest(sha256=digest(b"state"))
+    await refused(
+        anext(aiter(caller.jobs.DownloadArtifact(request, metadata=caller.metadata))), grpc.StatusCode.NOT_FOUND
+    )
+    stranger = Agent(channel, "n2")
+    await refused(fetched(stranger, attempt.ref, digest(b"state")), grpc.StatusCode.NOT_FOUND)
+    await refused(send(stranger, attempt.ref, b"mine", 9), grpc.StatusCode.NOT_FOUND)
+
+
+async def test_what_is_named_as_a_state_and_is_none_stays(caller: Caller, agent: Agent, kept: Kept) -> None:
+    """An agent that names the tenant's portrait must not get it removed with the job."""
+    await caller.submit_new("k")
+    await agent.join()
+    attempt = await assigned(agent)
+    tell(agent, attempt.ref, digest(JPEG), 5)
+    tell(agent, attempt.ref, "no hash", 6)
+    tell(agent, jobs_pb2.AttemptRef(job_id="unknown", attempt=1), digest(JPEG), 7)
+    await send(agent, attempt.ref, b"state", 8)
+    await kept.becomes(b"state")
+    await agent.render(attempt.ref)
+    await kept.becomes()
+    request = job_pb.GetArtifactRequest(sha256=digest(JPEG))
+    assert (await caller.jobs.GetArtifact(request, metadata=caller.metadata)).status.complete
+
+
+async def test_what_a_killed_hub_or_agent_has_left_is_found_by_looking(tmp_path: Path, database_url: str) -> None:
+    own = config(tmp_path / "hub", database_url=database_url, heartbeat_interval_s=10.0, lease_s=60.0)
+    left = Kept(database_url, tmp_path / "hub" / "artifacts")
+    async with serving(own) as hub, grpc.aio.insecure_channel(hub.grpc_address) as channel:
+        agent, caller = Agent(channel), Caller(channel)
+        job = await caller.submit_new("k")
+        await agent.join()
+        attempt = await assigned(agent)
+        await send(agent, attempt.ref, b"state", 5)
+        await left.becomes(b"state")
+        agent.cut()
+    with sa.create_engine(left.url).begin() as connection:  # as another hub would
+        connection.execute(sa.update(jobs).where(jobs.c.job_id == job.job_id).values(state="cancelled"))
+    orphan = left.folder / "states" / "acme" / ("0" * 32) / ("1" * 64)
+    orphan.parent.mkdir()
+    orphan.write_bytes(b"never told of")
+    os.utime(orphan, (0, 0))
+    async with serving(own):
+        await left.becomes()
+    left.close()
+
+
+def test_the_seconds_of_a_render_that_went_on_from_a_state_teach_nothing() -> None:
+    report = jobs_pb2.RenderReport(video_seconds=10, stages=[jobs_pb2.StageTime(stage="rendering", seconds=5)])
+    assert wire.rendered(report)
+    report.resumed_from = 3
+    assert wire.rendered(report) is None
