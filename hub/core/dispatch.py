@@ -232,6 +232,9 @@ class Dispatch:
             case events.StoodStill(seconds):
                 for job in self.jobs.values():
                     job.lease_expires_at_s += seconds
+                for node in self.nodes.values():
+                    for busy in node.busy.values():  # heartbeats from before they were sent are only heard now
+                        busy.since_s += seconds
             case events.Ticked():
                 yield from self._tick(now)
 

@@ -92,6 +92,18 @@ def test_a_hub_that_stood_still_takes_no_lease_for_lost() -> None:
     talk.wait(2, "stop a#1 on n1", "requeue a#1 LEASE_EXPIRED tries 1")
 
 
+def test_what_a_node_said_before_it_was_given_a_job_counts_for_nothing_after_a_standstill() -> None:
+    talk = Talk()
+    talk.join("n1")
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.now += 15
+    talk.say(events.StoodStill(15))
+    talk.beat("n1")
+    talk.start("n1", A1, "running a#1")
+    talk.wait(11)
+    talk.beat("n1", "requeue a#1 ATTEMPT_LOST tries 1")
+
+
 def test_a_heartbeat_without_the_attempt_does_not_keep_its_lease() -> None:
     talk = Talk()
     talk.join("n1")
