@@ -171,8 +171,11 @@ class Dispatch:
 
     def outlook(self, job_id: str, now: float) -> Outlook:
         """Queue position, progress, and when a job is expected to start and to finish."""
-        job = self.jobs.get(job_id)
-        return self._prospects.outlook(job, now) if job else Outlook()
+        return self.outlooks([job_id], now)[0]
+
+    def outlooks(self, job_ids: Iterable[str], now: float) -> list[Outlook]:
+        """`outlook` of each."""
+        return self._prospects.outlooks(map(self.jobs.get, job_ids), now)
 
     def explain(self, job_id: str, now: float) -> Decision | None:
         """Why a job waits, or nothing when it does not."""

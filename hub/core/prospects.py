@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hub.core import placement
@@ -43,16 +43,27 @@ class Prospects:
         self._place = place
         self._not_before = not_before
 
-    def outlook(self, job: Job, now: float) -> Outlook:
-        """Queue position, progress, and when a job is expected to start and to finish."""
+    def outlooks(self, jobs: Iterable[Job | None], now: float) -> list[Outlook]:
+        """Queue position, progress, and when each job is expected to start and to finish; of None nothing is known.
+
+        A page or a batch is mostly of jobs that are alike to every slot: a place is sought once for all of these.
+        """
+        at = Round(self._board, self._forecasts, now)
+        options: dict[Hashable, placement.Option | None] = {}
+        return [self._outlook(job, at, options) if job else Outlook() for job in jobs]
+
+    def _outlook(self, job: Job, at: Round, options: dict[Hashable, placement.Option | None]) -> Outlook:
         if job.held:
-            return Outlook(job.progress, 0, None, self._remaining(job, now))
+            return Outlook(job.progress, 0, None, self._remaining(job, at.now))
         position = self._queue.position(job)
-        choice = self._place(job, Round(self._board, self._forecasts, now))
-        if choice.option is None:
+        alike = (job.needs, job.work, job.inputs, job.attempt > 0, job.node_id)
+        if alike not in options:
+            options[alike] = self._place(job, at).option
+        option = options[alike]
+        if option is None:
             return Outlook(job.progress, position)
-        start = self._wait(job, choice.option, position, now)
-        work = (choice.option.fetch + choice.option.render).scaled(1 / choice.option.pool.traits.trust)
+        start = self._wait(job, option, position, at.now)
+        work = (option.fetch + option.render).scaled(1 / option.pool.traits.trust)
         return Outlook(job.progress, position, start, start + work)
 
     def explain(self, job: Job, nodes: Iterable[Node], now: float) -> Decision:

@@ -76,7 +76,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             states=job_service.states(request.states),
         )
         found, token = await job_service.list_page(self._database, request.tenant or None, wanted)
-        return pb.ListAllJobsResponse(jobs=[self._jobs.show(record) for record in found], next_page_token=token)
+        return pb.ListAllJobsResponse(jobs=self._jobs.show_all(found), next_page_token=token)
 
     async def ExplainNode(self, request: pb.ExplainNodeRequest, context: Context) -> pb.ExplainNodeResponse:
         node = await self._node(request.node_id)

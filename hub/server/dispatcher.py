@@ -112,8 +112,8 @@ class Dispatcher:
         """How many jobs of each tenant are in each state; those that have ended are in none."""
         return Counter((job.tenant, job.state) for job in self._dispatch.jobs.values())
 
-    def outlook(self, job_id: str) -> Outlook:
-        return self._dispatch.outlook(job_id, time.monotonic())
+    def outlooks(self, job_ids: Iterable[str]) -> list[Outlook]:
+        return self._dispatch.outlooks(job_ids, time.monotonic())
 
     def explain(self, job_id: str) -> Decision | None:
         """Why a job waits; None when it does not."""

@@ -30,7 +30,6 @@ from sonic.v1 import job_service_pb2_grpc, jobs_pb2
 T = TypeVar("T")
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
-_LOOK_AGAIN_S = 1.0  # queue position and ETA drift without the job itself changing
 _STATES = {value: key for key, value in views.STATES.items()}
 
 
@@ -98,7 +97,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
             submitted_before_s=_seconds(request, "submitted_before"),
         )
         found, token = await list_page(self._database, tenant, wanted)
-        return pb.ListJobsResponse(jobs=[self.show(record) for record in found], next_page_token=token)
+        return pb.ListJobsResponse(jobs=self.show_all(found), next_page_token=token)
 
     async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
         record = await self._record(tenant_of(context), request.job_id)
@@ -126,10 +125,14 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 seen = job
                 if record.state.ended:
                     return
-                await _wait(changed, _LOOK_AGAIN_S)
+                await _wait(changed, self._watchers.look_again_s)
 
     def show(self, record: JobRecord) -> jobs_pb2.Job:
-        return views.job(record, self._dispatcher.outlook(record.row.job_id))
+        return self.show_all([record])[0]
+
+    def show_all(self, found: Sequence[JobRecord]) -> list[jobs_pb2.Job]:
+        outlooks = self._dispatcher.outlooks(record.row.job_id for record in found)
+        return [views.job(record, outlook) for record, outlook in zip(found, outlooks, strict=True)]
 
     async def _job(self, tenant: str, job_id: str) -> jobs_pb2.Job:
         return self.show(await self._record(tenant, job_id))
@@ -153,8 +156,10 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
             outcomes = self._judge(tenant, requests, held, known)
         good = [outcome for outcome in outcomes if isinstance(outcome, NewJob)]
         with self._door.passing(tenant, len({job.idempotency_key for job in good} - known)):
-            answers = iter(await self._dispatcher.submit(good) if good else [])
-        return [self._answer(one, *next(answers)) if isinstance(one, NewJob) else one for one in outcomes]
+            stored = await self._dispatcher.submit(good) if good else []
+        shown = self.show_all([record for record, _ in stored])
+        answers = map(_answer, good, stored, shown)
+        return [next(answers) if isinstance(one, NewJob) else one for one in outcomes]
 
     def _judge(
         self, tenant: str, requests: Sequence[pb.SubmitJobRequest], held: Mapping[str, sa.Row[Any]], known: set[str]
@@ -178,13 +183,15 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         found = await reading(self._database, lambda connection: records.known_keys(connection, pairs))
         return {key for _, key in found}
 
-    def _answer(self, wanted: NewJob, record: JobRecord, created: bool) -> jobs_pb2.Job | exceptions.Refusal:
-        if not created and record.row.spec != wanted.spec:
-            return exceptions.KeyReused(
-                f"idempotency_key {wanted.idempotency_key!r} belongs to job {record.row.job_id}, "
-                "which has another spec; use a fresh key for each video wanted"
-            )
-        return self.show(record)
+
+def _answer(wanted: NewJob, stored: tuple[JobRecord, bool], shown: jobs_pb2.Job) -> jobs_pb2.Job | exceptions.Refusal:
+    record, created = stored
+    if not created and record.row.spec != wanted.spec:
+        return exceptions.KeyReused(
+            f"idempotency_key {wanted.idempotency_key!r} belongs to job {record.row.job_id}, "
+            "which has another spec; use a fresh key for each video wanted"
+        )
+    return shown
 
 
 def _used(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], bool]:

@@ -6,21 +6,35 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_LOOK_AGAIN_S = 1.0
+_LOOKS_PER_S = 200
+
 
 class Watchers:
     """Wake-up calls by job."""
 
     def __init__(self) -> None:
         self._events: dict[str, set[asyncio.Event]] = {}
+        self._count = 0
+
+    @property
+    def look_again_s(self) -> float:
+        """How long to wait for a change before looking anyway, since places in the queue drift without one.
+
+        The more callers follow jobs, the longer: looking for all of them must not take the time that work needs.
+        """
+        return max(_LOOK_AGAIN_S, self._count / _LOOKS_PER_S)
 
     @contextmanager
     def on(self, job_id: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever the job changes; its holder clears it."""
         event = asyncio.Event()
         self._events.setdefault(job_id, set()).add(event)
+        self._count += 1
         try:
             yield event
         finally:
+            self._count -= 1
             self._events[job_id].discard(event)
             if not self._events[job_id]:
                 del self._events[job_id]

@@ -2,7 +2,7 @@
 
 from hub.core import events
 from hub.core.faults import Fault
-from hub.core.jobs import Ref, Requirement
+from hub.core.jobs import Ref, Requirement, Work
 from hub.core.nodes import NodeState, SlotState
 
 from .talk import Talk, slot
@@ -302,6 +302,20 @@ def test_progress_never_goes_back_and_tells_the_eta() -> None:
     assert outlook.finish
     assert (outlook.progress.fraction, outlook.finish.expected_s) == (0.5, 10.0)
     assert outlook.finish.low_s < 10.0 < outlook.finish.high_s
+
+
+def test_jobs_shown_together_are_told_what_each_would_be_told_alone() -> None:
+    talk = Talk()
+    talk.join("n1", slots=(slot(speed=2.0),))
+    talk.submit("a", "assign a#1 to n1 slot 0")
+    talk.submit("b", work=Work(10, 256))
+    talk.submit("c", work=Work(10, 256))
+    talk.submit("d", work=Work(80, 512))
+    talk.submit("e", wants=Requirement("none", "1"))
+    names = ["a", "b", "c", "d", "e", "gone"]
+    together = talk.hub.outlooks(names, talk.now)
+    assert together == [talk.hub.outlook(name, talk.now) for name in names]
+    assert len({outlook.finish for outlook in together}) == 5
 
 
 def test_a_job_that_cannot_be_done_in_time_is_dropped_from_the_queue() -> None:

@@ -1,0 +1,34 @@
+"""Callers that follow jobs are told of changes at once, and looked after without taking the hub's time from work."""
+
+import asyncio
+from contextlib import ExitStack
+
+from hub.server.watchers import Watchers
+
+
+async def test_whoever_follows_a_job_is_woken_by_its_change_alone() -> None:
+    watchers = Watchers()
+    with watchers.on("a") as one, watchers.on("a") as other, watchers.on("b") as elsewhere:
+        watchers.wake(["a", "nobody's"])
+        assert one.is_set()
+        assert other.is_set()
+        assert not elsewhere.is_set()
+
+
+async def test_changes_that_come_soon_after_each_other_are_told_once() -> None:
+    watchers = Watchers()
+    with watchers.on("a") as changed:
+        watchers.wake(["a"], within_s=0.01)
+        assert not changed.is_set()
+        await asyncio.wait_for(changed.wait(), 5)
+
+
+def test_the_more_follow_the_less_often_each_looks_without_a_change() -> None:
+    watchers = Watchers()
+    with ExitStack() as following:
+        following.enter_context(watchers.on("a"))
+        assert watchers.look_again_s == 1
+        for number in range(3000):
+            following.enter_context(watchers.on(f"job-{number}"))
+        assert 3001 / watchers.look_again_s <= 200
+    assert watchers.look_again_s == 1
