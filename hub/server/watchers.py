@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 _LOOK_AGAIN_S = 1.0
-_LOOKS_PER_S = 200
+_LOOKS_PER_S = 100
 
 
 class Watchers:

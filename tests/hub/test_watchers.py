@@ -30,5 +30,5 @@ def test_the_more_follow_the_less_often_each_looks_without_a_change() -> None:
         assert watchers.look_again_s == 1
         for number in range(3000):
             following.enter_context(watchers.on(f"job-{number}"))
-        assert 3001 / watchers.look_again_s <= 200
+        assert 3001 / watchers.look_again_s <= 100
     assert watchers.look_again_s == 1
