@@ -29,7 +29,8 @@ demo: $(VENV)/.installed $(VENV)/.models ## Render out/demo.mp4 through a hub an
 	$(BIN)/sonic demo --out out/demo.mp4 $(if $(PORTRAIT),--portrait '$(PORTRAIT)') $(if $(AUDIO),--audio '$(AUDIO)')
 
 test: setup ## Run every test.
-	$(BIN)/python -m pytest
+	$(BIN)/sonic models fetch sonic-tiny
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 simulate: $(VENV)/.installed ## Run the hub's decisions through drawn faults for MINUTES (10).
 	$(BIN)/python -m hub.simulation --minutes $(or $(MINUTES),10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,23 @@ from sonic_runtime.faces import FaceFinder
 from sonic_runtime.models.samples import Samples, fetch_samples
 from tests import postgres, s3
 
-MATERIAL = Path(__file__).resolve().parent.parent.parent / "shared"
+TESTS = Path(__file__).resolve().parent
+MATERIAL = TESTS.parent.parent / "shared"
+COMPUTING = {"diffusion", "faces", "models", "mouth", "quality", "runtime"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` runs two groups side by side: tests that compute, and those that mostly wait for processes."""
+    for item in items:
+        computes = item.path.relative_to(TESTS).parts[0] in COMPUTING or item.path.name == "test_diffusion.py"
+        item.add_marker(pytest.mark.xdist_group("computing" if computes else "waiting"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What computes lets go before those who wait, for whom time counts."""
+    group = item.get_closest_marker("xdist_group")
+    if "PYTEST_XDIST_WORKER" in os.environ and group and group.args == ("computing",) and os.nice(0) == 0:
+        os.nice(10)
 
 
 @pytest.fixture(scope="session")

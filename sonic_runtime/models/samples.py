@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def _as_wav(pcm: bytes) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.rename(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetching-") as folder:  # another fetch may be under way
+        part = Path(folder) / path.name
+        part.write_bytes(data)
+        part.rename(path)

@@ -227,7 +227,9 @@ class SonicTake:
 
     def _fingerprint(self, checkpoint: Checkpoint) -> str:
         """Of all that the frames depend on, but for what devices differ by. Raises OSError."""
-        options = asdict(self._engine.options) | {"device": "", "dtype": str(self._engine.pipeline.dtype)}
+        options = asdict(self._engine.options) | {"dtype": str(self._engine.pipeline.dtype)}
+        for where in ("device", "memory"):
+            del options[where]
         content = {
             "version": _STATE_VERSION,
             "model": [self._engine.model_version, self._engine.files_sha256],
