@@ -157,8 +157,8 @@ def _config(path: Path) -> dict[str, Any]:
 def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
-    except errors.RenderError:
+    except (errors.RenderError, MemoryError):
         raise
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+    except Exception as error:  # configurations are read by libraries that raise whatever they stumble over
         said = " ".join(str(error).split())[:300]
         raise errors.ModelBroken(f"{folder}: {said}; run `sonic models verify sonic`") from error
