@@ -122,7 +122,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         header, chunks = await transfers.unpack(request)
         attempt = await self._attempt(header.node_id, header.ref)
         if header.checkpoint:
-            state = await self._checkpoints.receive(attempt.tenant, attempt.job_id, header.upload, chunks)
+            state = await self._checkpoints.receive(header.node_id, wire.ref(header.ref), header.upload, chunks)
             return pb.UploadVideoResponse(video=state)
         return pb.UploadVideoResponse(video=await self._files.upload(attempt.tenant, header.upload, chunks))
 
