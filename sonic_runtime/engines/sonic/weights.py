@@ -29,6 +29,7 @@ transformers.utils.logging.disable_progress_bar()
 
 SVD = "stable-video-diffusion-img2vid-xt"
 _SPEECH_ROWS, _MOTION_ROWS = 10, 50  # of Whisper's, that the two heads look at
+_MOST_DIGITS, _MOST_LAYERS = 7, 256  # of a number in a configuration, and what one may have built
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def _vae(folder: Path) -> AutoencoderKLTemporalDecoder:
 
 def _stock(kind: Any, folder: Path, name: str) -> Any:
     """A network of diffusers or transformers, from its half-precision file where there is one."""
+    _config(folder / "config.json")  # for its bounds: the library reads it itself
     variant = "fp16" if any(folder.glob(f"{name}.fp16.*")) else None
     return kind.from_pretrained(str(folder), variant=variant, use_safetensors=True, local_files_only=True)
 
@@ -149,8 +151,19 @@ def _filled(module: nn.Module, state: Mapping[str, Tensor]) -> Any:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text())
+    loaded: dict[str, Any] = json.loads(path.read_text(), parse_int=_bounded)
+    for key, value in loaded.items():
+        counts = value if isinstance(value, list) else [value]
+        if "layers" in key and any(isinstance(count, int) and count > _MOST_LAYERS for count in counts):
+            raise ValueError(f"{path.name} has {key} {value}; at most {_MOST_LAYERS} are built")
     return {key: value for key, value in loaded.items() if not key.startswith("_")}
+
+
+def _bounded(digits: str) -> int:
+    """What a configuration counts is built one by one, before any file of weights speaks against it."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a configuration has a number of {len(digits)} digits; at most {_MOST_DIGITS} are read")
+    return int(digits)
 
 
 @contextmanager
