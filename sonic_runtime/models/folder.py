@@ -110,6 +110,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
 
 
+def how_to_repair(folder: Path) -> str:
+    """The command that brings the model of a folder again."""
+    return f"run `sonic models fetch {folder.name}`"
+
+
 def problem(folder: Path, thorough: bool = True) -> str:
     """What is wrong with a model's folder, empty when nothing is.
 
@@ -120,7 +125,7 @@ def problem(folder: Path, thorough: bool = True) -> str:
     except FileNotFoundError:
         return f"{MANIFEST} is missing" if folder.exists() else "is not here"
     except (OSError, ValueError) as error:
-        return f"{MANIFEST} cannot be read: {error}; run `sonic models fetch` again"
+        return f"{MANIFEST} cannot be read: {error}; {how_to_repair(folder)}"
     for file in manifest.files:
         path = folder / file.path
         try:
@@ -128,11 +133,11 @@ def problem(folder: Path, thorough: bool = True) -> str:
                 (not thorough and file.bytes > QUICK_BYTES) or sha256_of(path) == file.sha256
             )
         except FileNotFoundError:
-            return f"{file.path} is missing; run `sonic models fetch` again"
+            return f"{file.path} is missing; {how_to_repair(folder)}"
         except OSError as error:
             return f"{file.path} cannot be read: {error.strerror}"
         if not same:
-            return f"{file.path} has been changed; run `sonic models fetch` again"
+            return f"{file.path} has been changed; {how_to_repair(folder)}"
     return ""
 
 
@@ -241,9 +246,8 @@ def listed(folder: Path, sources: Iterable[tuple[str, str]] = ()) -> tuple[File,
 
 def unwritable(path: Path, error: OSError) -> FetchFailed:
     """What to say when the folder takes no more."""
-    return FetchFailed(
-        f"{path} could not be written: {error.strerror or error}; set SONIC_MODELS to a folder with room"
-    )
+    advice = "set SONIC_MODELS to a folder with room, and that you may write to"
+    return FetchFailed(f"{path} could not be written: {error.strerror or error}; {advice}")
 
 
 def _size(path: Path) -> int:

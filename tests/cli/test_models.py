@@ -121,11 +121,13 @@ async def test_what_cannot_be_used_is_said_with_its_exit_code(sonic: Sonic, tmp_
     }
     unknown = await sonic("models", "fetch", "sonic-2", **own)
     assert (unknown.code, "there is no model 'sonic-2'" in unknown.err) == (2, True)
+    wrong = await sonic("models", "fetch", "sonic", "--store", "abc", **own)
+    assert (wrong.code, "64 hexadecimal digits are wanted" in wrong.err) == (2, True)
     missing = await sonic("models", "path", "sonic", **own)
     assert (missing.code, "run `sonic models fetch sonic`" in missing.err) == (7, True)
     refused = await sonic("models", "fetch", "sonic", **own)
     assert (refused.code, "NOT FOR COMMERCIAL USE" in refused.err) == (6, True)
     nothing = await sonic("models", "push", "sonic", **own)
-    assert (nothing.code, "is not here" in nothing.err) == (1, True)
+    assert (nothing.code, "run `sonic models fetch sonic`" in nothing.err) == (7, True)
     assert (await sonic("models", "verify", **own)).code == 0
     assert not (tmp_path / "models").exists()

@@ -239,6 +239,7 @@ def test_memory_that_runs_out_is_an_error_of_ours() -> None:
         ("device=", "as in cuda:1"),
         ("device=meta", "as in cuda:1"),
         ("device=cuda:x", "as in cuda:1"),
+        ("dtype=bf16,dtype=fp16", "has dtype twice"),
         ("speed=fast", "known are device"),
     ],
 )
@@ -282,7 +283,7 @@ def test_pictures_that_are_no_numbers_are_not_shown(
 def test_a_configuration_that_is_none_is_named(file: str, text: str, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "sonic-tiny")
     (tmp_path / "sonic-tiny" / "stable-video-diffusion-img2vid-xt" / file).write_text(text)
-    with pytest.raises(errors.ModelBroken, match="run `sonic models verify sonic`"):
+    with pytest.raises(errors.ModelBroken, match="run `sonic models verify`"):
         SonicEngine(tmp_path / "sonic-tiny", SMALL)
 
 

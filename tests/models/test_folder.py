@@ -79,7 +79,7 @@ def test_a_model_that_was_changed_is_found_out_and_fetched_again(
     assert models.verify("face-mesh").problem == ""
     whole = (target / "mesh.onnx").read_bytes()
     (target / "mesh.onnx").write_bytes(whole[:-1])
-    assert models.verify("face-mesh").problem == "mesh.onnx has been changed; run `sonic models fetch` again"
+    assert models.verify("face-mesh").problem == f"mesh.onnx has been changed; run `sonic models fetch {target.name}`"
     (target / "manifest.json").write_text("[]")
     assert "manifest.json cannot be read" in models.verify("face-mesh").problem
     assert models.fetch("face-mesh", NOTHING_SAID.append, real).problem == ""
@@ -99,7 +99,7 @@ def test_a_manifest_from_before_sizes_were_kept_still_holds(
     (target / "mesh.onnx").write_bytes(b"other")
     assert models.verify("face-mesh").problem
     (target / "mesh.onnx").unlink()
-    assert models.verify("face-mesh").problem == "mesh.onnx is missing; run `sonic models fetch` again"
+    assert models.verify("face-mesh").problem == f"mesh.onnx is missing; run `sonic models fetch {target.name}`"
 
 
 def test_an_unknown_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

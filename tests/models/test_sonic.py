@@ -126,7 +126,7 @@ def test_it_comes_whole_and_its_manifest_holds_it_from_then_on(hub: Hub, command
     checked = command("verify", "sonic")
     assert (checked.code, checked.out) == (
         1,
-        f"sonic sonic-1: {LARGEST} has been changed; run `sonic models fetch` again\n",
+        f"sonic sonic-1: {LARGEST} has been changed; run `sonic models fetch sonic-1`\n",
     )
     assert command("fetch", "sonic").code == 0
     assert is_whole(root)

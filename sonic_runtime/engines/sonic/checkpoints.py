@@ -40,7 +40,8 @@ def _find(path: Path) -> Path:
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    raise errors.ModelBroken(f"{stem} is there neither as {', '.join(c.suffix for c in candidates)}")
+    *others, last = (candidate.suffix for candidate in candidates)
+    raise errors.ModelBroken(f"{stem} is there neither as {', '.join(others)} nor as {last}; run `sonic models verify`")
 
 
 def _unpickle(path: Path) -> object:

@@ -112,6 +112,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Options:
         if name not in known:
             problems.append(Problem(VARIABLE, f"has {pair!r}; known are {', '.join(known)}, each as name=value"))
             continue
+        if name in values:
+            problems.append(Problem(VARIABLE, f"has {name} twice; give it once"))
         try:
             values[name] = _value(known[name], text)
         except ValueError as error:

@@ -92,6 +92,11 @@ def _interpolator(folder: Path) -> FrameInterpolator:
 def load_detector(folder: Path) -> Any:
     """The reference's face detector, called as detector.Network says; on the CPU. Raises errors.ModelBroken."""
     path = folder / "yoloface_v5m.pt"
+    if not path.exists():
+        raise errors.ModelBroken(
+            f"{path} is missing, which face_detector=reference takes; fetch the model with it, "
+            "or set face_detector=own in SONIC_ENGINE_OPTIONS"
+        )
     with _reading(path):
         return torch.jit.load(str(path), map_location="cpu").eval()
 
@@ -174,4 +179,4 @@ def _reading(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:  # configurations are read by libraries that raise whatever they stumble over
         said = " ".join(str(error).split())[:300]
-        raise errors.ModelBroken(f"{folder}: {said}; run `sonic models verify sonic`") from error
+        raise errors.ModelBroken(f"{folder}: {said}; run `sonic models verify`") from error
