@@ -51,10 +51,11 @@ class DeviceMemory:
             return plan
         least = min(way.peak_bytes for way in memory_plan.ways(self.footprint, work, memory))
         side = memory_plan.largest_side(self.footprint, work, available, memory)
-        advice = f"choose min_resolution {side} or less" if side else "no size fits: set fewer window_frames"
+        fewer = f"no smaller size would fit either: choose window_frames below {options.window_frames}"
+        advice = f"choose min_resolution {side} or less" if side else fewer
         message = (
-            f"{width} x {height} pixels, {options.window_frames} frames at once, take {least / GIB:.1f} GiB, "
-            f"{available / GIB:.1f} GiB are to be had; {advice}, or take a node with more memory"
+            f"{width} x {height} pixels take {least / GIB:.1f} GiB, {available / GIB:.1f} GiB are to be had; {advice}, "
+            "or a node with more memory"
         )
         raise errors.WouldNotFit(message, (Problem("parameters.min_resolution", message),))
 
