@@ -65,7 +65,7 @@ class Fleet:
             self.until(lambda name=name: self.node(name).state == nodes_pb2.NODE_STATE_READY)
 
     def until_serving(self, *names: str) -> None:
-        """Until they take work again; a node that was struck twice is trusted less for an hour, and works all the same."""
+        """Until they take work again; one that was struck twice is trusted less for a while, and works all the same."""
         for name in names or tuple(self.agents):
             self.until(lambda name=name: _serves(self.node(name)))
 
