@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -83,7 +84,8 @@ class Fleet:
     def leftovers(self) -> list[Path]:
         """Files of jobs on the boxes: there must be none once every job has ended."""
         found = [self.folder / name / part for name in self.agents for part in ("outbox", "scratch")]
-        return [path for folder in found if folder.exists() for path in folder.rglob("*") if path.is_file()]
+        walks = (entry for folder in found for entry in os.walk(folder))  # passes over what vanishes meanwhile
+        return [Path(folder) / name for folder, _, names in walks for name in names]
 
 
 def _serves(node: nodes_pb2.Node) -> bool:
