@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from sonic_runtime.engines.sonic.compiling import compile_network
 from sonic_runtime.engines.sonic.interrupts import Interrupts
 from sonic_runtime.engines.sonic.pipeline import Sampling
-from sonic_runtime.engines.sonic.unet import compile_unet
 from tests.diffusion.small import clip_of, denoised, error, pipeline
 
 
@@ -28,7 +28,7 @@ def test_a_second_clip_of_another_length_is_not_compiled_anew() -> None:
     Interrupts(by.unet)
     first, sampling = clip_of(by, 7), Sampling(steps=1, window_frames=5)
     exact = denoised(by, first, sampling)
-    compile_unet(by.unet, backend="eager")
+    compile_network(by.unet, backend="eager")
     assert error(denoised(by, first, sampling), exact) < 1e-4  # channels come last: sums are taken in another order
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
@@ -39,3 +39,15 @@ def test_a_second_clip_of_another_length_is_not_compiled_anew() -> None:
     assert counters["stats"]["unique_graphs"] == 1
     denoised(by, clip_of(by, 7, side=128), sampling)
     assert counters["stats"]["unique_graphs"] == 2
+
+
+def test_the_decoder_is_compiled_for_full_chunks_alone() -> None:
+    by = pipeline()
+    Interrupts(by.vae)
+    latents = torch.randn(11, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    exact = torch.cat([*by.decode(latents, 4)])
+    compile_network(by.vae.decoder, backend="eager")
+    assert error(torch.cat([*by.decode(latents, 4)]), exact) < 1e-4
+    for frames in (3, 9):
+        assert len(torch.cat([*by.decode(latents[:frames], 4)])) == frames
+    assert counters["stats"]["unique_graphs"] == 1

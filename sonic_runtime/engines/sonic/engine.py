@@ -21,12 +21,12 @@ from sonic_runtime import errors
 from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
 from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, resuming, weights
+from sonic_runtime.engines.sonic.compiling import compile_network
 from sonic_runtime.engines.sonic.device_memory import DeviceMemory
 from sonic_runtime.engines.sonic.interrupts import Interrupts
 from sonic_runtime.engines.sonic.options import Options
 from sonic_runtime.engines.sonic.pipeline import FRAME_RATE_HZ, Clip, Sampling, SonicPipeline
 from sonic_runtime.engines.sonic.residence import Residence
-from sonic_runtime.engines.sonic.unet import compile_unet
 from sonic_runtime.media.videos import frame_count
 from sonic_runtime.models.folder import MANIFEST, sha256_of
 
@@ -70,7 +70,8 @@ class SonicEngine:
         self.residence = Residence(self.options.torch_device, *nets.all)
         self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator, self.residence)
         if self.options.compile != "off":
-            compile_unet(nets.unet, graphs=self.options.compile == "graphs")
+            compile_network(nets.unet, graphs=self.options.compile == "graphs")  # windows are full: one shape a size
+            compile_network(nets.vae.decoder)
 
     @cached_property
     def lips(self) -> lips.LipReader:

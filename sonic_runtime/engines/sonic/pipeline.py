@@ -249,7 +249,9 @@ class SonicPipeline:
         """
         self.residence.bring(self.vae, *(each for each in [self.interpolator] if isinstance(each, nn.Module)))
         for part in latents.split(chunk_frames):
-            decoded = self.vae.decode(part / self.vae.config.scaling_factor, num_frames=len(part)).sample
+            # What is left at the end has another length; where the decoder is compiled, it is not anew for that.
+            with torch.compiler.set_stance("default" if len(part) == chunk_frames else "force_eager"):
+                decoded = self.vae.decode(part / self.vae.config.scaling_factor, num_frames=len(part)).sample
             yield (decoded.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.inference_mode()

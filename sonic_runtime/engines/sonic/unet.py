@@ -21,7 +21,6 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
-_MOST_SHAPES = 64  # that are compiled; further ones are computed as if nothing were
 LEVELS = 4  # of the network, each half the size of the one before
 
 
@@ -188,21 +187,6 @@ class SonicUNet(UNetSpatioTemporalConditionModel):
         torch.compiler.cudagraph_mark_step_begin()  # what an earlier call returned is not needed any more
         predicted: Tensor = self(sample, timestep, unused, time_ids, return_dict=False)[0]
         return predicted
-
-
-def compile_unet(unet: SonicUNet, *, graphs: bool = False, backend: str = "inductor") -> None:
-    """Compile calls of the network when they are first made, anew for each shape: as windows are always full, clips of
-    any length have one. `graphs`: replay CUDA graphs, whose memory stays taken.
-
-    The compiler lets channels come last in convolutions; so do their weights, not to be turned in each call. Without it
-    they stay as they are: the norms between the convolutions would turn everything back each time.
-    """
-    for module in unet.modules():
-        if isinstance(module, nn.Conv2d) and "weight" in module._parameters:
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
-    mode = "reduce-overhead" if graphs and backend == "inductor" else None
-    unet.compile(dynamic=False, mode=mode, backend=backend)
 
 
 def mask_levels(mask: Tensor) -> dict[int, Tensor]:
