@@ -2,7 +2,8 @@
 
 The large networks are run on torch's meta device, where tensors have shapes and no memory, and what would be alive at
 once is added up. All of it grows in proportion to the pixels, so that one small run of each tells every size. Not seen
-are the libraries' own work space and what fragmentation costs: a share and a constant are added for them.
+are the libraries' own work space and what fragmentation costs: a constant and a share are added for them. Measured on
+an H200: the sums are right within 3 %; kept to a share of 1.1, renders with offload got through, and others did not.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from sonic_runtime.engines.sonic.unet import Heard, SonicUNet
 GIB = 2**30
 SIDE_STEP_PX = 64
 LEAST_SIDE_PX, MOST_SIDE_PX = 256, 2048
-_MARGIN = 1.1  # fragmentation, and layouts that are changed on the way
+_MARGIN, _MARGIN_RESIDENT = 1.1, 1.5  # fragmentation, and layouts that are changed on the way
 _WORKSPACE_BYTES = int(0.3 * GIB)  # of the libraries
 _SMALL_BYTES = int(0.1 * GIB)  # what the networks that hear, and CLIP, compute in between
 _MEASURED_PX = 256
@@ -107,6 +108,7 @@ def _plan(f: Footprint, work: Work, rows: int, offload: bool) -> Plan:
     pixels = work.width * work.height
     bound = f.heard_per_frame * rows * work.window_frames
     kept = f.heard_per_frame * (work.frames if work.frames <= MOST_FRAMES_KEPT else work.window_frames)
+    margin = _MARGIN if offload else _MARGIN_RESIDENT
     decoding = (f.decoding_per_pixel * work.decode_chunk + f.smoothing_per_pixel) * pixels
     stages = {
         "hearing": (f.hearing, _SMALL_BYTES),
@@ -119,7 +121,7 @@ def _plan(f: Footprint, work: Work, rows: int, offload: bool) -> Plan:
         rows,
         offload,
         {
-            name: int((weights if offload else f.weights) + alive * _MARGIN + _WORKSPACE_BYTES)
+            name: int((weights if offload else f.weights) + alive * margin + _WORKSPACE_BYTES)
             for name, (weights, alive) in stages.items()
         },
     )

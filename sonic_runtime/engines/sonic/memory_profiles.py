@@ -1,6 +1,6 @@
 """What fits where: `python -m sonic_runtime.engines.sonic.memory_profiles` prints it for the published model.
 
-By the plan (see memory_plan), for bfloat16: nothing of it is measured on a GPU.
+By the plan (see memory_plan), for bfloat16; docs/diffusion-speed.md says what of it was measured.
 """
 
 from __future__ import annotations

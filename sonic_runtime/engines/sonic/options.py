@@ -68,7 +68,7 @@ class Options:
         default="off",
         metadata={
             "choices": ("off", "on", "graphs"),
-            "help": "compile the UNet: the first render of a size takes minutes more; graphs: replay it as CUDA graphs",
+            "help": "compile the large networks: a size's first render takes minutes more; graphs: by CUDA graphs",
         },
     )
     guidance_every: int = field(
