@@ -46,10 +46,21 @@ class AsyncSonicClient:
     """
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, tenant: str = DEFAULT_TENANT, *, patience_s: float = DEFAULT_PATIENCE_S
+        self,
+        target: str = DEFAULT_TARGET,
+        tenant: str = DEFAULT_TENANT,
+        *,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        insecure: bool = False,
+        ca_file: Path | None = None,
     ) -> None:
-        """Make it where a loop runs. `patience_s` is how long a call that makes no progress is tried again."""
-        self._hub = Connection(target, tenant, patience_s)
+        """Make it where a loop runs. `patience_s` is how long a call that makes no progress is tried again.
+
+        `ca_file` holds the certificate of the hub's authority, in PEM; without it the authority of a hub of this user
+        on this machine is trusted if there is one, else those that gRPC trusts. `insecure` is for a hub on this machine
+        that was started with --insecure: plain text. Raises FileTrouble.
+        """
+        self._hub = Connection(target, tenant, patience_s, insecure=insecure, ca_file=ca_file)
 
     async def __aenter__(self) -> Self:
         return self
@@ -224,14 +235,20 @@ class SonicClient:
     """`AsyncSonicClient` without asyncio; it may be used from any thread, also where a loop already runs."""
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, tenant: str = DEFAULT_TENANT, *, patience_s: float = DEFAULT_PATIENCE_S
+        self,
+        target: str = DEFAULT_TARGET,
+        tenant: str = DEFAULT_TENANT,
+        *,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        insecure: bool = False,
+        ca_file: Path | None = None,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sonic-client", daemon=True)
         self._thread.start()
 
         async def make() -> AsyncSonicClient:
-            return AsyncSonicClient(target, tenant, patience_s=patience_s)
+            return AsyncSonicClient(target, tenant, patience_s=patience_s, insecure=insecure, ca_file=ca_file)
 
         self._client = self._run(make())
 
