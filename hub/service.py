@@ -36,6 +36,7 @@ from hub.server import http
 from hub.server.admin_service import AdminService
 from hub.server.checkpoints import Checkpoints
 from hub.server.dispatcher import Dispatcher
+from hub.server.enrolment_service import EnrolmentService
 from hub.server.fleet_service import FleetService
 from hub.server.guard import Guard
 from hub.server.job_service import JobService, reading
@@ -50,11 +51,13 @@ from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database, shared, sqlite_file
 from hub.trust import ports
-from hub.trust.authority import open_authority
+from hub.trust.authority import Authority, open_authority
 from sonic.addresses import is_loopback
 from sonic.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
+    enrolment_service_pb2,
+    enrolment_service_pb2_grpc,
     fleet_service_pb2,
     fleet_service_pb2_grpc,
     job_service_pb2,
@@ -73,6 +76,7 @@ _SERVICES = [
         (job_service_pb2, "JobService"),
         (fleet_service_pb2, "FleetService"),
         (admin_service_pb2, "AdminService"),
+        (enrolment_service_pb2, "EnrolmentService"),
     )
 ]
 _OPTIONS = [
@@ -161,11 +165,15 @@ async def _serving(
         dispatcher.limit(read)
 
     limits = LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
+    authority = None if config.insecure else open_authority(config.resolved_authority_dir)
+    enrolment = EnrolmentService(authority, config.certificate_valid_s, database, bulletin, sessions)
     jobs = JobService(database, dispatcher, files, watchers, door)
-    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints)
-    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
+    fleet = FleetService(
+        config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints, enrolment
+    )
+    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin, enrolment)
     healthy = health.aio.HealthServicer()
-    servers, grpc_address, agent_address = _listening(config, jobs, fleet, admin, healthy)
+    servers, grpc_address, agent_address = _listening(config, authority, jobs, fleet, admin, enrolment, healthy)
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
         work = asyncio.create_task(dispatcher.run(), name="dispatcher")
@@ -199,7 +207,13 @@ async def _serving(
 
 
 def _listening(
-    config: HubConfig, jobs: JobService, fleet: FleetService, admin: AdminService, healthy: health.aio.HealthServicer
+    config: HubConfig,
+    authority: Authority | None,
+    jobs: JobService,
+    fleet: FleetService,
+    admin: AdminService,
+    enrolment: EnrolmentService,
+    healthy: health.aio.HealthServicer,
 ) -> tuple[list[grpc.aio.Server], str, str]:
     """The servers and their addresses, for callers and for agents: two ports, unless it is insecure.
 
@@ -208,15 +222,15 @@ def _listening(
     for_callers = _server(healthy)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, for_callers)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, for_callers)
+    enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, for_callers)
     reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], for_callers)
-    if config.insecure:
+    if authority is None:
         _log.warning(
             "insecure: no TLS and no credentials; whoever can open a connection on this machine may do everything"
         )
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_callers)
         address = _bind(for_callers, "listen", config.listen, None)
         return [for_callers], address, address
-    authority = open_authority(config.resolved_authority_dir)
     for_agents = _server(healthy)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_agents)
     return (
