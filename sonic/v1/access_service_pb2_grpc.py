@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccessServiceStub:
-    """Tenants and API keys, for operators alone. Every call is kept in the audit log, refused ones too.
+    """Tenants and API keys. Readers may list them; everything else is for operators alone, and kept in the audit log.
     """
 
     def __init__(self, channel):
@@ -78,7 +78,7 @@ class AccessServiceStub:
 
 
 class AccessServiceServicer:
-    """Tenants and API keys, for operators alone. Every call is kept in the audit log, refused ones too.
+    """Tenants and API keys. Readers may list them; everything else is for operators alone, and kept in the audit log.
     """
 
     def CreateTenant(self, request, context):
@@ -193,7 +193,7 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService:
-    """Tenants and API keys, for operators alone. Every call is kept in the audit log, refused ones too.
+    """Tenants and API keys. Readers may list them; everything else is for operators alone, and kept in the audit log.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccessServiceStub:
-    """Tenants and API keys, for operators alone. Every call is kept in the audit log, refused ones too."""
+    """Tenants and API keys. Readers may list them; everything else is for operators alone, and kept in the audit log."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -60,7 +60,7 @@ class AccessServiceStub:
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
-    """Tenants and API keys, for operators alone. Every call is kept in the audit log, refused ones too."""
+    """Tenants and API keys. Readers may list them; everything else is for operators alone, and kept in the audit log."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateTenantRequest, _access_service_pb2.CreateTenantResponse]  # type: ignore[assignment]
@@ -89,7 +89,7 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tenants and API keys, for operators alone. Every call is kept in the audit log, refused ones too."""
+    """Tenants and API keys. Readers may list them; everything else is for operators alone, and kept in the audit log."""
 
     @_abc_1.abstractmethod
     def CreateTenant(
