@@ -31,11 +31,14 @@ from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
 from hub.forward.forwarder import Forwarder
 from hub.forward.sink import open_sink
-from hub.server import http
+from hub.server import audit, http
+from hub.server.access_service import AccessService, first_key
 from hub.server.admin_service import AdminService
 from hub.server.checkpoints import Checkpoints
+from hub.server.credentials import Credentials
 from hub.server.dispatcher import Dispatcher
 from hub.server.fleet_service import FleetService
+from hub.server.gate import Checking, Gate, Trusting
 from hub.server.guard import Guard
 from hub.server.job_service import JobService, reading
 from hub.server.neighbours import Neighbours, bearing_name
@@ -49,6 +52,8 @@ from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database, shared, sqlite_file
 from sonic.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
     admin_service_pb2,
     admin_service_pb2_grpc,
     fleet_service_pb2,
@@ -69,6 +74,7 @@ _SERVICES = [
         (job_service_pb2, "JobService"),
         (fleet_service_pb2, "FleetService"),
         (admin_service_pb2, "AdminService"),
+        (access_service_pb2, "AccessService"),
     )
 ]
 _OPTIONS = [
@@ -113,6 +119,7 @@ async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> As
         database = open_database(config.resolved_database_url)
         try:
             async with (
+                _audited(config, database),
                 _named(config, database) as life,
                 _forwarder(config, forward or ForwardConfig(), database) as forwarder,
                 _serving(config, database, life, forwarder) as hub,
@@ -159,8 +166,10 @@ async def _serving(
     jobs = JobService(database, dispatcher, files, watchers, door)
     fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints)
     admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
+    credentials = Credentials(config, database)
+    gate: Gate = Trusting() if config.insecure else Checking(credentials)
     healthy = health.aio.HealthServicer()
-    server = _server(jobs, fleet, admin, healthy)
+    server = _server(gate, jobs, fleet, admin, AccessService(database, gate), healthy)
     grpc_address = _bind(server, config)
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
@@ -169,6 +178,8 @@ async def _serving(
             asyncio.create_task(_sweep(depot), name="sweep"),
             asyncio.create_task(limits.watch(), name="tenant-limits"),
             asyncio.create_task(checkpoints.run(), name="checkpoints"),
+            asyncio.create_task(gate.run(), name="gate"),
+            asyncio.create_task(credentials.run(), name="credentials"),
         ]
         if forwarder:
             background.append(asyncio.create_task(forwarder.run(observe), name="forwarder"))
@@ -190,18 +201,52 @@ async def _serving(
             for task in background:
                 task.cancel()
             await asyncio.wait(background)
+            await credentials.note_use()
 
 
 def _server(
-    jobs: JobService, fleet: FleetService, admin: AdminService, healthy: health.aio.HealthServicer
+    gate: Gate,
+    jobs: JobService,
+    fleet: FleetService,
+    admin: AdminService,
+    access: AccessService,
+    healthy: health.aio.HealthServicer,
 ) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
+    server = grpc.aio.server(interceptors=[Guard(gate)], options=_OPTIONS)
+    access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return server
+
+
+@asynccontextmanager
+async def _audited(config: HubConfig, database: sa.Engine) -> AsyncIterator[None]:
+    """The audit log is open; and where nobody could call, a first operator has a key."""
+    path = config.data_dir / "audit.log"
+    with contextlib.ExitStack() as kept:
+        try:
+            kept.enter_context(audit.kept(path))
+        except OSError as error:
+            raise InvalidConfig(f"the audit log {path} cannot be written: {error.strerror}") from error
+        if not config.insecure:
+            await asyncio.to_thread(_let_operator_in, database, config.data_dir / "operator.key")
+        yield
+
+
+def _let_operator_in(database: sa.Engine, path: Path) -> None:
+    """The key is in its file before it is in the store: a hub that is killed between the two begins again."""
+    with database.begin() as connection:
+        if not (key := first_key(connection)):
+            return
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with open(fresh, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(f"{key}\n")
+        fresh.replace(path)
+    _log.warning("nobody could call: a first operator's key has been made", extra={"api_key_file": str(path)})
 
 
 @asynccontextmanager

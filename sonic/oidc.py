@@ -1,4 +1,4 @@
-"""Access tokens of an OAuth2/OIDC issuer (JWT, RFC 9068 and plain ones): checked here, against the keys that it publishes.
+"""Access tokens of an OAuth2/OIDC issuer (JWT): checked here, against the keys that it publishes.
 
 The issuer is trusted with who its users are and with nothing else: what it sends is bounded in size and time, and no
 caller can make us ask it more than once in `REFETCH_S`.
@@ -104,14 +104,16 @@ class Issuer:
         """Fetch the keys again, unless that was done or tried a moment ago."""
         async with self._fetching:
             now = time.monotonic()
-            if key_id in self._keys and now - self._fetched_s <= FRESH_S or now - self._tried_s < REFETCH_S:
+            if (key_id in self._keys and now - self._fetched_s <= FRESH_S) or now - self._tried_s < REFETCH_S:
                 return
             self._tried_s = now
             try:
                 self._keys = await fetch_keys(self._expected.issuer)
                 self._fetched_s = time.monotonic()
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                _log.warning("the keys of the issuer cannot be fetched", extra={"error": f"{error or type(error)}"[:300]})
+                _log.warning(
+                    "the keys of the issuer cannot be fetched", extra={"error": f"{error or type(error)}"[:300]}
+                )
 
 
 async def fetch_keys(issuer: str) -> Mapping[str, _Key]:
@@ -221,7 +223,7 @@ def _read(jwk: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
 
 
 def _why(error: Exception) -> str:
-    said = {
+    said: dict[type[Exception], str] = {
         jwt.ExpiredSignatureError: "it has expired",
         jwt.ImmatureSignatureError: "it is not valid yet",
         jwt.InvalidAudienceError: "it is for another audience",

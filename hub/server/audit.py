@@ -30,7 +30,9 @@ def record(where: callers.Context | str, action: str, subject: str, outcome: str
     peer = where if isinstance(where, str) else unquote(where.peer())
     values = (callers.who(), peer, action, subject[:MAX_CHARACTERS], outcome[:MAX_CHARACTERS])
     about: dict[str, object] = dict(zip(_FIELDS, values, strict=True))
-    _log.info("%s %s: %s", action, about["subject"], about["outcome"], extra=about | ({"detail": detail} if detail else {}))
+    _log.info(
+        "%s %s: %s", action, about["subject"], about["outcome"], extra=about | ({"detail": detail} if detail else {})
+    )
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def who() -> str:
 
 
 def named_tenant(metadata: Metadata) -> Tenant | None:
-    """The tenant that a call's metadata names, well-formed; None when it names none. Raises NotIdentified, InvalidRequest."""
+    """The tenant that a call's metadata names, or None. Raises NotIdentified, InvalidRequest."""
     names = [value for key, value in metadata if key == TENANT_KEY]
     if not names:
         return None

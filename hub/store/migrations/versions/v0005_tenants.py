@@ -30,7 +30,9 @@ def upgrade() -> None:
     )
     op.create_index("api_keys_by_tenant", "api_keys", ["tenant"])
     # Whoever has jobs is a tenant; its first key is made by rotating.
-    op.execute("INSERT INTO tenants (tenant, created_at_s) SELECT tenant, MIN(submitted_at_s) FROM jobs GROUP BY tenant")
+    op.execute(
+        "INSERT INTO tenants (tenant, created_at_s) SELECT tenant, MIN(submitted_at_s) FROM jobs GROUP BY tenant"
+    )
 
 
 def downgrade() -> None:
