@@ -98,7 +98,12 @@ async def test_a_key_of_ones_own_in_the_header_is_not_looked_at(issuer: Issuer, 
     async with running() as attacker:
         attacker.add("one")
         attacker.url = issuer.url
-        for header in ({}, {"jwk": attacker.published[0]}, {"jku": "http://127.0.0.1:1/keys"}, {"x5u": "http://127.0.0.1:1"}):
+        for header in (
+            {},
+            {"jwk": attacker.published[0]},
+            {"jku": "http://127.0.0.1:1/keys"},
+            {"x5u": "http://127.0.0.1:1"},
+        ):
             assert "signature" in await refusal(checking, attacker.token(headers=header))
     assert attacker.fetched == 0
 
@@ -214,7 +219,9 @@ def test_no_text_is_a_token_and_none_breaks(token: str) -> None:
         asyncio.run(checking.claims(token))
 
 
-_json = st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s))
+_json = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)
+)
 
 
 @given(header=st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk"]), _json), claims=_json)

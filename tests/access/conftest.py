@@ -1,0 +1,112 @@
+"""A hub that asks for credentials, and callers who have some."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from hub.service import Hub, serving
+from sonic.v1 import access_pb2, access_service_pb2_grpc
+from sonic.v1 import access_service_pb2 as pb
+from tests.hub.conftest import config
+from tests.hub.peers import Caller
+
+from .issuer import AUDIENCE, Issuer, running
+
+
+class KeyHolder(Caller):
+    """Calls with a credential, and with nothing else unless a tenant is named."""
+
+    def __init__(self, channel: grpc.aio.Channel, credential: str, tenant: str = "") -> None:
+        super().__init__(channel)
+        self.channel, self.credential = channel, credential
+        self.access = access_service_pb2_grpc.AccessServiceStub(channel)
+        self.metadata: Any = (("authorization", f"Bearer {credential}"),)
+        if tenant:
+            self.metadata += (("sonic-tenant", tenant),)
+
+    async def create_tenant(self, name: str) -> access_pb2.NewApiKey:
+        return (await self.access.CreateTenant(pb.CreateTenantRequest(tenant=name), metadata=self.metadata)).key
+
+    async def create_key(self, role: Any, holder: str, tenant: str = "", valid_s: float = 0) -> access_pb2.NewApiKey:
+        valid_for = Duration(seconds=int(valid_s), nanos=int(valid_s % 1 * 1e9)) if valid_s else None
+        request = pb.CreateKeyRequest(role=role, holder=holder, tenant=tenant, valid_for=valid_for)
+        return (await self.access.CreateKey(request, metadata=self.metadata)).key
+
+    async def rotate(self, tenant: str, overlap_s: int = 0) -> access_pb2.NewApiKey:
+        request = pb.RotateKeysRequest(tenant=tenant, overlap=Duration(seconds=overlap_s))
+        return (await self.access.RotateKeys(request, metadata=self.metadata)).key
+
+    async def revoke(self, key_id: str) -> access_pb2.ApiKey:
+        return (await self.access.RevokeKey(pb.RevokeKeyRequest(key_id=key_id), metadata=self.metadata)).key
+
+    async def suspend(self, tenant: str) -> None:
+        await self.access.SuspendTenant(pb.SuspendTenantRequest(tenant=tenant), metadata=self.metadata)
+
+    async def resume(self, tenant: str) -> None:
+        await self.access.ResumeTenant(pb.ResumeTenantRequest(tenant=tenant), metadata=self.metadata)
+
+    async def tenants(self) -> list[access_pb2.Tenant]:
+        return list((await self.access.ListTenants(pb.ListTenantsRequest(), metadata=self.metadata)).tenants)
+
+
+def channel_to(hub: Hub) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(hub.grpc_address)
+
+
+async def refused(call: Any) -> grpc.aio.AioRpcError:
+    """How the hub refuses."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    return error.value
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    async with running() as one:
+        one.add("one")
+        yield one
+
+
+@pytest.fixture
+async def hub(tmp_path: Path, issuer: Issuer) -> AsyncIterator[Hub]:
+    about: dict[str, Any] = {"insecure": False, "oidc_issuer": issuer.url, "oidc_audience": AUDIENCE}
+    async with serving(config(tmp_path / "hub", oidc_leeway_s=0.0, **about)) as one:
+        yield one
+
+
+@pytest.fixture
+async def channel(hub: Hub) -> AsyncIterator[grpc.aio.Channel]:
+    async with channel_to(hub) as one:
+        yield one
+
+
+@pytest.fixture
+def operator(channel: grpc.aio.Channel, tmp_path: Path) -> KeyHolder:
+    return KeyHolder(channel, (tmp_path / "hub" / "operator.key").read_text().strip())
+
+
+@pytest.fixture
+async def acme(channel: grpc.aio.Channel, operator: KeyHolder) -> KeyHolder:
+    return KeyHolder(channel, (await operator.create_tenant("acme")).secret_text)
+
+
+@pytest.fixture
+async def rival(channel: grpc.aio.Channel, operator: KeyHolder) -> KeyHolder:
+    return KeyHolder(channel, (await operator.create_tenant("rival")).secret_text)
+
+
+async def until(true: Any, within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not true():
+            await asyncio.sleep(0.02)
