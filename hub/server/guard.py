@@ -108,7 +108,11 @@ class Guard(grpc.aio.ServerInterceptor):
                 admitted = await self._gate.admit(method, context)
                 callers.enter(admitted)
                 with self._gate.open(admitted, context):
-                    async for response in inner(request, context):
+                    answering = inner(request, context)
+                    if isinstance(answering, Awaitable):  # a handler that writes by itself
+                        await answering
+                        return
+                    async for response in answering:
                         yield response
             except Exception as error:
                 await _abort(method, error, context)
@@ -136,6 +140,8 @@ async def _abort(method: str, error: Exception, context: Context, request: Any =
         if request is not None and callers.who() != callers.NOBODY:
             _keep(method, request, context, f"refused: {error.reason}")
         await context.abort(error.code, error.message, ((_DETAILS_KEY, status.SerializeToString()),))
+    if isinstance(error, NotImplementedError):
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered")
     number = uuid.uuid4().hex[:12]
     _log.exception("a call failed", extra={"method": method, "error_id": number}, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, f"the hub failed; its log has the details under {number}")
