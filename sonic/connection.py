@@ -7,8 +7,10 @@ from typing import Any, TypeVar, cast
 import grpc
 import grpc.aio
 
+from sonic.credentials import Credentials
 from sonic.lines import Line
 from sonic.retries import Patience
+from sonic.v1.access_service_pb2_grpc import AccessServiceStub
 from sonic.v1.admin_service_pb2_grpc import AdminServiceStub
 from sonic.v1.job_service_pb2_grpc import JobServiceStub
 
@@ -30,13 +32,23 @@ class Connection:
     It connects with the first call.
     """
 
-    def __init__(self, target: str, tenant: str, patience_s: float) -> None:
+    def __init__(
+        self, target: str, tenant: str, patience_s: float, *, credentials: Credentials = Credentials()  # noqa: B008
+    ) -> None:
         self.target = target
-        self.metadata = grpc.aio.Metadata(("sonic-tenant", tenant))
+        self._tenant = tenant
+        self._credentials = credentials
         self._patience_s = patience_s
         self._line = Line(target, _OPTIONS)
         self.jobs = JobServiceStub(cast(grpc.aio.Channel, self._line))
         self.admin = AdminServiceStub(cast(grpc.aio.Channel, self._line))
+        self.access = AccessServiceStub(cast(grpc.aio.Channel, self._line))
+
+    @property
+    def metadata(self) -> grpc.aio.Metadata:
+        """What a call carries that begins now. Raises FileTrouble, BadSettings."""
+        named = (("sonic-tenant", self._tenant),) if self._tenant else ()
+        return grpc.aio.Metadata(*self._credentials.metadata(), *named)
 
     def patience(self) -> Patience:
         """How long a piece of work that begins now may stand still."""
