@@ -29,9 +29,7 @@ class Access:
     async def tenants(self) -> list[access_pb2.Tenant]:
         return list((await self._hub.call(self._hub.access.ListTenants, pb.ListTenantsRequest())).tenants)
 
-    async def rotate(
-        self, tenant: str, overlap_s: float = 0.0, valid_s: float | None = None
-    ) -> pb.RotateKeysResponse:
+    async def rotate(self, tenant: str, overlap_s: float = 0.0, valid_s: float | None = None) -> pb.RotateKeysResponse:
         """A new key; the others of the tenant end after `overlap_s`."""
         request = pb.RotateKeysRequest(tenant=tenant, overlap=_duration(overlap_s), valid_for=_duration(valid_s))
         return await self._hub.call(self._hub.access.RotateKeys, request)

@@ -33,7 +33,12 @@ class Connection:
     """
 
     def __init__(
-        self, target: str, tenant: str, patience_s: float, *, credentials: Credentials = Credentials()  # noqa: B008
+        self,
+        target: str,
+        tenant: str,
+        patience_s: float,
+        *,
+        credentials: Credentials = Credentials(),  # noqa: B008
     ) -> None:
         self.target = target
         self._tenant = tenant

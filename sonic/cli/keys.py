@@ -24,7 +24,9 @@ _ROLES = ("tenant", "operator", "reader")
 @app.command()
 @options.of(options.OPERATOR)
 def create(
-    holder: Annotated[str, typer.Argument(metavar="HOLDER", help="The person or program that gets it, for the audit log.")],
+    holder: Annotated[
+        str, typer.Argument(metavar="HOLDER", help="The person or program that gets it, for the audit log.")
+    ],
     role: Annotated[str, typer.Option(help="tenant, operator, or reader: sees what operators see, changes nothing.")],
     of_tenant: Annotated[str, typer.Option("--of-tenant", help="Whose key it is, for the role tenant.")] = "",
     valid_for: ValidFor = None,
@@ -85,7 +87,9 @@ def revoke(
 
 def hand_over(made: access_pb2.NewApiKey) -> None:
     """The key alone goes to stdout, so that it can go into a file."""
-    output.note(f"key {made.key.key_id} of {made.key.holder}; it is shown this one time: keep it in a file of mode 0600")
+    output.note(
+        f"key {made.key.key_id} of {made.key.holder}; it is shown this one time: keep it in a file of mode 0600"
+    )
     output.line(made.secret_text)
 
 
