@@ -140,7 +140,7 @@ receiver: series with a label `tenant` under that tenant's id, all others under 
 CALLS = """# Who may make which call
 
 What is not in these tables is denied to everybody; so is a call that somebody adds and does not declare. What the roles
-are, and how a caller comes by one, is in [access.md](access.md). An insecure hub (`--insecure`) asks nobody who they are.
+are, and how a caller comes by one, is in [access.md](access.md). An insecure hub asks nobody who they are.
 
 | call | tenant | operator | reader | who else | in the audit log |
 |---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""What a client shows a hub: an API key, or an access token of an issuer. From a file or the environment, never an option.
+"""What a client shows a hub: an API key, or an access token. In a file or the environment, never an option.
 
 The file is read anew for each call, so that whoever renews a token or rotates a key only has to replace it.
 """

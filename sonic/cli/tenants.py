@@ -45,11 +45,10 @@ def list_tenants(json: options.Json = False, **given: Any) -> None:
     if json:
         output.print_json([output.plain(tenant) for tenant in found])
         return
-    rows = [
-        (tenant.tenant, _state(tenant), keys.begins(key) if key else "", keys.state(key) if key else "no key")
-        for tenant in found
-        for key in (list(tenant.keys) or [None])
-    ]
+    rows = []
+    for tenant in found:
+        shown = [(keys.begins(key), keys.state(key)) for key in tenant.keys] or [("", "there is none")]
+        rows += [(tenant.tenant, _state(tenant), *key) for key in shown]
     output.table(("TENANT", "STATE", "KEY", "KEY IS"), rows)
 
 

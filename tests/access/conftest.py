@@ -60,6 +60,11 @@ def channel_to(hub: Hub) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(hub.grpc_address)
 
 
+def client_settings(_tmp_path: Path) -> dict[str, Any]:
+    """How a client reaches the hub."""
+    return {}
+
+
 async def refused(call: Any) -> grpc.aio.AioRpcError:
     """How the hub refuses."""
     try:
