@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import logging.handlers
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import unquote
 
 from hub.server import callers
@@ -38,19 +40,21 @@ def record(where: callers.Context | str, action: str, subject: str, outcome: str
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Append every line to a file of mode 0600, as long as the context is open. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-        handler = _Lines(file)
-        _log.addHandler(handler)
-        _log.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            _log.removeHandler(handler)
+    handler = _Lines(path)
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        handler.close()
 
 
-class _Lines(logging.StreamHandler[TextIO]):
-    """A line is one write, so that lines of several hubs never mix."""
+class _Lines(logging.handlers.WatchedFileHandler):
+    """A file that was moved away is begun anew, so that it can be rotated."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {"ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")}

@@ -63,6 +63,7 @@ class Credentials:
         self._issuer = issuer_of(config)
         self._known: OrderedDict[Fingerprint, _Known] = OrderedDict()
         self._used_at_s: dict[str, float] = {}
+        self._changes = 0
 
     def seen_good(self, presented: str) -> bool:
         """Whether the credential was good when it was presented last."""
@@ -70,6 +71,7 @@ class Credentials:
 
     def forget(self) -> None:
         """Something has changed: look at every credential again when it is presented next."""
+        self._changes += 1
         for mark, known in self._known.items():
             self._known[mark] = _Known(known.caller, -math.inf)
 
@@ -80,12 +82,14 @@ class Credentials:
         if known and time.monotonic() < known.until_s and time.time() < known.caller.until_s:
             self._known.move_to_end(mark)
             return known.caller
+        changes = self._changes
         try:
             caller = await self._look(presented)
         except (exceptions.NotIdentified, exceptions.NotAllowed):
             self._known.pop(mark, None)
             raise
-        self._known[mark] = _Known(caller, time.monotonic() + BELIEVED_S)
+        believed_s = BELIEVED_S if changes == self._changes else 0.0  # it may have been read before a change
+        self._known[mark] = _Known(caller, time.monotonic() + believed_s)
         self._known.move_to_end(mark)
         while len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)

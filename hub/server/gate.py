@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import unquote
 
-import grpc.aio
-
 from hub import exceptions
 from hub.core.roles import Caller, Role
 from hub.core.tenants import Rate
@@ -214,7 +212,7 @@ def _node_of(context: Context) -> str:
 
 async def _end(one: _Open, refusal: exceptions.Refusal) -> None:
     _log.info("a call has been ended", extra={"reason": refusal.message})
-    with contextlib.suppress(grpc.aio.AbortError, grpc.aio.UsageError, Exception):
+    with contextlib.suppress(Exception):  # it says by an exception that it has ended the call, or that it had ended
         await one.context.abort(refusal.code, refusal.message)
     if one.task:
         one.task.cancel()

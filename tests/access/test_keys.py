@@ -252,6 +252,15 @@ async def test_a_restart_appends_to_the_audit_log(tmp_path: Path) -> None:
     assert made == ["t0", "t1"]
 
 
+async def test_an_audit_log_that_is_moved_away_is_begun_anew(operator: KeyHolder, tmp_path: Path) -> None:
+    await operator.create_tenant("a")
+    path = tmp_path / "hub" / "audit.log"
+    path.rename(path.with_suffix(".1"))
+    await operator.create_tenant("b")
+    assert {one["subject"] for one in audited(tmp_path) if one["action"] == "CreateTenant"} == {"b"}
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 async def test_bad_credentials_are_bounded_without_locking_out_who_is_known(
     operator: KeyHolder, acme: KeyHolder, tmp_path: Path
 ) -> None:
