@@ -150,6 +150,7 @@ def test_every_route_is_declared_and_nothing_else() -> None:
     app = http.application(lambda: "", lambda: None)
     routes = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     assert {route for route in routes if route[0] != "HEAD"} == set(access.ROUTES)
+    assert not any("{" in path for _, path in routes)  # none takes an id that could be another tenant's
 
 
 async def test_an_undeclared_route_is_denied(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
