@@ -53,16 +53,21 @@ class AsyncSonicClient:
         tenant: str = DEFAULT_TENANT,
         *,
         patience_s: float = DEFAULT_PATIENCE_S,
+        insecure: bool = False,
+        ca_file: Path | None = None,
         api_key_file: Path | None = None,
         token_file: Path | None = None,
     ) -> None:
         """Make it where a loop runs. `patience_s` is how long a call that makes no progress is tried again.
 
+        `ca_file` holds the certificate of the hub's authority, in PEM; without it the authority of a hub of this user
+        on this machine is trusted if there is one, else those that gRPC trusts. `insecure` is for a hub on this machine
+        that was started with --insecure: plain text, and no credential.
         `api_key_file` or `token_file` holds the credential, and is read anew for each call; without either the key in
-        SONIC_API_KEY is used. `tenant` need only be named by operators. Raises BadSettings.
+        SONIC_API_KEY is used. `tenant` need only be named by operators. Raises FileTrouble, BadSettings.
         """
         credentials = Credentials(api_key_file, token_file)
-        self._hub = Connection(target, tenant, patience_s, credentials=credentials)
+        self._hub = Connection(target, tenant, patience_s, insecure=insecure, ca_file=ca_file, credentials=credentials)
         self.access = Access(self._hub)
 
     async def __aenter__(self) -> Self:
@@ -243,6 +248,8 @@ class SonicClient:
         tenant: str = DEFAULT_TENANT,
         *,
         patience_s: float = DEFAULT_PATIENCE_S,
+        insecure: bool = False,
+        ca_file: Path | None = None,
         api_key_file: Path | None = None,
         token_file: Path | None = None,
     ) -> None:
@@ -252,7 +259,13 @@ class SonicClient:
 
         async def make() -> AsyncSonicClient:
             return AsyncSonicClient(
-                target, tenant, patience_s=patience_s, api_key_file=api_key_file, token_file=token_file
+                target,
+                tenant,
+                patience_s=patience_s,
+                insecure=insecure,
+                ca_file=ca_file,
+                api_key_file=api_key_file,
+                token_file=token_file,
             )
 
         self._client = self._run(make())

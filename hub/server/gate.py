@@ -21,6 +21,7 @@ from hub.server import access, audit, callers
 from hub.server.access import Rule, Whom
 from hub.server.callers import Call, Context
 from hub.server.credentials import Credentials
+from hub.server.peers import names_of
 
 FAILURES_PER_MINUTE = 30.0  # of one address, before it has to wait
 MOST_ADDRESSES = 10_000
@@ -203,11 +204,11 @@ def address_of(context: Context) -> str:
 
 
 def _node_of(context: Context) -> str:
-    """The node that a certificate of the hub's authority names. Raises NotIdentified."""
-    names = list(context.auth_context().get("x509_common_name") or ())
-    if len(names) != 1:
+    """A node that the certificate of the connection names; there are several where nodes are simulated."""
+    names = names_of(context)
+    if not names:
         raise exceptions.NotIdentified("the call carries no certificate of a node; agents connect to agent_listen")
-    return names[0].decode("utf-8", "replace")
+    return min(names).node_id
 
 
 async def _end(one: _Open, refusal: exceptions.Refusal) -> None:

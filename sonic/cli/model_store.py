@@ -128,8 +128,14 @@ def _parsed(text: bytes, sha256: str) -> _Index:
 
 @asynccontextmanager
 async def _connected(settings: ClientConfig) -> AsyncIterator[Connection]:
-    credentials = Credentials(settings.api_key_file, settings.token_file)
-    hub = Connection(settings.hub, settings.tenant, settings.patience_s, credentials=credentials)
+    hub = Connection(
+        settings.hub,
+        settings.tenant,
+        settings.patience_s,
+        insecure=settings.insecure,
+        ca_file=settings.ca_file,
+        credentials=Credentials(settings.api_key_file, settings.token_file),
+    )
     try:
         yield hub
     finally:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.protobuf.duration_pb2 import Duration
 
 from hub.service import Hub, serving
+from hub.trust.authority import NodeName, open_authority
 from sonic.v1 import access_pb2, access_service_pb2_grpc
 from sonic.v1 import access_service_pb2 as pb
 from tests.hub.conftest import config
@@ -56,13 +60,23 @@ class KeyHolder(Caller):
         return list((await self.access.ListTenants(pb.ListTenantsRequest(), metadata=self.metadata)).tenants)
 
 
-def channel_to(hub: Hub) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(hub.grpc_address)
+def channel_to(hub: Hub, data_dir: Path) -> grpc.aio.Channel:
+    trusted = grpc.ssl_channel_credentials((data_dir / "authority" / "authority.pem").read_bytes())
+    return grpc.aio.secure_channel(hub.grpc_address, trusted)
 
 
-def client_settings(_tmp_path: Path) -> dict[str, Any]:
+def node_channel(hub: Hub, data_dir: Path, node_id: str, region: str = "eu") -> grpc.aio.Channel:
+    """As an agent with a certificate of the hub's authority."""
+    authority = open_authority(data_dir / "authority")
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued = authority.node_certificate(key.public_key(), [NodeName(region, node_id)], timedelta(hours=1))
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return grpc.aio.secure_channel(hub.agent_address, grpc.ssl_channel_credentials(authority.pem, pem, issued.pem))
+
+
+def client_settings(tmp_path: Path) -> dict[str, Any]:
     """How a client reaches the hub."""
-    return {}
+    return {"ca_file": tmp_path / "hub" / "authority" / "authority.pem"}
 
 
 async def refused(call: Any) -> grpc.aio.AioRpcError:
@@ -89,8 +103,8 @@ async def hub(tmp_path: Path, issuer: Issuer) -> AsyncIterator[Hub]:
 
 
 @pytest.fixture
-async def channel(hub: Hub) -> AsyncIterator[grpc.aio.Channel]:
-    async with channel_to(hub) as one:
+async def channel(hub: Hub, tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    async with channel_to(hub, tmp_path / "hub") as one:
         yield one
 
 
@@ -107,9 +121,3 @@ async def acme(channel: grpc.aio.Channel, operator: KeyHolder) -> KeyHolder:
 @pytest.fixture
 async def rival(channel: grpc.aio.Channel, operator: KeyHolder) -> KeyHolder:
     return KeyHolder(channel, (await operator.create_tenant("rival")).secret_text)
-
-
-async def until(true: Any, within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not true():
-            await asyncio.sleep(0.02)

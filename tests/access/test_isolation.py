@@ -14,13 +14,16 @@ import pytest
 
 from hub.server import access
 from hub.service import Hub, serving
+from sonic.v1 import admin_service_pb2 as admin_pb
 from sonic.v1 import artifacts_pb2, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
 from tests.hub.conftest import config
 from tests.hub.peers import JPEG, MP4, WAV, Agent, Caller, digest
 
-from .conftest import refused
+from .conftest import KeyHolder, node_channel, refused
+from .issuer import Issuer
+from .test_declared import outcome
 
 CODE = grpc.StatusCode
 STATE = b"state of a render" * 50
@@ -211,3 +214,64 @@ async def test_a_node_reaches_the_inputs_of_its_own_attempts_alone(open_hub: Hub
             ]
             for call in calls:
                 assert (await refused(call)).code() is CODE.NOT_FOUND
+
+
+async def test_a_tenant_with_a_key_sees_nothing_of_another(
+    hub: Hub, acme: KeyHolder, rival: KeyHolder, tmp_path: Path
+) -> None:
+    async with node_channel(hub, tmp_path / "hub", "n1") as channel:
+        await attacked(acme, rival, Agent(channel))
+
+
+async def test_a_tenant_with_a_token_sees_nothing_of_another(
+    hub: Hub, acme: KeyHolder, rival: KeyHolder, issuer: Issuer, tmp_path: Path
+) -> None:
+    """Nor does one whose token says more than it may: a tenant in another claim, or in the call."""
+    by_token = KeyHolder(acme.channel, issuer.token(tenant="rival", tenants=["acme"], sub="acme"))
+    async with node_channel(hub, tmp_path / "hub", "n1") as channel:
+        await attacked(acme, by_token, Agent(channel))
+    for tenant in ("acme", "nobody", ["acme"], {"acme": 1}, None, "", "a/b", "x" * 5000):
+        liar = KeyHolder(acme.channel, issuer.token(tenant=tenant), "acme" if tenant != "acme" else "rival")
+        error = await refused(liar.jobs.ListJobs(job_pb.ListJobsRequest(), metadata=liar.metadata))
+        assert error.code() in (CODE.PERMISSION_DENIED, CODE.UNAUTHENTICATED)
+
+
+async def test_naming_another_tenant_is_refused_by_every_call(
+    hub: Hub, acme: KeyHolder, rival: KeyHolder, tmp_path: Path
+) -> None:
+    liar = KeyHolder(rival.channel, rival.credential, "acme")
+    stream = {"UploadArtifact": (True, False), "DownloadArtifact": (False, True), "WatchJob": (False, True)}
+    for name, rule in access.RPCS["sonic.v1.JobService"].items():
+        assert rule.for_tenant
+        streams = stream.get(name, (False, False))
+        assert await outcome(rival.channel, f"/sonic.v1.JobService/{name}", streams, liar.metadata) is (
+            CODE.PERMISSION_DENIED
+        )
+
+
+async def test_nobody_downloads_a_tenants_files_but_the_tenant(
+    hub: Hub, operator: KeyHolder, acme: KeyHolder, tmp_path: Path
+) -> None:
+    await acme.upload(JPEG)
+    acting = KeyHolder(operator.channel, operator.credential, "acme")
+    request = job_pb.DownloadArtifactRequest(sha256=digest(JPEG))
+    call = acting.jobs.DownloadArtifact(request, metadata=acting.metadata)
+    assert (await refused(call)).code() is CODE.PERMISSION_DENIED
+    found = [one.chunk async for one in acme.jobs.DownloadArtifact(request, metadata=acme.metadata)]
+    assert b"".join(found) == JPEG
+
+
+async def test_a_nodes_certificate_is_no_callers_credential_and_the_other_way_round(
+    hub: Hub, operator: KeyHolder, tmp_path: Path
+) -> None:
+    async with node_channel(hub, tmp_path / "hub", "n1") as channel:
+        caller = KeyHolder(channel, operator.credential)
+        for call in (
+            caller.jobs.ListJobs(job_pb.ListJobsRequest(), metadata=caller.metadata),
+            caller.admin.ListNodes(admin_pb.ListNodesRequest(), metadata=caller.metadata),
+        ):
+            assert (await refused(call)).code() is CODE.UNIMPLEMENTED
+    agent = Agent(operator.channel)
+    hello = fleet_pb.SessionRequest(hello=fleet_pb.Hello(node_id="n1", region="eu"))
+    session = agent.fleet.Session(iter([hello]), metadata=operator.metadata)
+    assert (await refused(session)).code() is CODE.UNIMPLEMENTED

@@ -40,7 +40,10 @@ def nodes(caller: KeyHolder) -> grpc.aio.UnaryUnaryCall:
 async def test_the_first_start_lets_an_operator_in_and_a_second_makes_no_key(tmp_path: Path) -> None:
     path = tmp_path / "hub" / "operator.key"
     for _ in range(2):
-        async with serving(config(tmp_path / "hub", insecure=False)) as hub, channel_to(hub) as channel:
+        async with (
+            serving(config(tmp_path / "hub", insecure=False)) as hub,
+            channel_to(hub, tmp_path / "hub") as channel,
+        ):
             text = path.read_text()
             await nodes(KeyHolder(channel, text.strip()))
             assert path.stat().st_mode & 0o777 == 0o600
@@ -245,7 +248,10 @@ async def test_the_audit_log_says_who_did_what_from_where_and_how_it_ended(
 
 async def test_a_restart_appends_to_the_audit_log(tmp_path: Path) -> None:
     for number in range(2):
-        async with serving(config(tmp_path / "hub", insecure=False)) as hub, channel_to(hub) as channel:
+        async with (
+            serving(config(tmp_path / "hub", insecure=False)) as hub,
+            channel_to(hub, tmp_path / "hub") as channel,
+        ):
             operator = KeyHolder(channel, (tmp_path / "hub" / "operator.key").read_text().strip())
             await operator.create_tenant(f"t{number}")
     made = [one["subject"] for one in audited(tmp_path) if one["action"] == "CreateTenant"]
@@ -289,7 +295,7 @@ def test_one_address_does_not_make_another_wait() -> None:
 
 
 async def test_use_is_stored_at_the_end(tmp_path: Path) -> None:
-    async with serving(config(tmp_path / "hub", insecure=False)) as hub, channel_to(hub) as channel:
+    async with serving(config(tmp_path / "hub", insecure=False)) as hub, channel_to(hub, tmp_path / "hub") as channel:
         await nodes(KeyHolder(channel, (tmp_path / "hub" / "operator.key").read_text().strip()))
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'hub' / 'hub.db'}")
     with engine.connect() as connection:

@@ -92,8 +92,8 @@ async def test_what_one_hub_is_told_the_others_hold_to_soon(tmp_path: Path, requ
     async with (
         serving(config(tmp_path / "a", hub_id="a", **about)) as one,
         serving(config(tmp_path / "b", hub_id="b", **about)) as two,
-        channel_to(one) as here,
-        channel_to(two) as there,
+        channel_to(one, tmp_path / "a") as here,
+        channel_to(two, tmp_path / "b") as there,
     ):
         assert not (tmp_path / "b" / "operator.key").exists()
         operator = KeyHolder(here, (tmp_path / "a" / "operator.key").read_text().strip())
