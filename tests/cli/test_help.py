@@ -113,7 +113,7 @@ def test_json_logs_carry_what_was_passed_and_the_exception() -> None:
 
 def test_names_and_values_are_not_capitalised_in_help() -> None:
     text = helped("hub") + helped("agent") + helped("submit")
-    assert "gRPC, for callers" in text
+    assert "gRPC over TLS, for callers" in text
     assert "file:// or s3://" in text
     assert "How lines look: auto, json or text" in text
     for wrong in ("GRPC", "File://", "Auto,", "Debug,", "Host:port"):
