@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from agent.config import AgentConfig, InvalidConfig
+from agent.config import InvalidConfig
 
 RENEWED_AT = 2 / 3  # of its life
 _PART = re.compile(rb"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----\n?", re.DOTALL)
@@ -147,17 +147,3 @@ def signing_request(key_pem: bytes, node_id: str) -> bytes:
 def fingerprint_of(authority_pem: bytes) -> str:
     """SHA-256 of a certificate's DER, in hex: what a join token pins."""
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority_pem.decode("ascii"))).hexdigest()
-
-
-def known(config: AgentConfig) -> Identity | None:
-    """The box's identity; None for an agent that is insecure. Raises InvalidConfig: it has none."""
-    if config.insecure:
-        return None
-    identity = IdentityFolder(config.data_dir).load()
-    if identity is None:
-        raise InvalidConfig(
-            f"data_dir is {str(config.data_dir)!r}, where no identity is: this box is not enrolled; set "
-            "join_token_file to a file with what `sonic hub token create` has printed, or pass --insecure for a hub on "
-            "this machine that was started with it"
-        )
-    return identity

@@ -38,6 +38,7 @@ from hub.server.admin_service import AdminService
 from hub.server.checkpoints import Checkpoints
 from hub.server.credentials import Credentials
 from hub.server.dispatcher import Dispatcher
+from hub.server.enrolment_service import EnrolmentService
 from hub.server.fleet_service import FleetService
 from hub.server.gate import Checking, Gate, Trusting
 from hub.server.guard import Guard
@@ -53,13 +54,15 @@ from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database, shared, sqlite_file
 from hub.trust import ports
-from hub.trust.authority import open_authority
+from hub.trust.authority import Authority, open_authority
 from sonic.addresses import is_loopback
 from sonic.v1 import (
     access_service_pb2,
     access_service_pb2_grpc,
     admin_service_pb2,
     admin_service_pb2_grpc,
+    enrolment_service_pb2,
+    enrolment_service_pb2_grpc,
     fleet_service_pb2,
     fleet_service_pb2_grpc,
     job_service_pb2,
@@ -79,6 +82,7 @@ _SERVICES = [
         (fleet_service_pb2, "FleetService"),
         (admin_service_pb2, "AdminService"),
         (access_service_pb2, "AccessService"),
+        (enrolment_service_pb2, "EnrolmentService"),
     )
 ]
 _OPTIONS = [
@@ -168,14 +172,20 @@ async def _serving(
         dispatcher.limit(read)
 
     limits = LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
+    authority = None if config.insecure else open_authority(config.resolved_authority_dir)
+    enrolment = EnrolmentService(authority, config.certificate_valid_s, database, bulletin, sessions)
     jobs = JobService(database, dispatcher, files, watchers, door)
-    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints)
-    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
+    fleet = FleetService(
+        config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints, enrolment
+    )
+    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin, enrolment)
     credentials = Credentials(config, database)
     gate: Gate = Trusting() if config.insecure else Checking(credentials)
     healthy = health.aio.HealthServicer()
     access = AccessService(database, gate)
-    servers, grpc_address, agent_address = _listening(config, Guard(gate), jobs, fleet, admin, access, healthy)
+    servers, grpc_address, agent_address = _listening(
+        config, authority, Guard(gate), jobs, fleet, admin, access, enrolment, healthy
+    )
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
         work = asyncio.create_task(dispatcher.run(), name="dispatcher")
@@ -213,11 +223,13 @@ async def _serving(
 
 def _listening(
     config: HubConfig,
+    authority: Authority | None,
     guard: Guard,
     jobs: JobService,
     fleet: FleetService,
     admin: AdminService,
     access: AccessService,
+    enrolment: EnrolmentService,
     healthy: health.aio.HealthServicer,
 ) -> tuple[list[grpc.aio.Server], str, str]:
     """The servers and their addresses, for callers and for agents: two ports, unless it is insecure.
@@ -228,15 +240,15 @@ def _listening(
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, for_callers)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, for_callers)
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, for_callers)
+    enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, for_callers)
     reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], for_callers)
-    if config.insecure:
+    if authority is None:
         _log.warning(
             "insecure: no TLS and no credentials; whoever can open a connection on this machine may do everything"
         )
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_callers)
         address = _bind(for_callers, "listen", config.listen, None)
         return [for_callers], address, address
-    authority = open_authority(config.resolved_authority_dir)
     for_agents = _server(guard, healthy)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_agents)
     return (

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -26,6 +26,7 @@ from sonic.v1 import (
     admin_service_pb2,
     artifacts_pb2,
     decisions_pb2,
+    enrolment_service_pb2,
     job_service_pb2,
     jobs_pb2,
     nodes_pb2,
@@ -221,6 +222,30 @@ class AsyncSonicClient:
         answer: admin_service_pb2.ExplainNodeResponse = await self._hub.call(self._hub.admin.ExplainNode, request)
         return answer
 
+    async def create_join_token(
+        self, region: str, *, uses: int = 1, ttl: timedelta = timedelta(days=1), node_id: str = ""
+    ) -> admin_service_pb2.CreateJoinTokenResponse:
+        """For operators: a token with which boxes join; its `text` is shown only now."""
+        request = admin_service_pb2.CreateJoinTokenRequest(
+            region=region, uses=uses, ttl_seconds=ttl.total_seconds(), node_id=node_id
+        )
+        return await self._hub.call(self._hub.admin.CreateJoinToken, request)
+
+    async def join_tokens(self) -> list[enrolment_service_pb2.JoinToken]:
+        """For operators: the tokens, the newest first."""
+        request = admin_service_pb2.ListJoinTokensRequest()
+        return list((await self._hub.call(self._hub.admin.ListJoinTokens, request)).tokens)
+
+    async def revoke_join_token(self, token_id: str) -> None:
+        """For operators: nobody joins with it any more."""
+        request = admin_service_pb2.RevokeJoinTokenRequest(token_id=token_id)
+        await self._hub.call(self._hub.admin.RevokeJoinToken, request)
+
+    async def revoke_node(self, node_id: str, *, undo: bool = False) -> None:
+        """For operators: the node is none any more, at once; or it is one again."""
+        request = admin_service_pb2.RevokeNodeRequest(node_id=node_id, undo=undo)
+        await self._hub.call(self._hub.admin.RevokeNode, request)
+
     async def drain(self, node_id: str) -> nodes_pb2.Node:
         """Give a node nothing new; what it has is finished. For operators."""
         request = admin_service_pb2.DrainNodeRequest(node_id=node_id)
@@ -323,6 +348,20 @@ class SonicClient:
 
     def explain_node(self, node_id: str) -> admin_service_pb2.ExplainNodeResponse:
         return self._run(self._client.explain_node(node_id))
+
+    def create_join_token(
+        self, region: str, *, uses: int = 1, ttl: timedelta = timedelta(days=1), node_id: str = ""
+    ) -> admin_service_pb2.CreateJoinTokenResponse:
+        return self._run(self._client.create_join_token(region, uses=uses, ttl=ttl, node_id=node_id))
+
+    def join_tokens(self) -> list[enrolment_service_pb2.JoinToken]:
+        return self._run(self._client.join_tokens())
+
+    def revoke_join_token(self, token_id: str) -> None:
+        self._run(self._client.revoke_join_token(token_id))
+
+    def revoke_node(self, node_id: str, *, undo: bool = False) -> None:
+        self._run(self._client.revoke_node(node_id, undo=undo))
 
     def drain(self, node_id: str) -> nodes_pb2.Node:
         return self._run(self._client.drain(node_id))

@@ -68,7 +68,12 @@ RPCS: Mapping[str, Mapping[str, Rule]] = {
         "DrainNode": _operators("node_id"),
         "ResumeNode": _operators("node_id"),
         "PlayFault": _operators("node_id"),
+        "ListJoinTokens": _callers(_O, _R),
+        "CreateJoinToken": _operators("region", "node_id"),
+        "RevokeJoinToken": _operators("token_id"),
+        "RevokeNode": _operators("node_id", "undo"),
     },
+    "sonic.v1.EnrolmentService": {"Enrol": ANYONE},  # the join token in it is looked at there
     "sonic.v1.AccessService": {
         "ListTenants": _callers(_O, _R),
         "ListKeys": _callers(_O, _R),
@@ -85,6 +90,7 @@ RPCS: Mapping[str, Mapping[str, Rule]] = {
         "GetVideo": AGENTS,
         "PlaceVideo": AGENTS,
         "UploadVideo": AGENTS,
+        "RenewCertificate": AGENTS,
     },
     "grpc.health.v1.Health": {"Check": ANYONE, "List": ANYONE, "Watch": ANYONE},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": _callers(_T, _O, _R)},

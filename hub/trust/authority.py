@@ -214,7 +214,7 @@ def _builder(
         .subject_name(name)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(begins - CLOCK_LEEWAY)
+        .not_valid_before(begins - min(CLOCK_LEEWAY, (ends - begins) / 4))
         .not_valid_after(ends)
     )
 
