@@ -232,15 +232,20 @@ async def test_boxes_enrol_also_where_callers_are_shown_the_certificate_of_someb
     key, chain = other.server_certificate(["127.0.0.1", "hub.example"], timedelta(days=1))
     for name, content in (("key", key), ("chain", chain), ("ca", other.pem)):
         (tmp_path / name).write_bytes(content)
+    operator_key = tmp_path / "hub" / "operator.key"
     files = {"tls_certificate_file": tmp_path / "chain", "tls_key_file": tmp_path / "key"}
     async with (
         secured(tmp_path, **files) as at,
-        AsyncSonicClient(at.hub.grpc_address, patience_s=5, ca_file=tmp_path / "ca") as operator,
+        AsyncSonicClient(
+            at.hub.grpc_address, patience_s=5, ca_file=tmp_path / "ca", api_key_file=operator_key
+        ) as operator,
     ):
         token = await operator.create_join_token("eu")
         assert await identity_of(at.box(token.text))
         (tmp_path / "key").write_bytes(b"")  # half replaced: the former pair goes on
-        async with AsyncSonicClient(at.hub.grpc_address, patience_s=5, ca_file=tmp_path / "ca") as another:
+        async with AsyncSonicClient(
+            at.hub.grpc_address, patience_s=5, ca_file=tmp_path / "ca", api_key_file=operator_key
+        ) as another:
             assert len(await another.join_tokens()) == 1
     with pytest.raises(hub_config.InvalidConfig, match="are not a certificate and its key"):
         async with secured(tmp_path, **files):
@@ -319,9 +324,9 @@ async def test_what_is_done_with_credentials_is_audited_without_secrets(
         await at.operator.revoke_node("n1")
     said = [record for record in caplog.records if record.name == "audit"]
     actions = [(record.action, record.subject, record.outcome) for record in said]  # type: ignore[attr-defined]
-    assert ("enrol", "n1", "done") in actions
-    assert ("enrol", "n2", "the join token is used up") in actions
-    assert actions[-1] == ("revoke node", "n1", "done")
+    assert ("node.enrol", "n1", "done") in actions
+    assert ("node.enrol", "n2", "refused: the join token is used up") in actions
+    assert actions[-1] == ("RevokeNode", "n1", "done")
     assert all(record.peer.startswith("ipv4:127.0.0.1") for record in said)  # type: ignore[attr-defined]
     assert JoinToken.of(box.join_token_file.read_text()).secret not in json.dumps(
         [vars(one) for one in said], default=str
