@@ -405,7 +405,7 @@ class Agent:
             else:
                 await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
         except grpc.aio.AioRpcError as error:
-            refused = error.code() in transfers.REFUSALS
+            refused = transfers.is_refusal(error)
             detail = f"{error.code().name}: {error.details()}"
             _log.warning("upload failed", extra={"ref": str(ref), "why": detail})
             self._post(events.UploadFailed(ref, refused, detail))

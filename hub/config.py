@@ -11,6 +11,7 @@ from pathlib import Path
 import platformdirs
 
 MIB = 1 << 20
+_SIZES = ("max_artifact_bytes", "max_calls_per_s", "max_open_calls")
 
 
 class InvalidConfig(ValueError):
@@ -38,11 +39,13 @@ class HubConfig:
     max_queued_jobs: int = 100_000  # the most that one tenant may have waiting, unless tenants_file says otherwise
     tenants_file: Path | None = None  # weights and limits of tenants, TOML; read again when it changes
     max_artifact_bytes: int = 512 * MIB  # the largest portrait, voice or video
+    max_calls_per_s: float = 200.0  # the most that one caller may make; ten seconds' worth may come at once
+    max_open_calls: int = 1000  # the most that one caller may have open at a time, sessions and watches among them
 
     def __post_init__(self) -> None:
         for name in ("listen", "http_listen"):
             self._check_address(name, getattr(self, name))
-        for name in ("heartbeat_interval_s", "lease_s", "max_tries", "max_queued_jobs", "max_artifact_bytes"):
+        for name in ("heartbeat_interval_s", "lease_s", "max_tries", "max_queued_jobs", *_SIZES):
             if getattr(self, name) <= 0:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; a value above 0 is wanted")
         if self.lease_s < 2 * self.heartbeat_interval_s:

@@ -25,7 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hub.artifacts.depot import Depot
-from hub.config import HubConfig, InvalidConfig, is_loopback
+from hub.config import MIB, HubConfig, InvalidConfig, is_loopback
 from hub.core.dispatch import Rules
 from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
@@ -33,6 +33,7 @@ from hub.forward.forwarder import Forwarder
 from hub.forward.sink import open_sink
 from hub.server import http
 from hub.server.admin_service import AdminService
+from hub.server.admittance import Admittance, address_of
 from hub.server.checkpoints import Checkpoints
 from hub.server.dispatcher import Dispatcher
 from hub.server.fleet_service import FleetService
@@ -77,7 +78,14 @@ _OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 4 * MIB),  # a batch of 1000 jobs is a sixth of it
+    ("grpc.max_metadata_size", 8 << 10),
+    ("grpc.absolute_max_metadata_size", 16 << 10),
+    ("grpc.max_concurrent_streams", 5000),  # of a connection; what is above waits at the other end
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),  # without a call
 ]
+MOST_CALLS = 100_000  # that are open, of all callers together
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,8 @@ async def _serving(
     fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints)
     admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
     healthy = health.aio.HealthServicer()
-    server = _server(jobs, fleet, admin, healthy)
+    guard = Guard(Admittance(config.max_calls_per_s, config.max_open_calls), address_of)
+    server = _server(guard, jobs, fleet, admin, healthy)
     grpc_address = _bind(server, config)
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
@@ -193,9 +202,9 @@ async def _serving(
 
 
 def _server(
-    jobs: JobService, fleet: FleetService, admin: AdminService, healthy: health.aio.HealthServicer
+    guard: Guard, jobs: JobService, fleet: FleetService, admin: AdminService, healthy: health.aio.HealthServicer
 ) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
+    server = grpc.aio.server(interceptors=[guard], options=_OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from hub import exceptions
+from hub.server.admittance import Admittance
 from hub.server.callers import Context
 
 _log = logging.getLogger("hub.rpc")
@@ -47,7 +48,11 @@ def status_of(refusal: exceptions.Refusal) -> status_pb2.Status:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps every handler of the server."""
+    """Wraps every handler of the server. `caller_of` tells for whom a call is counted."""
+
+    def __init__(self, admittance: Admittance, caller_of: Callable[[Context], str]) -> None:
+        self._admittance = admittance
+        self._caller_of = caller_of
 
     async def intercept_service(
         self,
@@ -63,33 +68,33 @@ class Guard(grpc.aio.ServerInterceptor):
             make = grpc.stream_stream_rpc_method_handler
             if not handler.request_streaming:
                 make = grpc.unary_stream_rpc_method_handler
-            return make(_streaming(method, inner), handler.request_deserializer, handler.response_serializer)
+            return make(self._streaming(method, inner), handler.request_deserializer, handler.response_serializer)
         inner = handler.stream_unary or handler.unary_unary
         make = grpc.stream_unary_rpc_method_handler
         if not handler.request_streaming:
             make = grpc.unary_unary_rpc_method_handler
-        return make(_single(method, inner), handler.request_deserializer, handler.response_serializer)
+        return make(self._single(method, inner), handler.request_deserializer, handler.response_serializer)
 
+    def _single(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                with self._admittance.passing(self._caller_of(context)):
+                    return await inner(request, context)
+            except Exception as error:
+                await _abort(method, error, context)
 
-def _single(method: str, inner: Any) -> Any:
-    async def call(request: Any, context: Context) -> Any:
-        try:
-            return await inner(request, context)
-        except Exception as error:
-            await _abort(method, error, context)
+        return call
 
-    return call
+    def _streaming(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                with self._admittance.passing(self._caller_of(context)):
+                    async for response in inner(request, context):
+                        yield response
+            except Exception as error:
+                await _abort(method, error, context)
 
-
-def _streaming(method: str, inner: Any) -> Any:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for response in inner(request, context):
-                yield response
-        except Exception as error:
-            await _abort(method, error, context)
-
-    return call
+        return call
 
 
 async def _abort(method: str, error: Exception, context: Context) -> NoReturn:
