@@ -57,7 +57,9 @@ async def run(config: AgentConfig) -> None:
         probes = await asyncio.to_thread(hardware.detect)
         async with open_line(config.hub) as line:
             agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), line)
-            async with http.serving(config.http_listen, agent.metrics.registry, agent.not_ready) as address:
+            async with http.serving(
+                config.http_listen, agent.metrics.registry, agent.not_ready, config.http_access
+            ) as address:
                 where = {"http": address, "hub": config.hub, "data_dir": str(config.data_dir)}
                 _log.info("agent started", extra={"node_id": config.node_id, "region": config.region, **where})
                 await agent.serve()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import platformdirs
 
+from sonic.http_access import HttpAccess
+
 MIB = 1 << 20
 _SIZES = ("max_artifact_bytes", "max_calls_per_s", "max_open_calls")
 
@@ -29,6 +31,11 @@ class HubConfig:
     hub_id: str = field(default_factory=socket.gethostname)  # this hub among others; a label on its metrics
     listen: str = "127.0.0.1:50051"  # gRPC, for callers and agents
     http_listen: str = "127.0.0.1:8090"  # /healthz, /readyz, /metrics
+    http_tls_certificate_file: Path | None = None  # serve HTTPS there, with this certificate and those above it
+    http_tls_key_file: Path | None = None  # and its key; both are read again when they change
+    metrics_token_file: Path | None = None  # bearer tokens for /metrics, one a line; read again when it changes
+    metrics_oidc_issuer: str = ""  # or whoever has an access token of this issuer
+    metrics_oidc_audience: str = ""  # that is made out to this audience
     data_dir: Path = field(default_factory=_data_dir)  # a folder for this hub alone
     database_url: str = ""  # a database URL of SQLAlchemy; SQLite in data_dir when empty
     artifacts_url: str = ""  # file:// or s3://; a folder in data_dir when empty
@@ -48,6 +55,8 @@ class HubConfig:
         for name in ("heartbeat_interval_s", "lease_s", "max_tries", "max_queued_jobs", *_SIZES):
             if getattr(self, name) <= 0:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; a value above 0 is wanted")
+        if problem := self.http_access.problem:
+            raise InvalidConfig(problem)
         if self.lease_s < 2 * self.heartbeat_interval_s:
             raise InvalidConfig(
                 f"lease_s is {self.lease_s:g}, less than two heartbeats of {self.heartbeat_interval_s:g} s; raise it"
@@ -62,6 +71,17 @@ class HubConfig:
                 f"{name} is {address!r}, which other machines can reach, and callers are not authenticated yet; "
                 "listen on 127.0.0.1, or pass --insecure inside a network that you trust"
             )
+
+    @property
+    def http_access(self) -> HttpAccess:
+        """Who may read what is served by HTTP."""
+        return HttpAccess(
+            self.http_tls_certificate_file,
+            self.http_tls_key_file,
+            self.metrics_token_file,
+            self.metrics_oidc_issuer,
+            self.metrics_oidc_audience,
+        )
 
     @property
     def link_valid_s(self) -> float:

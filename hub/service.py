@@ -20,7 +20,6 @@ import grpc.aio
 import obstore.exceptions
 import obstore.store
 import sqlalchemy as sa
-from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -49,6 +48,8 @@ from hub.store import records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database, shared, sqlite_file
+from sonic import listener
+from sonic.listener import Bearer
 from sonic.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -242,18 +243,12 @@ def _bind(server: grpc.aio.Server, config: HubConfig) -> str:
 
 @asynccontextmanager
 async def _http(config: HubConfig, dispatcher: Dispatcher, observe: Callable[[], None]) -> AsyncIterator[str]:
-    host, _, port = config.http_listen.rpartition(":")
-    runner = web.AppRunner(http.application(lambda: dispatcher.stalled, observe), access_log=None)
-    await runner.setup()
+    app = http.application(lambda: dispatcher.stalled, observe, Bearer(config.http_access))
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise InvalidConfig(f"http_listen is {config.http_listen!r}, which cannot be used: {error.strerror}") from error
-    try:
-        yield f"{host}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+        async with listener.serving(config.http_listen, app, config.http_access) as address:
+            yield address
+    except listener.NoAddress as error:
+        raise InvalidConfig(f"http_listen is {config.http_listen!r}, which cannot be used: {error}") from error
 
 
 def _depot(config: HubConfig) -> Depot:
