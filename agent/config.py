@@ -44,7 +44,8 @@ class AgentConfig:
     metrics_oidc_issuer: str = ""  # or whoever has an access token of this issuer
     metrics_oidc_audience: str = ""  # that is made out to this audience
     insecure: bool = False  # reach a hub, or listen, beyond loopback without credentials
-    cache_max_bytes: int = 10 * GIB  # room for portraits and voices kept for the next job
+    keep_inputs_s: float = 0.0  # portraits and voices stay so long after their last job; 0: they go with it
+    cache_max_bytes: int = 10 * GIB  # room for portraits and voices
     load_timeout_s: float = 300.0  # time for a worker to load its engine
     probe_timeout_s: float = 120.0  # time for it to render the probe clip
     silence_timeout_s: float = 30.0  # a worker without a sign of life for so long is killed
@@ -69,7 +70,7 @@ class AgentConfig:
             self._check_at_least(name, above=True)
         for name in ("stall_timeout_s", "metric_spool_max_bytes", "metric_spool_max_age_s"):
             self._check_at_least(name, above=True)
-        for name in ("cancel_grace_s", "drain_timeout_s", "flush_timeout_s", "simulate"):
+        for name in ("keep_inputs_s", "cancel_grace_s", "drain_timeout_s", "flush_timeout_s", "simulate"):
             self._check_at_least(name, above=False)
         if problem := self.http_access.problem:
             raise InvalidConfig(problem)

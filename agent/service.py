@@ -46,6 +46,8 @@ from sonic.v1 import fleet_service_pb2 as pb
 
 TICK_S = 0.25
 MEASURE_INTERVAL_S = 5.0
+SWEEP_INTERVAL_S = 2.0
+REMOVAL_TRIES = 40
 START_EXTENSION_S = 30.0
 MOST_CACHED_TOLD = 256
 _log = logging.getLogger("agent")
@@ -84,9 +86,9 @@ class Agent:
             self._clock,
         )
         self._session = Session(self._hub, line, self._post, self._telemetry)
-        self._workers = Workers(config.worker_command, config.engine, self._post)
+        self._workers = Workers(config.worker_command, config.engine, folders, self._post)
         self._faults = Faults(self._clock, self._workers.hold)
-        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub)
+        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub, config.keep_inputs_s)
         self._outbox = Outbox(folders.outbox)
         self._notifier = Notifier(os.environ)
         self._health = nodes_pb2.NodeHealth()
@@ -121,6 +123,7 @@ class Agent:
             self._errands = Errands(group)
             self._errands.begin("clock", "agent", self._tick())
             self._errands.begin("probes", "agent", self._measure())
+            self._errands.begin("sweep", "agent", self._sweep())
             self._errands.begin("sampling", "agent", self._telemetry.sample_at_intervals())
             self._errands.begin("samples", "agent", self._telemetry.send_what_waits())
             await self._decide()
@@ -170,6 +173,11 @@ class Agent:
         while True:
             self._post(events.Ticked())
             await asyncio.sleep(TICK_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            self._inputs.sweep()
+            await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _measure(self) -> None:
         while True:
@@ -263,6 +271,7 @@ class Agent:
             draining=one.draining,
             plays_faults=self._config.plays_faults,
             cached_sha256=self._inputs.recent(MOST_CACHED_TOLD),
+            forgets_inputs=not self._config.keep_inputs_s,
         )
         self._errands.begin("session", "hub", self._session.hold(hello))
 
@@ -295,7 +304,7 @@ class Agent:
             self.metrics.worker_restarted(self._ends.get(worker.slot, "unknown"))
         gpu = gpus.of_slot(worker.slot, self._gpus)
         settings = gpus.environment(gpu, self._gpus)
-        self._errands.begin("live", str(worker), self._workers.live(worker, settings))
+        self._errands.begin("live", str(worker), self._workers.live(worker, settings, gpu is not None))
 
     def _render_command(self, work: Work) -> worker_pb2.WorkerCommand:
         assignment = pb.Assignment.FromString(work.assignment)
@@ -377,7 +386,20 @@ class Agent:
             self._post(events.StoringFailed(one.ref, str(error)))
         else:
             self._post(events.ResultStored(one.ref))
-        await asyncio.to_thread(shutil.rmtree, self._folders.scratch(one.ref), ignore_errors=True)
+        await self._remove(self._folders.scratch(one.ref))
+
+    async def _remove(self, scratch: Path) -> None:
+        """Nothing of a job stays, also where a worker that is being ended still writes into its folder."""
+        for name in ("portrait", "voice"):
+            with contextlib.suppress(OSError):
+                os.utime(scratch / name)  # from now on nobody uses it here
+        for _ in range(REMOVAL_TRIES):
+            if await asyncio.to_thread(_removed, scratch):
+                break
+            await asyncio.sleep(TICK_S)
+        else:
+            _log.error("files of a job could not be removed", extra={"folder": str(scratch)})
+        self._inputs.sweep()
 
     async def _send_checkpoint(self, ref: Ref, done: int, total: int) -> None:
         path = self._folders.checkpoint(ref)
@@ -415,3 +437,8 @@ class Agent:
             self._post(events.UploadFailed(ref, True, f"the video cannot be read: {error}"))
         else:
             self._post(events.VideoUploaded(ref))
+
+
+def _removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()

@@ -364,6 +364,7 @@ def _joined(session: AgentSession) -> events.NodeJoined:
         leaving=hello.draining,
         gpus=tuple(wire.gpu(gpu) for gpu in hello.gpus[: wire.MAX_PARTS]),
         inputs=tuple(hello.cached_sha256[: wire.MAX_PARTS]),
+        forgets_inputs=hello.forgets_inputs,
     )
 
 
