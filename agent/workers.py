@@ -179,7 +179,7 @@ class _Words:
             told = dict(json.loads(line))
             level = logging.getLevelNamesMapping()[told.pop("level").upper()]
             message = told.pop("message")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             self.last = line
             _said.info(line, extra={"worker": self._worker})
             return

@@ -32,6 +32,7 @@ _MORE_VARIABLES = {
     *(PATH_VARIABLE, "SONIC_DEBUG", "SONIC_MODELS", "SONIC_MODELS_FROM", "SONIC_MODEL_STORE", "SONIC_MODEL_VERSION"),
     *("SONIC_ACCEPT_LICENCE", "SONIC_ENCODER", "SONIC_ENGINE_OPTIONS", "SONIC_PROVIDERS"),
 }
+_LARGE = 1 << 63  # TOML has whole numbers that no float can hold
 _log = logging.getLogger(__name__)
 MASK = "••••••"
 _SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")
@@ -205,7 +206,7 @@ def load(
         content = {}
     except OSError as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
     _check_names(where, content)
     _warn_of_variables(environ)
@@ -290,7 +291,7 @@ def _from_toml(field: Field, value: Any, source: str) -> Any:
         return Path(value).expanduser()
     if field.kind is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
         return tuple(value)
-    if field.kind is float and type(value) is int:
+    if field.kind is float and type(value) is int and abs(value) < _LARGE:
         return float(value)
     if type(value) is not field.kind:
         raise BadSettings(f"{source} is {value!r}; {_wanted(field)} is wanted")

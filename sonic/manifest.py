@@ -91,7 +91,7 @@ def read_preset(path: Path) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadManifest(f"the preset {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadManifest(f"the preset {path} cannot be read: {error}") from error
     for name in content:
         if name not in _KINDS:
@@ -139,7 +139,7 @@ def _jsonl_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
             continue
         try:
             cells = json.loads(text.strip())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             said = str(error).replace("line 1 column", "column")  # it has seen this line alone
             yield line, {}, (Problem("row", f"is not JSON: {said}"),)
             continue
@@ -195,7 +195,7 @@ def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
             continue
         try:
             found[name] = _value(_KINDS[name], value)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             problems.append(Problem(name, f"is {value!r}; {_WANTED[name]} is wanted"))
     return found
 

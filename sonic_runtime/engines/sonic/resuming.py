@@ -7,6 +7,7 @@ ten minutes. A copy is taken between two calls of the network; another thread wa
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -171,4 +172,9 @@ def _read(path: Path, fingerprint: str, like: Tensor) -> State:
     progress = Progress(tensors["latents"], int(told["step"]), int(told["window"]), tensors.get("total"))
     if (progress.window > 0) != (progress.total is not None):
         raise ValueError("a part of it is missing")
-    return State(progress, float(told["late_s"]), int(told["done"]), int(told["total"]))
+    state = State(progress, float(told["late_s"]), int(told["done"]), int(told["total"]))
+    if min(progress.step, progress.window, state.late_s) < 0 or not 0 <= state.done <= state.total:
+        raise ValueError("it tells of a place where no render can be")
+    if not math.isfinite(state.late_s):
+        raise ValueError(f"its late_s is {state.late_s}")
+    return state
