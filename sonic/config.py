@@ -13,7 +13,6 @@ import inspect
 import logging
 import os
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import platformdirs
 
+from sonic import texts
 from sonic.addresses import addresses, is_address
 from sonic.exceptions import BadSettings
 
@@ -32,7 +32,6 @@ _MORE_VARIABLES = {
     *(PATH_VARIABLE, "SONIC_DEBUG", "SONIC_MODELS", "SONIC_MODELS_FROM", "SONIC_MODEL_STORE", "SONIC_MODEL_VERSION"),
     *("SONIC_ACCEPT_LICENCE", "SONIC_ENCODER", "SONIC_ENGINE_OPTIONS", "SONIC_PROVIDERS"),
 }
-_LARGE = 1 << 63  # TOML has whole numbers that no float can hold
 _log = logging.getLogger(__name__)
 MASK = "••••••"
 _SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")
@@ -199,14 +198,14 @@ def load(
     named = path or (Path(environ[PATH_VARIABLE]) if environ.get(PATH_VARIABLE) else None)
     where = named or default_path()
     try:
-        content = tomllib.loads(where.read_text(encoding="utf-8"))
+        content = texts.toml(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if named:
             raise BadSettings(f"there is no configuration file {where}") from None
         content = {}
     except OSError as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
     _check_names(where, content)
     _warn_of_variables(environ)
@@ -291,7 +290,7 @@ def _from_toml(field: Field, value: Any, source: str) -> Any:
         return Path(value).expanduser()
     if field.kind is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
         return tuple(value)
-    if field.kind is float and type(value) is int and abs(value) < _LARGE:
+    if field.kind is float and type(value) is int:
         return float(value)
     if type(value) is not field.kind:
         raise BadSettings(f"{source} is {value!r}; {_wanted(field)} is wanted")

@@ -15,7 +15,6 @@ import asyncio
 import logging
 import math
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -25,13 +24,13 @@ from typing import Any
 from hub import exceptions
 from hub.config import InvalidConfig
 from hub.core.tenants import Limits, Rate, TenantLimits, tenant_problem
+from sonic import texts
 from sonic.config import nearest
 
 LOOK_INTERVAL_S = 2.0
 RETRY_S = 30.0  # where it is not known how fast a tenant's queue drains
 _LONGEST_RETRY_S = 300.0
 _DRAIN_WINDOW_S = 60.0
-_MOST = 10**15  # TOML has whole numbers that no float can hold; whoever wants no limit writes inf
 _KEYS = {f.name: "a number above 0" for f in fields(TenantLimits)} | {
     "max_queued": "a whole number of 1 or more, or inf",
     "max_running": "a whole number of 1 or more, or inf",
@@ -44,10 +43,10 @@ _log = logging.getLogger("hub.tenants")
 def read(path: Path, base: TenantLimits) -> Limits:
     """The limits in a file; `base` are those of a tenant of which it says nothing. Raises InvalidConfig."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = texts.toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidConfig(f"tenants_file {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidConfig(f"tenants_file {path} cannot be read: {error}") from error
     problems = [f"[{name}] does not exist; {nearest(name, _TABLES)}" for name in content if name not in _TABLES]
     default = _limits("[default]", content.get("default", {}), base, problems)
@@ -81,7 +80,7 @@ def _limits(where: str, table: Any, base: TenantLimits, problems: list[str]) -> 
 
 
 def _usable(name: str, value: Any) -> bool:
-    if type(value) not in (int, float) or not 0 < value or (type(value) is int and value > _MOST):
+    if type(value) not in (int, float) or math.isnan(value) or value <= 0:
         return False
     if name.startswith("max_"):
         return type(value) is int or math.isinf(value)

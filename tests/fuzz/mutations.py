@@ -13,7 +13,18 @@ from google.protobuf.message import Message
 MOST_BYTES = 1 << 16
 _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 _WORDS = [
-    *(b"\0", b"../../etc/passwd", b"/etc/passwd", b"%s%n", b"\r\n\r\n", b"NaN", b"-inf", b"1e999", b"9" * 400),
+    *(
+        b"\0",
+        b"../../etc/passwd",
+        b"/etc/passwd",
+        b"%s%n",
+        b"\r\n\r\n",
+        b"NaN",
+        b"-inf",
+        b"1e999",
+        b"9" * 400,
+        b"0x" + b"f" * 5000,
+    ),
     *("ä€😀".encode(), b"\xff\xfe", b'"' * 50, b"[" * 2000, b"{" * 2000, b'{"a":' * 900, b"=", b"\n[", b"\n"),
 ]
 _TEXTS = ["", "x", "../..", "\0", "ä" * 60, "a/b", "x" * 2000, "2026-11-25T10:00:00Z", "0" * 64, "f" * 64, "n1", "acme"]

@@ -7,10 +7,12 @@ inputs are chosen by the code that they reach. The last line says how many input
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import hashlib
 import json
 import logging
+import os
 import resource
 import sys
 import time
@@ -70,9 +72,10 @@ def main() -> int:
     target = TARGETS[given.name]
     given.folder.mkdir(parents=True, exist_ok=True)
     runner = Runner(target, given.folder)
-    seeds = target.seeds()
-    for seed in seeds:
-        runner.try_one(seed)
+    with _watched() if given.engine == "atheris" else contextlib.nullcontext():
+        seeds = target.seeds()
+        for seed in seeds:  # what a target needs is imported now
+            runner.try_one(seed)
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
     if given.engine == "atheris":
         _by_coverage(runner, seeds, given.seconds, given.folder)
@@ -82,6 +85,15 @@ def main() -> int:
         runner.try_one(target.draw(seeds, draw))
     print(json.dumps({"tried": runner.tried, "findings": runner.findings}))
     return 0
+
+
+def _watched() -> contextlib.AbstractContextManager[None]:
+    import atheris
+
+    watched: contextlib.AbstractContextManager[None] = atheris.instrument_imports(
+        include=["sonic", "hub", "agent", "sonic_runtime", "csv", "tomllib", "json", "jwt"]
+    )
+    return watched
 
 
 def _by_coverage(runner: Runner, seeds: list[bytes], seconds: float, folder: Path) -> None:
@@ -102,11 +114,8 @@ def _by_coverage(runner: Runner, seeds: list[bytes], seconds: float, folder: Pat
             print(json.dumps({"tried": runner.tried, "findings": runner.findings}), flush=True)
         if now > until:
             sys.stdout.flush()
-            import os
-
             os._exit(0)
 
-    atheris.instrument_all()
     atheris.Setup([sys.argv[0], str(corpus), f"-max_len={MOST_BYTES}", "-rss_limit_mb=0", "-verbosity=0"], one)
     atheris.Fuzz()
 
