@@ -7,6 +7,7 @@ inputs are chosen by the code that they reach. The last line says how many input
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import faulthandler
 import hashlib
@@ -26,6 +27,7 @@ from tests.fuzz.targets import TARGETS, Target
 SLOWEST_S = 20.0  # for one input
 MOST_MEMORY_BYTES = 3 << 30
 MOST_FINDINGS = 20
+LIVE = {"calls of a real hub": "rpc", "requests to its HTTP listener": "http"}
 
 
 class Runner:
@@ -60,7 +62,7 @@ class Runner:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=TARGETS)
+    parser.add_argument("name", choices=(*TARGETS, *LIVE))
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
@@ -69,6 +71,11 @@ def main() -> int:
     faulthandler.enable()
     logging.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if given.name in LIVE:
+        from tests.fuzz.live import attack
+
+        print(json.dumps(asyncio.run(attack(given.seconds, given.seed, LIVE[given.name]))))
+        return 0
     target = TARGETS[given.name]
     given.folder.mkdir(parents=True, exist_ok=True)
     runner = Runner(target, given.folder)

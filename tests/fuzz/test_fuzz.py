@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.live import attack
 from tests.fuzz.targets import TARGETS, Target
 
 SECONDS = 1.0
@@ -38,3 +39,10 @@ def test_nothing_that_is_like_a_good_input_is_more_than_refused(target: Target) 
 @given(data=st.binary(max_size=2000))
 def test_no_bytes_at_all_are_more_than_refused(target: Target, data: bytes) -> None:
     target.run(data)
+
+
+@pytest.mark.parametrize("what", ["rpc", "http"])
+async def test_a_hub_refuses_what_it_does_not_understand_and_goes_on(what: str) -> None:
+    outcome = await attack(2.0, 1, what)
+    assert outcome["tried"] > 20
+    assert outcome["findings"] == {}
