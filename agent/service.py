@@ -30,6 +30,7 @@ from agent.core.sessions import SessionState
 from agent.errands import Errands
 from agent.faults import Faults
 from agent.folders import Folders, claimed
+from agent.identity import known
 from agent.inputs import Download, InputCorrupt, Inputs
 from agent.metrics import NO_MODEL, NO_TENANT, Metrics
 from agent.notify import Notifier
@@ -56,13 +57,14 @@ _log = logging.getLogger("agent")
 async def run(config: AgentConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal does not wait for what runs. Raises InvalidConfig."""
     with claimed(config.data_dir) as folders:
+        identity = known(config)
         probes = await asyncio.to_thread(hardware.detect)
-        async with open_line(config.hub) as line:
+        async with open_line(config.hub_target, identity.credentials if identity else None) as line:
             agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), line)
             async with http.serving(
                 config.http_listen, agent.metrics.registry, agent.not_ready, config.http_access
             ) as address:
-                where = {"http": address, "hub": config.hub, "data_dir": str(config.data_dir)}
+                where = {"http": address, "hub": config.hub_target, "data_dir": str(config.data_dir)}
                 _log.info("agent started", extra={"node_id": config.node_id, "region": config.region, **where})
                 await agent.serve()
     _log.info("agent stopped", extra={"node_id": config.node_id})
@@ -88,7 +90,7 @@ class Agent:
         self._session = Session(self._hub, line, self._post, self._telemetry)
         self._workers = Workers(config.worker_command, config.engine, folders, self._post)
         self._faults = Faults(self._clock, self._workers.hold)
-        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub, config.keep_inputs_s)
+        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub_target, config.keep_inputs_s)
         self._outbox = Outbox(folders.outbox)
         self._notifier = Notifier(os.environ)
         self._health = nodes_pb2.NodeHealth()

@@ -144,6 +144,7 @@ async def test_a_prometheus_scrapes_over_tls_with_a_token_and_with_oauth2(tmp_pa
     async with issuing() as issuer:
         both = access(tmp_path, oidc_issuer=issuer.url, oidc_audience=AUDIENCE)
         hub_settings = HubConfig(
+            insecure=True,
             listen="127.0.0.1:0",
             http_listen="127.0.0.1:0",
             data_dir=tmp_path / "hub",

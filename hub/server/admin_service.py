@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from hub import exceptions
 from hub.core import events
-from hub.core.tenants import tenant_problem
+from hub.core.tenants import EVERYBODY, Tenant, tenant_problem
 from hub.server import job_service, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
@@ -75,7 +75,8 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             before_sequence=job_service.parse_token(request.page_token),
             states=job_service.states(request.states),
         )
-        found, token = await job_service.list_page(self._database, request.tenant or None, wanted)
+        whose = Tenant(request.tenant) if request.tenant else EVERYBODY
+        found, token = await job_service.list_page(self._database, whose, wanted)
         return pb.ListAllJobsResponse(jobs=self._jobs.show_all(found), next_page_token=token)
 
     async def ExplainNode(self, request: pb.ExplainNodeRequest, context: Context) -> pb.ExplainNodeResponse:

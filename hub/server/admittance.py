@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from hub import exceptions
-from hub.config import is_loopback
 from hub.core.tenants import Rate
-from hub.server.callers import Context
+from hub.server.callers import Call, Context
+from sonic.addresses import is_loopback
 
 BURST_S = 10.0  # so many seconds' worth of calls may come at once
 OPEN_RETRY_S = 5.0  # nobody knows when a call of the caller will end
@@ -73,6 +73,15 @@ class Admittance:
         for name in list(self._callers)[: max(len(self._callers) - MOST_KNOWN, 0)]:
             if not self._callers[name].open_calls:
                 del self._callers[name]
+
+
+def name_of(call: Call, context: Context) -> str:
+    """For whom a call is counted: a node, a credential, else an address; for nobody on a machine that trusts itself."""
+    if call.node_id:
+        return f"node {call.node_id}"
+    if call.caller:
+        return f"{call.caller.role} {call.caller.tenant} {call.caller.who}"
+    return address_of(context)
 
 
 def address_of(context: Context) -> str:

@@ -25,6 +25,7 @@ from hub.server.checkpoints import Checkpoints
 from hub.server.dispatcher import Dispatcher
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
+from hub.server.peers import check_node
 from hub.server.sessions import MOST_UNTAKEN, AgentSession, Outgoing, Sessions
 from hub.store import hubs, records
 from hub.store.bulletin import Bulletin
@@ -69,6 +70,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[Outgoing]:
         hello = await _first(aiter(request))
+        check_node(context, hello.node_id, hello.region)
         session = AgentSession(uuid.uuid4().hex, hello, slots=list(hello.slots))
         await self._note(session)
         self._sessions.open(session)
@@ -92,7 +94,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             await self._note_heard(session)
 
     async def FetchInput(self, request: pb.FetchInputRequest, context: Context) -> AsyncIterator[pb.FetchInputResponse]:
-        attempt = await self._attempt(request.node_id, request.ref)
+        attempt = await self._attempt_of(context, request.node_id, request.ref)
         spec = jobs_pb2.JobSpec.FromString(attempt.spec)
         chunks: AsyncIterator[bytes] | None
         if request.sha256 in (spec.portrait_sha256, spec.voice_sha256):
@@ -105,11 +107,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             yield pb.FetchInputResponse(chunk=chunk)
 
     async def GetVideo(self, request: pb.GetVideoRequest, context: Context) -> pb.GetVideoResponse:
-        attempt = await self._attempt(request.node_id, request.ref)
+        attempt = await self._attempt_of(context, request.node_id, request.ref)
         return pb.GetVideoResponse(status=await self._files.status(attempt.tenant, request.sha256))
 
     async def PlaceVideo(self, request: pb.PlaceVideoRequest, context: Context) -> pb.PlaceVideoResponse:
-        attempt = await self._attempt(request.node_id, request.ref)
+        attempt = await self._attempt_of(context, request.node_id, request.ref)
         valid_s = self._config.link_valid_s
         url = await self._files.place(
             attempt.tenant, wire.ref(request.ref), request.sha256, request.size_bytes, valid_s
@@ -120,11 +122,15 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         self, request: AsyncIterator[pb.UploadVideoRequest], context: Context
     ) -> pb.UploadVideoResponse:
         header, chunks = await transfers.unpack(request)
-        attempt = await self._attempt(header.node_id, header.ref)
+        attempt = await self._attempt_of(context, header.node_id, header.ref)
         if header.checkpoint:
             state = await self._checkpoints.receive(attempt.tenant, attempt.job_id, header.upload, chunks)
             return pb.UploadVideoResponse(video=state)
         return pb.UploadVideoResponse(video=await self._files.upload(attempt.tenant, header.upload, chunks))
+
+    async def _attempt_of(self, context: Context, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
+        check_node(context, node_id)
+        return await self._attempt(node_id, ref)
 
     async def _attempt(self, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
         row = await reading(

@@ -122,6 +122,7 @@ def test_names_and_values_are_not_capitalised_in_help() -> None:
 
 def test_every_command_that_prints_data_takes_json() -> None:
     groups = {"jobs": ["list", "show", "cancel", "watch", "fetch"], "nodes": ["list", "show", "drain", "resume"]}
+    groups |= {"tenants": ["create", "list", "rotate", "suspend", "resume"], "keys": ["create", "list", "revoke"]}
     groups |= {"models": ["list", "fetch", "verify", "path"], "config": ["show", "path"]}
     commands = [(group, name) for group, names in groups.items() for name in names]
     commands += [("hub", "rules", "push"), ("hub", "rules", "diff")]

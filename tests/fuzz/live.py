@@ -15,7 +15,7 @@ import grpc.aio
 
 from hub.service import Hub
 from hub.testing import running_hub
-from sonic.v1 import admin_service_pb2, fleet_service_pb2, job_service_pb2
+from sonic.v1 import access_service_pb2, admin_service_pb2, fleet_service_pb2, job_service_pb2
 from tests.fuzz.mutations import message, mutated
 
 CALL_TIMEOUT_S = 10.0
@@ -23,6 +23,7 @@ _SERVICES = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
     fleet_service_pb2.DESCRIPTOR.services_by_name["FleetService"],
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+    access_service_pb2.DESCRIPTOR.services_by_name["AccessService"],
 )
 _FAILURES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED)
 _HTTP = [

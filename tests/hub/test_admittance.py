@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from agent import transfers as agents_transfers
 from hub import exceptions, service
-from hub.server import admittance, fleet_service, sessions, transfers
+from hub.server import admittance, fleet_service, guard, sessions, transfers
 from hub.server.admittance import Admittance
 from hub.service import Hub, serving
 from sonic.client import AsyncSonicClient
@@ -34,10 +34,10 @@ from .test_services import details, refused
 def named(monkeypatch: pytest.MonkeyPatch) -> None:
     """On this machine nobody is counted: let whoever says a tenant be that caller."""
 
-    def caller_of(context: Any) -> str:
+    def name_of(_call: Any, context: Any) -> str:
         return str(dict(context.invocation_metadata() or ()).get("sonic-tenant", ""))
 
-    monkeypatch.setattr(service, "address_of", caller_of)
+    monkeypatch.setattr(guard, "name_of", name_of)
 
 
 def test_a_caller_may_make_so_many_calls_and_is_told_when_the_next_one_is_welcome() -> None:
@@ -109,7 +109,7 @@ async def test_too_many_calls_are_refused_with_the_time_to_come_back(tmp_path: P
         assert details(error, error_details_pb2.ErrorInfo).reason == "TOO_MANY_CALLS"
         assert not agents_transfers.is_refusal(error)
         await other.jobs.GetArtifact(asked, metadata=other.metadata)
-        async with AsyncSonicClient(hub.grpc_address, "acme") as client:  # comes back when it is welcome
+        async with AsyncSonicClient(hub.grpc_address, "acme", insecure=True) as client:  # comes back when it is welcome
             assert [job async for job in client.jobs()] == []
 
 
