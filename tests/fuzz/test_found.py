@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from hub.config import InvalidConfig
@@ -12,6 +14,8 @@ from hub.forward import sink
 from hub.server import tenant_limits
 from sonic import config, manifest
 from sonic.exceptions import BadManifest, BadSettings
+from sonic_runtime import errors
+from sonic_runtime.media import voices
 from tests.fuzz.targets import TARGETS
 
 DEEP = "[" * 5000
@@ -67,3 +71,22 @@ def test_a_grant_that_no_header_can_carry_is_none(answer: bytes) -> None:
 )
 def test_bytes_that_once_ended_in_a_traceback_are_refused(name: str, data: bytes) -> None:
     TARGETS[name].run(data)
+
+
+def test_a_recording_whose_sound_changes_half_way_is_refused(tmp_path: Path) -> None:
+    """No resampler goes on with it; it once was the fault of the node."""
+    parts = []
+    for rate, layout in ((16_000, "mono"), (48_000, "stereo")):
+        path = tmp_path / f"{rate}.mp3"
+        with av.open(str(path), "w", options={"write_xing": "0", "id3v2_version": "0"}) as out:
+            stream = out.add_stream("mp3", rate=rate, layout=layout)
+            silence = np.zeros((1, rate * len(av.AudioLayout(layout).channels)), np.int16)
+            frame = av.AudioFrame.from_ndarray(silence, format="s16", layout=layout)
+            frame.sample_rate = rate
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                out.mux(packet)
+        parts.append(path.read_bytes())
+    both = tmp_path / "both.mp3"
+    both.write_bytes(b"".join(parts))
+    with pytest.raises(errors.VoiceUnreadable, match="half-way"):
+        list(voices.speech(both))
