@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import av
@@ -15,7 +19,9 @@ from hub.server import tenant_limits
 from sonic import config, manifest
 from sonic.exceptions import BadManifest, BadSettings
 from sonic_runtime import errors
-from sonic_runtime.media import voices
+from sonic_runtime.media import portraits, voices
+from sonic_runtime.models import packages
+from sonic_runtime.models.folder import FetchFailed
 from tests.fuzz.targets import TARGETS
 
 DEEP = "[" * 5000
@@ -34,6 +40,12 @@ def test_toml_that_no_reader_can_hold_is_refused(tmp_path: Path, value: str) -> 
     path.write_text(f"[default]\nweight = {value}\n")
     with pytest.raises(InvalidConfig, match=r"it\.toml"):
         tenant_limits.read(path, TenantLimits())
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "a\0b", "~nobody-is-called-so/x"])
+def test_a_path_that_no_file_can_have_is_refused_by_its_setting(name: str) -> None:
+    with pytest.raises(BadSettings, match="SONIC_CA_FILE"):
+        config.load(Path("/dev/null"), {"SONIC_CA_FILE": name}, {}).resolve("client")
 
 
 def test_a_row_that_no_reader_can_hold_spoils_no_other(tmp_path: Path) -> None:
@@ -90,3 +102,32 @@ def test_a_recording_whose_sound_changes_half_way_is_refused(tmp_path: Path) -> 
     both.write_bytes(b"".join(parts))
     with pytest.raises(errors.VoiceUnreadable, match="half-way"):
         list(voices.speech(both))
+
+
+def test_a_zip_bomb_is_read_no_further_than_a_file_may_be_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "MAX_FILE_BYTES", 1 << 20)
+    path = tmp_path / "bomb.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("../../outside.bin", bytes(64 << 20))
+    assert path.stat().st_size < 1 << 17
+    with pytest.raises(FetchFailed, match="SHA-256"):
+        packages.read(path, {"../../outside.bin": "0" * 64}, packages.Wheel("bomb==1"))
+    assert [each.name for each in tmp_path.iterdir()] == ["bomb.whl"]
+
+
+def test_an_image_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """A hundred kilobytes that would be four gigabytes of pixels."""
+    rows = zlib.compress(bytes(1 << 20), 9) * 4
+    head = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
+    data = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(errors.PortraitTooLarge):
+        portraits.read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
