@@ -12,6 +12,7 @@ import platformdirs
 
 from agent.core.terms import Terms
 from sonic.addresses import addresses, is_loopback
+from sonic.http_access import HttpAccess
 
 MIB, GIB = 1 << 20, 1 << 30
 CALLERS_PORT, AGENTS_PORT = 50051, 50052  # of a hub, unless it is told otherwise
@@ -39,8 +40,14 @@ class AgentConfig:
     engine: str = "warp"  # what its workers render with
     slots: int = 1  # renders at a time, each in a worker process of its own, spread over the GPUs
     http_listen: str = "127.0.0.1:8091"  # /healthz, /readyz, /metrics; port 0 takes a free one
+    http_tls_certificate_file: Path | None = None  # serve HTTPS there, with this certificate and those above it
+    http_tls_key_file: Path | None = None  # and its key; both are read again when they change
+    metrics_token_file: Path | None = None  # bearer tokens for /metrics, one a line; read again when it changes
+    metrics_oidc_issuer: str = ""  # or whoever has an access token of this issuer
+    metrics_oidc_audience: str = ""  # that is made out to this audience
     insecure: bool = False  # no TLS and no credentials, for a hub on this machine that was started so
-    cache_max_bytes: int = 10 * GIB  # room for portraits and voices kept for the next job
+    keep_inputs_s: float = 0.0  # portraits and voices stay so long after their last job; 0: they go with it
+    cache_max_bytes: int = 10 * GIB  # room for portraits and voices
     load_timeout_s: float = 300.0  # time for a worker to load its engine
     probe_timeout_s: float = 120.0  # time for it to render the probe clip
     silence_timeout_s: float = 30.0  # a worker without a sign of life for so long is killed
@@ -66,10 +73,23 @@ class AgentConfig:
             self._check_at_least(name, above=True)
         for name in ("stall_timeout_s", "metric_spool_max_bytes", "metric_spool_max_age_s"):
             self._check_at_least(name, above=True)
-        for name in ("cancel_grace_s", "drain_timeout_s", "flush_timeout_s", "simulate"):
+        for name in ("keep_inputs_s", "cancel_grace_s", "drain_timeout_s", "flush_timeout_s", "simulate"):
             self._check_at_least(name, above=False)
+        if problem := self.http_access.problem:
+            raise InvalidConfig(problem)
         if not self.worker_command:
             raise InvalidConfig("worker_command is empty; give a program and its arguments")
+
+    @property
+    def http_access(self) -> HttpAccess:
+        """Who may read what is served by HTTP."""
+        return HttpAccess(
+            self.http_tls_certificate_file,
+            self.http_tls_key_file,
+            self.metrics_token_file,
+            self.metrics_oidc_issuer,
+            self.metrics_oidc_audience,
+        )
 
     @property
     def hub_target(self) -> str:

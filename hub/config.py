@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from sonic.addresses import host_of, is_loopback
+from sonic.http_access import HttpAccess
 
 MIB = 1 << 20
+_SIZES = ("max_artifact_bytes", "max_calls_per_s", "max_open_calls")
 
 
 class InvalidConfig(ValueError):
@@ -31,6 +33,11 @@ class HubConfig:
     listen: str = "127.0.0.1:50051"  # gRPC over TLS, for callers and for boxes that enrol
     agent_listen: str = "127.0.0.1:50052"  # gRPC over mutual TLS, for agents that are enrolled
     http_listen: str = "127.0.0.1:8090"  # /healthz, /readyz, /metrics
+    http_tls_certificate_file: Path | None = None  # serve HTTPS there, with this certificate and those above it
+    http_tls_key_file: Path | None = None  # and its key; both are read again when they change
+    metrics_token_file: Path | None = None  # bearer tokens for /metrics, one a line; read again when it changes
+    metrics_oidc_issuer: str = ""  # or whoever has an access token of this issuer
+    metrics_oidc_audience: str = ""  # that is made out to this audience
     data_dir: Path = field(default_factory=_data_dir)  # a folder for this hub alone
     database_url: str = ""  # a database URL of SQLAlchemy; SQLite in data_dir when empty
     artifacts_url: str = ""  # file:// or s3://; a folder in data_dir when empty
@@ -53,23 +60,20 @@ class HubConfig:
     oidc_tenant_claim: str = "tenant"  # where an access token names the tenant; a path may have dots
     oidc_role_claim: str = "roles"  # where it names the role: tenant, operator or reader; a name or a list
     oidc_leeway_s: float = 30.0  # by how much the issuer's clock may differ
+    max_calls_per_s: float = 200.0  # the most that one caller may make; ten seconds' worth may come at once
+    max_open_calls: int = 1000  # the most that one caller may have open at a time, sessions and watches among them
 
     def __post_init__(self) -> None:
         for name in ("listen", "agent_listen", "http_listen"):
             self._check_address(name, getattr(self, name))
-        for name in (
-            "heartbeat_interval_s",
-            "lease_s",
-            "max_tries",
-            "max_queued_jobs",
-            "max_artifact_bytes",
-            "certificate_valid_s",
-        ):
+        for name in ("heartbeat_interval_s", "lease_s", "max_tries", "max_queued_jobs", "certificate_valid_s", *_SIZES):
             if getattr(self, name) <= 0:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; a value above 0 is wanted")
         self._check_oidc()
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise InvalidConfig("tls_certificate_file and tls_key_file belong together; give both or none")
+        if problem := self.http_access.problem:
+            raise InvalidConfig(problem)
         if self.lease_s < 2 * self.heartbeat_interval_s:
             raise InvalidConfig(
                 f"lease_s is {self.lease_s:g}, less than two heartbeats of {self.heartbeat_interval_s:g} s; raise it"
@@ -94,6 +98,17 @@ class HubConfig:
                 f"{name} is {address!r}, which other machines can reach, and insecure is for this machine alone; "
                 "leave --insecure out, or listen on 127.0.0.1"
             )
+
+    @property
+    def http_access(self) -> HttpAccess:
+        """Who may read what is served by HTTP."""
+        return HttpAccess(
+            self.http_tls_certificate_file,
+            self.http_tls_key_file,
+            self.metrics_token_file,
+            self.metrics_oidc_issuer,
+            self.metrics_oidc_audience,
+        )
 
     @property
     def resolved_authority_dir(self) -> Path:

@@ -12,6 +12,7 @@ Refusal
 ├── NameTaken           ALREADY_EXISTS
 ├── LastOperator        FAILED_PRECONDITION
 ├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
+│   └── TooManyCalls    RESOURCE_EXHAUSTED   the same call is welcome later
 ├── BytesDiffer         DATA_LOSS
 └── NotNow              UNAVAILABLE          with when to try again
 """
@@ -115,6 +116,10 @@ class LimitReached(Refusal):
     def __init__(self, subject: str, limit: str, retry_after_s: float | None = None) -> None:
         self.subject = subject
         super().__init__(f"{subject}: {limit}", retry_after_s)
+
+
+class TooManyCalls(LimitReached):
+    """The caller makes more calls, or keeps more of them open, than one caller may."""
 
 
 class BytesDiffer(Refusal):

@@ -21,12 +21,11 @@ import grpc.aio
 import obstore.exceptions
 import obstore.store
 import sqlalchemy as sa
-from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hub.artifacts.depot import Depot
-from hub.config import HubConfig, InvalidConfig
+from hub.config import MIB, HubConfig, InvalidConfig
 from hub.core.dispatch import Rules
 from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
@@ -35,6 +34,7 @@ from hub.forward.sink import open_sink
 from hub.server import audit, http
 from hub.server.access_service import AccessService, first_key
 from hub.server.admin_service import AdminService
+from hub.server.admittance import Admittance
 from hub.server.checkpoints import Checkpoints
 from hub.server.credentials import Credentials
 from hub.server.dispatcher import Dispatcher
@@ -55,7 +55,9 @@ from hub.store.bulletin import Bulletin
 from hub.store.database import open_database, shared, sqlite_file
 from hub.trust import ports
 from hub.trust.authority import Authority, open_authority
+from sonic import listener
 from sonic.addresses import is_loopback
+from sonic.listener import Bearer
 from sonic.v1 import (
     access_service_pb2,
     access_service_pb2_grpc,
@@ -91,7 +93,14 @@ _OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 4 * MIB),  # a batch of 1000 jobs is a sixth of it
+    ("grpc.max_metadata_size", 8 << 10),
+    ("grpc.absolute_max_metadata_size", 16 << 10),
+    ("grpc.max_concurrent_streams", 5000),  # of a connection; what is above waits at the other end
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),  # without a call
 ]
+MOST_CALLS = 100_000  # that are open, of all callers together
 
 
 @dataclass(frozen=True)
@@ -183,8 +192,9 @@ async def _serving(
     gate: Gate = Trusting() if config.insecure else Checking(credentials)
     healthy = health.aio.HealthServicer()
     access = AccessService(database, gate)
+    guard = Guard(gate, Admittance(config.max_calls_per_s, config.max_open_calls))
     servers, grpc_address, agent_address = _listening(
-        config, authority, Guard(gate), jobs, fleet, admin, access, enrolment, healthy
+        config, authority, guard, jobs, fleet, admin, access, enrolment, healthy
     )
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
@@ -259,7 +269,7 @@ def _listening(
 
 
 def _server(guard: Guard, healthy: health.aio.HealthServicer) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
+    server = grpc.aio.server(interceptors=[guard], options=_OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     return server
 
@@ -320,18 +330,12 @@ async def _forwarder(config: HubConfig, forward: ForwardConfig, database: sa.Eng
 
 @asynccontextmanager
 async def _http(config: HubConfig, dispatcher: Dispatcher, observe: Callable[[], None]) -> AsyncIterator[str]:
-    host, _, port = config.http_listen.rpartition(":")
-    runner = web.AppRunner(http.application(lambda: dispatcher.stalled, observe), access_log=None)
-    await runner.setup()
+    app = http.application(lambda: dispatcher.stalled, observe, Bearer(config.http_access))
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise InvalidConfig(f"http_listen is {config.http_listen!r}, which cannot be used: {error.strerror}") from error
-    try:
-        yield f"{host}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+        async with listener.serving(config.http_listen, app, config.http_access) as address:
+            yield address
+    except listener.NoAddress as error:
+        raise InvalidConfig(f"http_listen is {config.http_listen!r}, which cannot be used: {error}") from error
 
 
 def _depot(config: HubConfig) -> Depot:

@@ -13,7 +13,6 @@ import inspect
 import logging
 import os
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import platformdirs
 
+from sonic import texts
 from sonic.addresses import addresses, host_of, is_address, is_loopback
 from sonic.exceptions import BadSettings
 
@@ -40,6 +40,7 @@ _MORE_VARIABLES = {
     ),
     *("SONIC_ACCEPT_LICENCE", "SONIC_ENCODER", "SONIC_ENGINE_OPTIONS", "SONIC_PROVIDERS"),
 }
+_LONGEST_PATH = 4096
 _log = logging.getLogger(__name__)
 MASK = "••••••"
 _SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")
@@ -217,14 +218,14 @@ def load(
     named = path or (Path(environ[PATH_VARIABLE]) if environ.get(PATH_VARIABLE) else None)
     where = named or default_path()
     try:
-        content = tomllib.loads(where.read_text(encoding="utf-8"))
+        content = texts.toml(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if named:
             raise BadSettings(f"there is no configuration file {where}") from None
         content = {}
     except OSError as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
     _check_names(where, content)
     _warn_of_variables(environ)
@@ -299,14 +300,17 @@ def _from_text(field: Field, text: str, source: str) -> Any:
             return _TRUTH[text.strip().lower()]
         if field.kind is tuple:
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        return Path(text).expanduser() if field.kind is Path else field.kind(text)
-    except (ValueError, KeyError):
+        return _path(text) if field.kind is Path else field.kind(text)
+    except (ValueError, KeyError, RuntimeError):  # of a home that nobody has
         raise BadSettings(f"{source} is {text!r}; {_wanted(field)} is wanted") from None
 
 
 def _from_toml(field: Field, value: Any, source: str) -> Any:
     if field.kind is Path and isinstance(value, str):
-        return Path(value).expanduser()
+        try:
+            return _path(value)
+        except (ValueError, RuntimeError):
+            raise BadSettings(f"{source} is {value!r}; {_wanted(field)} is wanted") from None
     if field.kind is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
         return tuple(value)
     if field.kind is float and type(value) is int:
@@ -314,6 +318,14 @@ def _from_toml(field: Field, value: Any, source: str) -> Any:
     if type(value) is not field.kind:
         raise BadSettings(f"{source} is {value!r}; {_wanted(field)} is wanted")
     return value
+
+
+def _path(text: str) -> Path:
+    """Raises ValueError for what no file can be called."""
+    path = Path(text).expanduser()
+    if "\0" in text or len(os.fsencode(text)) >= _LONGEST_PATH or any(len(os.fsencode(p)) > 255 for p in path.parts):
+        raise ValueError(text)
+    return path
 
 
 def _wanted(field: Field) -> str:

@@ -15,6 +15,7 @@ from sonic import exceptions, statuses
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+TOO_MANY_CALLS = "TOO_MANY_CALLS"  # the hub's reason; it says when to come back
 _log = logging.getLogger(__name__)
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
@@ -46,7 +47,7 @@ class Patience:
     async def pause(self, error: grpc.aio.AioRpcError, also: tuple[grpc.StatusCode, ...] = ()) -> None:
         """Wait before the next try. Raises HubError when there is to be none."""
         failure = statuses.to_exception(error, self._target)
-        if error.code() not in (*_PASSING, *also):
+        if error.code() not in (*_PASSING, *also) and failure.reason != TOO_MANY_CALLS:
             raise failure from error
         if self._trouble and not self._tries and (why := await self._trouble(error)):
             raise exceptions.HubUnreachable(why) from error

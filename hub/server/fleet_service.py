@@ -27,7 +27,7 @@ from hub.server.enrolment_service import EnrolmentService
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
 from hub.server.peers import check_node, names_of
-from hub.server.sessions import AgentSession, Outgoing, Sessions
+from hub.server.sessions import MOST_UNTAKEN, AgentSession, Outgoing, Sessions
 from hub.store import hubs, records
 from hub.store.bulletin import Bulletin
 from sonic.parameters import Problem
@@ -238,6 +238,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             async for message in requests:
                 waiting_since_s = None
                 await self._take(message, session)
+                while wait_s := session.pace.take(1, loop.time()):  # noqa: ASYNC110 - it is known how long
+                    await asyncio.sleep(wait_s)
+                if session.outgoing.qsize() > MOST_UNTAKEN:
+                    _log.warning("session takes nothing", extra={"node_id": session.hello.node_id})
+                    return
                 waiting_since_s = loop.time()
         finally:
             timer.cancel()
@@ -381,6 +386,7 @@ def _joined(session: AgentSession) -> events.NodeJoined:
         leaving=hello.draining,
         gpus=tuple(wire.gpu(gpu) for gpu in hello.gpus[: wire.MAX_PARTS]),
         inputs=tuple(hello.cached_sha256[: wire.MAX_PARTS]),
+        forgets_inputs=hello.forgets_inputs,
     )
 
 

@@ -16,7 +16,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from hub import exceptions
-from hub.server import access, audit, callers
+from hub.server import access, audit, callers, requests
+from hub.server.admittance import Admittance, name_of
 from hub.server.callers import Context
 from hub.server.gate import Gate
 
@@ -51,8 +52,9 @@ def status_of(refusal: exceptions.Refusal) -> status_pb2.Status:
 class Guard(grpc.aio.ServerInterceptor):
     """Wraps every handler of the server: nothing runs before the gate has let the call in."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, admittance: Admittance) -> None:
         self._gate = gate
+        self._admittance = admittance
 
     async def intercept_service(
         self,
@@ -63,26 +65,27 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
+        read = requests.careful(handler.request_deserializer)
         if handler.response_streaming:
-            inner = handler.stream_stream or handler.unary_stream
+            inner = requests.checked(handler.stream_stream or handler.unary_stream, handler.request_streaming)
             make = grpc.stream_stream_rpc_method_handler
             if not handler.request_streaming:
                 make = grpc.unary_stream_rpc_method_handler
-            return make(self._streaming(method, inner), handler.request_deserializer, handler.response_serializer)
-        inner = handler.stream_unary or handler.unary_unary
+            return make(self._streaming(method, inner), read, handler.response_serializer)
+        inner = requests.checked(handler.stream_unary or handler.unary_unary, handler.request_streaming)
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._uploading(method, inner), handler.request_deserializer, handler.response_serializer
+                self._uploading(method, inner), read, handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
-            self._single(method, inner), handler.request_deserializer, handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(self._single(method, inner), read, handler.response_serializer)
 
     def _single(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Context) -> Any:
             try:
-                callers.enter(await self._gate.admit(method, context))
-                answer = await inner(request, context)
+                admitted = await self._gate.admit(method, context)
+                callers.enter(admitted)
+                with self._admittance.passing(name_of(admitted, context)):
+                    answer = await inner(request, context)
             except Exception as error:
                 await _abort(method, error, context, request)
             _keep(method, request, context, "done")
@@ -95,7 +98,7 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 admitted = await self._gate.admit(method, context)
                 callers.enter(admitted)
-                with self._gate.open(admitted, context):
+                with self._admittance.passing(name_of(admitted, context)), self._gate.open(admitted, context):
                     return await inner(request, context)
             except Exception as error:
                 await _abort(method, error, context)
@@ -107,7 +110,7 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 admitted = await self._gate.admit(method, context)
                 callers.enter(admitted)
-                with self._gate.open(admitted, context):
+                with self._admittance.passing(name_of(admitted, context)), self._gate.open(admitted, context):
                     answering = inner(request, context)
                     if isinstance(answering, Awaitable):  # a handler that writes by itself
                         await answering

@@ -31,6 +31,7 @@ from sonic.v1 import job_service_pb2_grpc, jobs_pb2
 T = TypeVar("T")
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
+_LAST_S = 253_402_300_800  # the year 10000
 _STATES = {value: key for key, value in views.STATES.items()}
 
 
@@ -273,4 +274,10 @@ def parse_token(token: str) -> int | None:
 
 
 def _seconds(request: Any, name: str) -> float | None:
-    return getattr(request, name).ToNanoseconds() / 1e9 if request.HasField(name) else None
+    """Raises InvalidRequest."""
+    if not request.HasField(name):
+        return None
+    moment = getattr(request, name)
+    if not (abs(moment.seconds) < _LAST_S and 0 <= moment.nanos < 1e9):
+        raise exceptions.InvalidRequest([Problem(name, "is no time between the years 1 and 9999")])
+    return float(moment.ToNanoseconds() / 1e9)

@@ -19,6 +19,7 @@ from sonic.parameters import Problem
 from sonic.v1 import artifacts_pb2
 
 IDLE_TIMEOUT_S = 30.0
+SLOWEST_BYTES_PER_S = 1000.0  # of an upload, once it has gone on for two such times
 
 
 class Transfers:
@@ -117,7 +118,7 @@ def _message(row: sa.Row[Any]) -> artifacts_pb2.Artifact:
 async def unpack(parts: AsyncIterator[Any]) -> tuple[Any, AsyncIterator[bytes]]:
     """Split an upload's stream into its header and its chunks. Raises InvalidRequest, OutOfSequence.
 
-    A sender that is silent for IDLE_TIMEOUT_S is cut off: others may be waiting to send the same bytes.
+    A sender that is silent for IDLE_TIMEOUT_S, or dribbles, is cut off: others may be waiting to send the same bytes.
     """
     messages = aiter(parts)
     first = await _next(messages)
@@ -125,9 +126,17 @@ async def unpack(parts: AsyncIterator[Any]) -> tuple[Any, AsyncIterator[bytes]]:
         raise exceptions.InvalidRequest([Problem("header", "is missing; the first message of an upload is its header")])
 
     async def chunks() -> AsyncIterator[bytes]:
+        received, begun_s = 0, time.monotonic()
         while (message := await _next(messages)) is not None:
             if message.WhichOneof("part") != "chunk":
                 raise exceptions.InvalidRequest([Problem("chunk", "is missing; after the header come chunks only")])
+            received += len(message.chunk)
+            took_s = time.monotonic() - begun_s
+            if took_s > 2 * IDLE_TIMEOUT_S and received < took_s * SLOWEST_BYTES_PER_S:
+                raise exceptions.OutOfSequence(
+                    f"{received} bytes have arrived in {took_s:.0f} s, less than {SLOWEST_BYTES_PER_S:g} a second; "
+                    "go on with a new call"
+                )
             yield message.chunk
 
     return first.header, chunks()

@@ -241,12 +241,15 @@ class Hello(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     PLAYS_FAULTS_FIELD_NUMBER: _builtins.int
     CACHED_SHA256_FIELD_NUMBER: _builtins.int
+    FORGETS_INPUTS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     region: _builtins.str
     agent_version: _builtins.str
     draining: _builtins.bool
     plays_faults: _builtins.bool
     """whether game days are allowed here"""
+    forgets_inputs: _builtins.bool
+    """whether inputs go with their job, so that the next one has to fetch them again"""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_nodes_pb2.GpuInfo]: ...
     @_builtins.property
@@ -276,10 +279,11 @@ class Hello(_message.Message):
         draining: _builtins.bool = ...,
         plays_faults: _builtins.bool = ...,
         cached_sha256: _abc.Iterable[_builtins.str] | None = ...,
+        forgets_inputs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cached_sha256", b"cached_sha256", "draining", b"draining", "finished", b"finished", "gpus", b"gpus", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "running", b"running", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cached_sha256", b"cached_sha256", "draining", b"draining", "finished", b"finished", "forgets_inputs", b"forgets_inputs", "gpus", b"gpus", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "running", b"running", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,7 +82,7 @@ class Fleet:
 
     def leftovers(self) -> list[Path]:
         """Files of jobs on the boxes: there must be none once every job has ended."""
-        found = [self.folder / name / part for name in self.agents for part in ("outbox", "scratch")]
+        found = [self.folder / name / part for name in self.agents for part in ("inputs", "outbox", "scratch")]
         return [path for folder in found if folder.exists() for path in folder.rglob("*") if path.is_file()]
 
 
