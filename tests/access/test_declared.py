@@ -22,6 +22,8 @@ from hub.core.roles import Role
 from hub.server import access, http
 from hub.server.access import Rule, Whom
 from hub.service import Hub, serving
+from sonic.http_access import HttpAccess
+from sonic.listener import Bearer
 from sonic.v1 import access_pb2
 from tests.hub.conftest import config
 
@@ -150,7 +152,7 @@ def test_what_is_audited_names_fields_of_its_request() -> None:
 
 
 def test_every_route_is_declared_and_nothing_else() -> None:
-    app = http.application(lambda: "", lambda: None)
+    app = http.application(lambda: "", lambda: None, Bearer(HttpAccess()))
     routes = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     assert {route for route in routes if route[0] != "HEAD"} == set(access.ROUTES)
     assert not any("{" in path for _, path in routes)  # none takes an id that could be another tenant's

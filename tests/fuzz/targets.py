@@ -455,26 +455,32 @@ def _token(data: bytes) -> None:
 # Files of other nodes, and of those who publish models.
 
 
+_STATE_SHAPE = (4, 4, 2, 2)  # of four frames
+
+
 def _states() -> list[bytes]:
     import torch
     from safetensors.torch import save
 
-    told = {"fingerprint": "f", "step": "3", "window": "0", "late_s": "0.5", "done": "3", "total": "25"}
-    with_window = told | {"window": "2"}
-    latents = torch.zeros(1, 4, 2, 4, 4)
-    return [save({"latents": latents}, told), save({"latents": latents, "total": latents.clone()}, with_window)]
+    told = {"fingerprint": "f", "step": "3", "window": "0", "late_s": "0.0", "done": "12", "total": "100"}
+    in_second_look = told | {"window": "2", "late_s": "0.5", "done": "114", "total": "200"}
+    latents = torch.zeros(_STATE_SHAPE)
+    return [save({"latents": latents}, told), save({"latents": latents, "total": latents.clone()}, in_second_look)]
 
 
 def _state(data: bytes) -> None:
     import torch
 
     from sonic_runtime.checkpoint import Checkpoint
+    from sonic_runtime.engines.sonic.pipeline import Sampling
     from sonic_runtime.engines.sonic.resuming import Saver
 
-    state = Saver(Checkpoint(_file(data, "state"), ()), "f").load(torch.zeros(1, 4, 2, 4, 4))
+    sampling = Sampling(steps=25, window_frames=1)
+    state = Saver(Checkpoint(_file(data, "state"), ()), "f").load(torch.zeros(_STATE_SHAPE), sampling)
     if state:
-        assert state.progress.step >= 0
-        assert state.progress.window >= 0
+        assert 0 <= state.progress.step <= sampling.steps
+        assert 0 <= state.progress.window < len(state.progress.latents)
+        assert (state.progress.window > 0) == (state.progress.total is not None)
         assert 0 <= state.done <= state.total
         assert math.isfinite(state.late_s)
 
