@@ -66,8 +66,8 @@ async def test_from_a_token_to_a_node_that_is_revoked_while_it_renders(tmp_path:
             box = [*SONIC, "agent", "--hub", agents, "--enrol-at", callers, "--node-id", name, "--region", "eu"]
             box += ["--data-dir", str(tmp_path / name), "--http-listen", "127.0.0.1:0", "--log-format", "json"]
             box += ["--join-token-file", str(tmp_path / "token")]
-            box += [part for word in DOUBLE for part in ("--worker-command", word)]
-            boxes[name] = stack.enter_context(process(box, tmp_path / f"{name}.log", DOUBLE_DOES="hang"))
+            box += [part for word in (*DOUBLE, "--does=hang") for part in ("--worker-command", word)]
+            boxes[name] = stack.enter_context(process(box, tmp_path / f"{name}.log"))
 
         def ready() -> bool:
             return sum(node.state == nodes_pb2.NODE_STATE_READY for node in operator.nodes()) == 2
