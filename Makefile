@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := hub,agent,runtime,postgresql
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate quality gallery mouth lint format proto docs bench clean
+.PHONY: help setup demo test simulate fuzz quality gallery mouth lint format proto docs bench clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test: setup ## Run every test.
 
 simulate: $(VENV)/.installed ## Run the hub's decisions through drawn faults for MINUTES (10).
 	$(BIN)/python -m hub.simulation --minutes $(or $(MINUTES),10)
+
+fuzz: setup ## Try inputs on every reader of bytes from outside for MINUTES (5).
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),5)
 
 quality: setup ## Judge rendered videos: a table, and contact sheets in out/quality.
 	$(BIN)/python -m tests.quality

@@ -1,7 +1,9 @@
 """The agent's folder: claimed by one agent, private to its user.
 
-inputs/    portraits and voices, by hash
+inputs/    portraits and voices, by hash, while their jobs run
 scratch/   one folder per attempt that runs; wiped at start
+workers/   one folder per worker, for what it calls temporary; wiped at start
+compiled/  networks that workers have compiled, which hold nothing of any job
 outbox/    one folder per result that the hub has not acknowledged
 metrics/   samples that the hub has not acknowledged
 """
@@ -28,11 +30,17 @@ class Folders:
         self.inputs = data_dir / "inputs"
         self.outbox = data_dir / "outbox"
         self.metrics = data_dir / "metrics"
+        self.compiled = data_dir / "compiled"
         self._scratch = data_dir / "scratch"
+        self._workers = data_dir / "workers"
 
     def scratch(self, ref: Ref) -> Path:
         """The folder of an attempt while it runs."""
         return self._scratch / name_of(ref)
+
+    def temporary(self, worker: str) -> Path:
+        """Where a worker keeps what it calls temporary."""
+        return self._workers / worker
 
     def video(self, ref: Ref) -> Path:
         """Where the worker leaves the video of an attempt."""
@@ -44,8 +52,9 @@ class Folders:
 
     def make(self) -> None:
         """Make what is missing, and wipe what an earlier life left half done."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        for folder in (self.inputs, self.outbox, self._scratch):
+        for folder in (self._scratch, self._workers):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.inputs, self.outbox, self.compiled, self._scratch, self._workers):
             folder.mkdir(mode=0o700, exist_ok=True)
 
 

@@ -1,7 +1,8 @@
-"""Portraits and voices by their hash: fetched once, checked while they are written, evicted when not used for longest.
+"""Portraits and voices by their hash: fetched once for the jobs that run, checked while they are written.
 
-Files are hard-linked into the scratch folders of the attempts that use them. So a file with a second link is in use,
-and one that is replaced or removed here stays whole there.
+They go with the last job that uses them, or `keep_s` later, or when there is no room. Files are hard-linked into the
+scratch folders of the attempts that use them. So a file with a second link is in use, and one that is replaced or
+removed here stays whole there.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -35,9 +38,10 @@ class InputCorrupt(Exception):
 class Inputs:
     """The files under one folder, bounded in their sum unless they are all in use."""
 
-    def __init__(self, folder: Path, max_bytes: int, target: str) -> None:
+    def __init__(self, folder: Path, max_bytes: int, target: str, keep_s: float = math.inf) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._keep_s = keep_s
         self._target = target  # whom the bytes come from, for messages
         self._fetching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -60,6 +64,13 @@ class Inputs:
     def forget(self, sha256: str) -> None:
         """What was placed will not be wanted again."""
         (self._folder / sha256).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what no job uses any more, parts of downloads among it."""
+        for path in self._folder.iterdir():
+            about, lock = path.stat(), self._fetching.get(path.stem)
+            if about.st_nlink == 1 and not (lock and lock.locked()) and time.time() - about.st_mtime >= self._keep_s:
+                path.unlink(missing_ok=True)
 
     def recent(self, most: int) -> list[str]:
         """The hashes of what is cached, those used last first."""

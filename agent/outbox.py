@@ -39,9 +39,8 @@ class Outbox:
             try:
                 result = pb.AttemptResult.FromString((folder / "result.pb").read_bytes())
             except (OSError, DecodeError) as error:
-                _log.error(
-                    "a result cannot be read and is left alone", extra={"folder": folder.name, "why": str(error)}
-                )
+                _log.error("a result cannot be read and is given up", extra={"folder": folder.name, "why": str(error)})
+                shutil.rmtree(folder, ignore_errors=True)  # a video that nobody will fetch must not stay here
                 continue
             self._results[wire.ref(result.ref)] = result
         return list(self._results)

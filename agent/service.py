@@ -27,9 +27,11 @@ from agent.core.attempts import Failure, Fault, Ref, Rendered, Work
 from agent.core.game_day import GameDayFault
 from agent.core.node import Node
 from agent.core.sessions import SessionState
+from agent.enrolment import Renewal, identity_of
 from agent.errands import Errands
 from agent.faults import Faults
 from agent.folders import Folders, claimed
+from agent.identity import Identity
 from agent.inputs import Download, InputCorrupt, Inputs
 from agent.metrics import NO_MODEL, NO_TENANT, Metrics
 from agent.notify import Notifier
@@ -46,6 +48,8 @@ from sonic.v1 import fleet_service_pb2 as pb
 
 TICK_S = 0.25
 MEASURE_INTERVAL_S = 5.0
+SWEEP_INTERVAL_S = 2.0
+REMOVAL_TRIES = 40
 START_EXTENSION_S = 30.0
 MOST_CACHED_TOLD = 256
 _log = logging.getLogger("agent")
@@ -54,11 +58,14 @@ _log = logging.getLogger("agent")
 async def run(config: AgentConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal does not wait for what runs. Raises InvalidConfig."""
     with claimed(config.data_dir) as folders:
+        identity = await identity_of(config)
         probes = await asyncio.to_thread(hardware.detect)
-        async with open_line(config.hub) as line:
-            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), line)
-            async with http.serving(config.http_listen, agent.metrics.registry, agent.not_ready) as address:
-                where = {"http": address, "hub": config.hub, "data_dir": str(config.data_dir)}
+        async with open_line(config.hub_target, identity.credentials if identity else None) as line:
+            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), line, identity)
+            async with http.serving(
+                config.http_listen, agent.metrics.registry, agent.not_ready, config.http_access
+            ) as address:
+                where = {"http": address, "hub": config.hub_target, "data_dir": str(config.data_dir)}
                 _log.info("agent started", extra={"node_id": config.node_id, "region": config.region, **where})
                 await agent.serve()
     _log.info("agent stopped", extra={"node_id": config.node_id})
@@ -67,7 +74,9 @@ async def run(config: AgentConfig) -> None:
 class Agent:
     """The shell around the decisions."""
 
-    def __init__(self, config: AgentConfig, folders: Folders, box: hardware.Hardware, line: Line) -> None:
+    def __init__(
+        self, config: AgentConfig, folders: Folders, box: hardware.Hardware, line: Line, identity: Identity | None
+    ) -> None:
         self.metrics = Metrics(config.region, config.node_id)
         self._config = config
         self._folders = folders
@@ -81,10 +90,11 @@ class Agent:
             Spool(folders.metrics, config.metric_spool_max_bytes, config.metric_spool_max_age_s),
             self._clock,
         )
+        self._renewal = Renewal(config, identity, self._hub, line) if identity else None
         self._session = Session(self._hub, line, self._post, self._telemetry)
-        self._workers = Workers(config.worker_command, config.engine, self._post)
+        self._workers = Workers(config.worker_command, config.engine, folders, self._post)
         self._faults = Faults(self._clock, self._workers.hold)
-        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub)
+        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub_target, config.keep_inputs_s)
         self._outbox = Outbox(folders.outbox)
         self._notifier = Notifier(os.environ)
         self._health = nodes_pb2.NodeHealth()
@@ -119,8 +129,11 @@ class Agent:
             self._errands = Errands(group)
             self._errands.begin("clock", "agent", self._tick())
             self._errands.begin("probes", "agent", self._measure())
+            self._errands.begin("sweep", "agent", self._sweep())
             self._errands.begin("sampling", "agent", self._telemetry.sample_at_intervals())
             self._errands.begin("samples", "agent", self._telemetry.send_what_waits())
+            if self._renewal:
+                self._errands.begin("renewal", "agent", self._renewal.run())
             await self._decide()
             await self._shut_down()
 
@@ -168,6 +181,11 @@ class Agent:
         while True:
             self._post(events.Ticked())
             await asyncio.sleep(TICK_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            self._inputs.sweep()
+            await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _measure(self) -> None:
         while True:
@@ -261,6 +279,7 @@ class Agent:
             draining=one.draining,
             plays_faults=self._config.plays_faults,
             cached_sha256=self._inputs.recent(MOST_CACHED_TOLD),
+            forgets_inputs=not self._config.keep_inputs_s,
         )
         self._errands.begin("session", "hub", self._session.hold(hello))
 
@@ -293,7 +312,7 @@ class Agent:
             self.metrics.worker_restarted(self._ends.get(worker.slot, "unknown"))
         gpu = gpus.of_slot(worker.slot, self._gpus)
         settings = gpus.environment(gpu, self._gpus)
-        self._errands.begin("live", str(worker), self._workers.live(worker, settings))
+        self._errands.begin("live", str(worker), self._workers.live(worker, settings, gpu is not None))
 
     def _render_command(self, work: Work) -> worker_pb2.WorkerCommand:
         assignment = pb.Assignment.FromString(work.assignment)
@@ -375,7 +394,20 @@ class Agent:
             self._post(events.StoringFailed(one.ref, str(error)))
         else:
             self._post(events.ResultStored(one.ref))
-        await asyncio.to_thread(shutil.rmtree, self._folders.scratch(one.ref), ignore_errors=True)
+        await self._remove(self._folders.scratch(one.ref))
+
+    async def _remove(self, scratch: Path) -> None:
+        """Nothing of a job stays, also where a worker that is being ended still writes into its folder."""
+        for name in ("portrait", "voice"):
+            with contextlib.suppress(OSError):
+                os.utime(scratch / name)  # from now on nobody uses it here
+        for _ in range(REMOVAL_TRIES):
+            if await asyncio.to_thread(_removed, scratch):
+                break
+            await asyncio.sleep(TICK_S)
+        else:
+            _log.error("files of a job could not be removed", extra={"folder": str(scratch)})
+        self._inputs.sweep()
 
     async def _send_checkpoint(self, ref: Ref, done: int, total: int) -> None:
         path = self._folders.checkpoint(ref)
@@ -405,7 +437,7 @@ class Agent:
             else:
                 await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
         except grpc.aio.AioRpcError as error:
-            refused = error.code() in transfers.REFUSALS
+            refused = transfers.is_refusal(error)
             detail = f"{error.code().name}: {error.details()}"
             _log.warning("upload failed", extra={"ref": str(ref), "why": detail})
             self._post(events.UploadFailed(ref, refused, detail))
@@ -413,3 +445,8 @@ class Agent:
             self._post(events.UploadFailed(ref, True, f"the video cannot be read: {error}"))
         else:
             self._post(events.VideoUploaded(ref))
+
+
+def _removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()

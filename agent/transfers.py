@@ -15,6 +15,7 @@ import grpc.aio
 from agent import direct, wire
 from agent.core.attempts import Ref
 from agent.inputs import Download
+from sonic import statuses
 from sonic.v1 import artifacts_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -24,12 +25,17 @@ if TYPE_CHECKING:  # the stub of an asyncio channel has a type of its own, which
 CALL_TIMEOUT_S = 15.0
 SLOWEST_BYTES_PER_S = 50_000  # a transfer slower than this is cut, and goes on in another call
 _log = logging.getLogger("agent.transfers")
-REFUSALS = (
+_REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
+
+
+def is_refusal(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the hub will say the same to the same call for ever."""
+    return error.code() in _REFUSALS and statuses.to_exception(error, "").retry_after_s is None
 
 
 def download(hub: Stub, node_id: str, ref: Ref, artifact: artifacts_pb2.Artifact, link: str) -> Download:

@@ -1,4 +1,4 @@
-"""Worker processes: started in a session of their own, spoken to over their pipes, ended with all their children."""
+"""Worker processes: confined, in a session of their own, spoken to over their pipes, ended with all their children."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent import memory, wire
+from agent import confinement, memory, wire
 from agent.core import events
+from agent.folders import Folders
 from sonic import pipe
 from sonic.v1 import worker_pb2
 
 STOP_GRACE_S = 5.0  # after the end of its input
 LAST_WORDS_S = 2.0  # to read what a dead worker had said
-_NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _log = logging.getLogger("agent.workers")
 _said = logging.getLogger("agent.workers.stderr")
 
@@ -40,22 +41,39 @@ class WorkerId:
 class Workers:
     """The processes by slot and generation."""
 
-    def __init__(self, command: tuple[str, ...], engine: str, post: Post) -> None:
+    def __init__(self, command: tuple[str, ...], engine: str, folders: Folders, post: Post) -> None:
         self._command = (*command, "--engine", engine)
+        self._folders = folders
         self._post = post
         self._processes: dict[WorkerId, Process] = {}
 
-    async def live(self, worker: WorkerId, settings: Mapping[str, str]) -> None:
+    async def live(self, worker: WorkerId, settings: Mapping[str, str], has_gpu: bool) -> None:
         """Start a worker, with `settings` in its environment, and report what it says, until it is gone."""
         kills_before = memory.oom_kills()
-        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
-        environment |= settings
+        temporary = self._folders.temporary(str(worker))
+        environment = {
+            **confinement.environment(os.environ),
+            "TMPDIR": str(temporary),
+            "TORCHINDUCTOR_CACHE_DIR": str(self._folders.compiled),  # else it would go with the worker
+            **settings,
+        }
+        limits = confinement.Limits(address_bytes=None if has_gpu else 2 * confinement.physical_bytes())
+        if not shutil.which(self._command[0]):
+            why = f"{self._command[0]} could not be started: No such file or directory"
+            self._exited(worker, events.ExitCause.CRASHED, why)
+            return
         try:
+            temporary.mkdir(mode=0o700)
             process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True, env=environment
+                *confinement.command(limits, self._command),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                start_new_session=True,
+                env=environment,
             )
         except OSError as error:
-            self._exited(worker, events.ExitCause.CRASHED, f"{self._command[0]} could not be started: {error.strerror}")
+            self._exited(worker, events.ExitCause.CRASHED, f"it could not be started: {error.strerror}")
             return
         _log.info("worker started", extra={"worker": str(worker), "pid": process.pid} | dict(settings))
         self._processes[worker] = process
@@ -65,6 +83,7 @@ class Workers:
         finally:
             del self._processes[worker]
             _kill(process)
+            shutil.rmtree(temporary, ignore_errors=True)
         cause, detail = _verdict(process.returncode or 0, memory.oom_kills() > kills_before)
         self._exited(worker, cause, detail, last_words)
 
@@ -160,7 +179,7 @@ class _Words:
             told = dict(json.loads(line))
             level = logging.getLevelNamesMapping()[told.pop("level").upper()]
             message = told.pop("message")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             self.last = line
             _said.info(line, extra={"worker": self._worker})
             return

@@ -16,26 +16,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import grpc
 import grpc.aio
 import obstore.exceptions
 import obstore.store
 import sqlalchemy as sa
-from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hub.artifacts.depot import Depot
-from hub.config import HubConfig, InvalidConfig, is_loopback
+from hub.config import MIB, HubConfig, InvalidConfig
 from hub.core.dispatch import Rules
 from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
 from hub.forward.forwarder import Forwarder
 from hub.forward.sink import open_sink
-from hub.server import http
+from hub.server import audit, http
+from hub.server.access_service import AccessService, first_key
 from hub.server.admin_service import AdminService
+from hub.server.admittance import Admittance
 from hub.server.checkpoints import Checkpoints
+from hub.server.credentials import Credentials
 from hub.server.dispatcher import Dispatcher
+from hub.server.enrolment_service import EnrolmentService
 from hub.server.fleet_service import FleetService
+from hub.server.gate import Checking, Gate, Trusting
 from hub.server.guard import Guard
 from hub.server.job_service import JobService, reading
 from hub.server.neighbours import Neighbours, bearing_name
@@ -48,9 +53,18 @@ from hub.store import records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database, shared, sqlite_file
+from hub.trust import ports
+from hub.trust.authority import Authority, open_authority
+from sonic import listener
+from sonic.addresses import is_loopback
+from sonic.listener import Bearer
 from sonic.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
     admin_service_pb2,
     admin_service_pb2_grpc,
+    enrolment_service_pb2,
+    enrolment_service_pb2_grpc,
     fleet_service_pb2,
     fleet_service_pb2_grpc,
     job_service_pb2,
@@ -69,6 +83,8 @@ _SERVICES = [
         (job_service_pb2, "JobService"),
         (fleet_service_pb2, "FleetService"),
         (admin_service_pb2, "AdminService"),
+        (access_service_pb2, "AccessService"),
+        (enrolment_service_pb2, "EnrolmentService"),
     )
 ]
 _OPTIONS = [
@@ -77,7 +93,14 @@ _OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 4 * MIB),  # a batch of 1000 jobs is a sixth of it
+    ("grpc.max_metadata_size", 8 << 10),
+    ("grpc.absolute_max_metadata_size", 16 << 10),
+    ("grpc.max_concurrent_streams", 5000),  # of a connection; what is above waits at the other end
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),  # without a call
 ]
+MOST_CALLS = 100_000  # that are open, of all callers together
 
 
 @dataclass(frozen=True)
@@ -85,6 +108,7 @@ class Hub:
     """A hub that serves; the ports are those that it really has."""
 
     grpc_address: str
+    agent_address: str  # the same for an insecure hub
     http_address: str
     dispatcher: Dispatcher
     sessions: Sessions
@@ -113,6 +137,7 @@ async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> As
         database = open_database(config.resolved_database_url)
         try:
             async with (
+                _audited(config, database),
                 _named(config, database) as life,
                 _forwarder(config, forward or ForwardConfig(), database) as forwarder,
                 _serving(config, database, life, forwarder) as hub,
@@ -156,12 +181,21 @@ async def _serving(
         dispatcher.limit(read)
 
     limits = LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
+    authority = None if config.insecure else open_authority(config.resolved_authority_dir)
+    enrolment = EnrolmentService(authority, config.certificate_valid_s, database, bulletin, sessions)
     jobs = JobService(database, dispatcher, files, watchers, door)
-    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints)
-    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
+    fleet = FleetService(
+        config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints, enrolment
+    )
+    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin, enrolment)
+    credentials = Credentials(config, database)
+    gate: Gate = Trusting() if config.insecure else Checking(credentials)
     healthy = health.aio.HealthServicer()
-    server = _server(jobs, fleet, admin, healthy)
-    grpc_address = _bind(server, config)
+    access = AccessService(database, gate)
+    guard = Guard(gate, Admittance(config.max_calls_per_s, config.max_open_calls))
+    servers, grpc_address, agent_address = _listening(
+        config, authority, guard, jobs, fleet, admin, access, enrolment, healthy
+    )
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
         work = asyncio.create_task(dispatcher.run(), name="dispatcher")
@@ -169,39 +203,110 @@ async def _serving(
             asyncio.create_task(_sweep(depot), name="sweep"),
             asyncio.create_task(limits.watch(), name="tenant-limits"),
             asyncio.create_task(checkpoints.run(), name="checkpoints"),
+            asyncio.create_task(gate.run(), name="gate"),
+            asyncio.create_task(credentials.run(), name="credentials"),
         ]
         if forwarder:
             background.append(asyncio.create_task(forwarder.run(observe), name="forwarder"))
         for task in (work, *background):
             task.add_done_callback(_watch)
         await asyncio.sleep(0)  # all of them have begun before the first call comes in
-        await server.start()
+        for server in servers:
+            await server.start()
         for name in ("", *_SERVICES):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        _log.info("serving", extra={"grpc": grpc_address, "http": http_address, "data_dir": str(config.data_dir)})
+        where = {"grpc": grpc_address, "agents": agent_address, "http": http_address, "data_dir": str(config.data_dir)}
+        _log.info("serving", extra=where)
         try:
-            yield Hub(grpc_address, http_address, dispatcher, sessions, limits)
+            yield Hub(grpc_address, agent_address, http_address, dispatcher, sessions, limits)
         finally:
             await healthy.enter_graceful_shutdown()
             sessions.end_all()
-            await server.stop(STOP_GRACE_S)
+            await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
             dispatcher.stop()
             await asyncio.wait([work], timeout=STOP_GRACE_S)
             for task in background:
                 task.cancel()
             await asyncio.wait(background)
+            await credentials.note_use()
 
 
-def _server(
-    jobs: JobService, fleet: FleetService, admin: AdminService, healthy: health.aio.HealthServicer
-) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
-    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
-    fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
-    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+def _listening(
+    config: HubConfig,
+    authority: Authority | None,
+    guard: Guard,
+    jobs: JobService,
+    fleet: FleetService,
+    admin: AdminService,
+    access: AccessService,
+    enrolment: EnrolmentService,
+    healthy: health.aio.HealthServicer,
+) -> tuple[list[grpc.aio.Server], str, str]:
+    """The servers and their addresses, for callers and for agents: two ports, unless it is insecure.
+
+    Whoever comes to the agents' port must have a certificate, and callers have none.
+    """
+    for_callers = _server(guard, healthy)
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, for_callers)
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, for_callers)
+    access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, for_callers)
+    enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, for_callers)
+    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], for_callers)
+    if authority is None:
+        _log.warning(
+            "insecure: no TLS and no credentials; whoever can open a connection on this machine may do everything"
+        )
+        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_callers)
+        address = _bind(for_callers, "listen", config.listen, None)
+        return [for_callers], address, address
+    for_agents = _server(guard, healthy)
+    fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_agents)
+    return (
+        [for_callers, for_agents],
+        _bind(for_callers, "listen", config.listen, ports.callers(config, authority)),
+        _bind(for_agents, "agent_listen", config.agent_listen, ports.agents(config, authority)),
+    )
+
+
+def _server(guard: Guard, healthy: health.aio.HealthServicer) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=[guard], options=_OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return server
+
+
+def _bind(server: grpc.aio.Server, name: str, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    try:
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise InvalidConfig(f"{name} is {address!r}, which cannot be used; is another program there?") from error
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+@asynccontextmanager
+async def _audited(config: HubConfig, database: sa.Engine) -> AsyncIterator[None]:
+    """The audit log is open; and where nobody could call, a first operator has a key."""
+    path = config.data_dir / "audit.log"
+    with contextlib.ExitStack() as kept:
+        try:
+            kept.enter_context(audit.kept(path))
+        except OSError as error:
+            raise InvalidConfig(f"the audit log {path} cannot be written: {error.strerror}") from error
+        if not config.insecure:
+            await asyncio.to_thread(_let_operator_in, database, config.data_dir / "operator.key")
+        yield
+
+
+def _let_operator_in(database: sa.Engine, path: Path) -> None:
+    """The key is in its file before it is in the store: a hub that is killed between the two begins again."""
+    with database.begin() as connection:
+        if not (key := first_key(connection)):
+            return
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with open(fresh, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(f"{key}\n")
+        fresh.replace(path)
+    _log.warning("nobody could call: a first operator's key has been made", extra={"api_key_file": str(path)})
 
 
 @asynccontextmanager
@@ -223,28 +328,14 @@ async def _forwarder(config: HubConfig, forward: ForwardConfig, database: sa.Eng
         forwarder.close()
 
 
-def _bind(server: grpc.aio.Server, config: HubConfig) -> str:
-    try:
-        port = server.add_insecure_port(config.listen)
-    except RuntimeError as error:
-        raise InvalidConfig(f"listen is {config.listen!r}, which cannot be used; is another program there?") from error
-    return f"{config.listen.rpartition(':')[0]}:{port}"
-
-
 @asynccontextmanager
 async def _http(config: HubConfig, dispatcher: Dispatcher, observe: Callable[[], None]) -> AsyncIterator[str]:
-    host, _, port = config.http_listen.rpartition(":")
-    runner = web.AppRunner(http.application(lambda: dispatcher.stalled, observe), access_log=None)
-    await runner.setup()
+    app = http.application(lambda: dispatcher.stalled, observe, Bearer(config.http_access))
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise InvalidConfig(f"http_listen is {config.http_listen!r}, which cannot be used: {error.strerror}") from error
-    try:
-        yield f"{host}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+        async with listener.serving(config.http_listen, app, config.http_access) as address:
+            yield address
+    except listener.NoAddress as error:
+        raise InvalidConfig(f"http_listen is {config.http_listen!r}, which cannot be used: {error}") from error
 
 
 def _depot(config: HubConfig) -> Depot:

@@ -13,7 +13,6 @@ import inspect
 import logging
 import os
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -23,15 +22,25 @@ from typing import Any, Literal, TypeVar
 
 import platformdirs
 
-from sonic.addresses import addresses, is_address
+from sonic import texts
+from sonic.addresses import addresses, host_of, is_address, is_loopback
 from sonic.exceptions import BadSettings
 
 T = TypeVar("T")
 PATH_VARIABLE = "SONIC_CONFIG"
 _MORE_VARIABLES = {
-    *(PATH_VARIABLE, "SONIC_DEBUG", "SONIC_MODELS", "SONIC_MODELS_FROM", "SONIC_MODEL_STORE", "SONIC_MODEL_VERSION"),
+    *(
+        "SONIC_API_KEY",
+        PATH_VARIABLE,
+        "SONIC_DEBUG",
+        "SONIC_MODELS",
+        "SONIC_MODELS_FROM",
+        "SONIC_MODEL_STORE",
+        "SONIC_MODEL_VERSION",
+    ),
     *("SONIC_ACCEPT_LICENCE", "SONIC_ENCODER", "SONIC_ENGINE_OPTIONS", "SONIC_PROVIDERS"),
 }
+_LONGEST_PATH = 4096
 _log = logging.getLogger(__name__)
 MASK = "••••••"
 _SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")
@@ -43,15 +52,26 @@ class ClientConfig:
     """How the command finds its hub, and as whom it speaks."""
 
     hub: str = "127.0.0.1:50051"  # where the hub is, host:port; several hubs separated by commas
-    tenant: str = "default"  # whose the jobs are
+    tenant: str = ""  # whose the jobs are; a tenant's credential says it, an insecure hub takes default
     patience_s: float = 60.0  # how long a call that makes no progress is tried again
     health_url: str = "http://127.0.0.1:8090/healthz"  # of the hub; `sonic doctor` reads its clock there
+    insecure: bool = False  # no TLS and no credentials, for a hub on this machine that was started so
+    ca_file: Path | None = None  # the certificate of the hub's authority; this user's own hub's, or the system's
+    api_key_file: Path | None = None  # a file with an API key; SONIC_API_KEY holds the key itself
+    token_file: Path | None = None  # a file with an access token, read anew for each call
 
     def __post_init__(self) -> None:
         if not all(map(is_address, addresses(self.hub))):
             raise ValueError(f"hub is {self.hub!r}; host:port is wanted, for example 127.0.0.1:50051")
+        if self.insecure and not all(is_loopback(host_of(address)) for address in addresses(self.hub)):
+            raise ValueError(
+                f"hub is {self.hub!r}, on another machine, and insecure is for this machine alone; leave --insecure "
+                "out and set ca_file to the authority.pem of the hub"
+            )
         if not (self.tenant.isascii() and self.tenant.isprintable()):  # no call could carry it to the hub, who judges
             raise ValueError(f"tenant is {self.tenant!r}; use letters, digits and !-_.*'() only")
+        if self.api_key_file and self.token_file:
+            raise ValueError(f"token_file is {str(self.token_file)!r}, beside api_key_file; use one of the two")
         if not 0 <= self.patience_s < float("inf"):
             raise ValueError(f"patience_s is {self.patience_s:g}; a number of seconds of 0 or more is wanted")
 
@@ -198,14 +218,14 @@ def load(
     named = path or (Path(environ[PATH_VARIABLE]) if environ.get(PATH_VARIABLE) else None)
     where = named or default_path()
     try:
-        content = tomllib.loads(where.read_text(encoding="utf-8"))
+        content = texts.toml(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if named:
             raise BadSettings(f"there is no configuration file {where}") from None
         content = {}
     except OSError as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise BadSettings(f"the configuration file {where} cannot be read: {error}") from error
     _check_names(where, content)
     _warn_of_variables(environ)
@@ -280,14 +300,17 @@ def _from_text(field: Field, text: str, source: str) -> Any:
             return _TRUTH[text.strip().lower()]
         if field.kind is tuple:
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        return Path(text).expanduser() if field.kind is Path else field.kind(text)
-    except (ValueError, KeyError):
+        return _path(text) if field.kind is Path else field.kind(text)
+    except (ValueError, KeyError, RuntimeError):  # of a home that nobody has
         raise BadSettings(f"{source} is {text!r}; {_wanted(field)} is wanted") from None
 
 
 def _from_toml(field: Field, value: Any, source: str) -> Any:
     if field.kind is Path and isinstance(value, str):
-        return Path(value).expanduser()
+        try:
+            return _path(value)
+        except (ValueError, RuntimeError):
+            raise BadSettings(f"{source} is {value!r}; {_wanted(field)} is wanted") from None
     if field.kind is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
         return tuple(value)
     if field.kind is float and type(value) is int:
@@ -295,6 +318,14 @@ def _from_toml(field: Field, value: Any, source: str) -> Any:
     if type(value) is not field.kind:
         raise BadSettings(f"{source} is {value!r}; {_wanted(field)} is wanted")
     return value
+
+
+def _path(text: str) -> Path:
+    """Raises ValueError for what no file can be called."""
+    path = Path(text).expanduser()
+    if "\0" in text or len(os.fsencode(text)) >= _LONGEST_PATH or any(len(os.fsencode(p)) > 255 for p in path.parts):
+        raise ValueError(text)
+    return path
 
 
 def _wanted(field: Field) -> str:

@@ -8,15 +8,13 @@ cell was not given. A deadline is a time, never a duration: a rerun must ask for
 from __future__ import annotations
 
 import csv
-import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sonic import deadlines, files, parameters
+from sonic import deadlines, files, parameters, texts
 from sonic.config import nearest
 from sonic.exceptions import BadManifest
 from sonic.parameters import SPECS, InvalidParameters, Problem, told
@@ -88,10 +86,10 @@ def inputs(path: Path) -> frozenset[Path]:
 def read_preset(path: Path) -> dict[str, Any]:
     """What holds for every row that does not say otherwise, from a TOML file. Raises BadManifest."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = texts.toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadManifest(f"the preset {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise BadManifest(f"the preset {path} cannot be read: {error}") from error
     for name in content:
         if name not in _KINDS:
@@ -138,7 +136,7 @@ def _jsonl_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
         if not text.strip():
             continue
         try:
-            cells = json.loads(text.strip())
+            cells = texts.parsed_json(text.strip())
         except ValueError as error:
             said = str(error).replace("line 1 column", "column")  # it has seen this line alone
             yield line, {}, (Problem("row", f"is not JSON: {said}"),)
@@ -195,7 +193,7 @@ def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
             continue
         try:
             found[name] = _value(_KINDS[name], value)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             problems.append(Problem(name, f"is {value!r}; {_WANTED[name]} is wanted"))
     return found
 

@@ -226,7 +226,7 @@ def _problem(spec: Spec, value: Any) -> str | None:
         return f"is {value!r}; {spec.wanted} is wanted"
     if spec.kind is bool:
         return None
-    if not math.isfinite(value) or not spec.low <= value <= spec.high:
+    if not spec.low <= value <= spec.high or not math.isfinite(value):
         return f"is {value}{unit}; choose a value from {spec.range}"
     if spec.multiple_of and value % spec.multiple_of:
         below = int(value // spec.multiple_of) * spec.multiple_of

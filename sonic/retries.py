@@ -6,15 +6,16 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 import grpc.aio
 
-from sonic import statuses
+from sonic import exceptions, statuses
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+TOO_MANY_CALLS = "TOO_MANY_CALLS"  # the hub's reason; it says when to come back
 _log = logging.getLogger(__name__)
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
@@ -22,13 +23,21 @@ _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc
 class Patience:
     """How long somebody goes on trying; whatever moves forward makes it whole again.
 
-    `elsewhere` is called when the hub does not answer, so that the next try may be made at another one.
+    `elsewhere` is called when the hub does not answer, so that the next try may be made at another one. `trouble` tells
+    of what no other try would change.
     """
 
-    def __init__(self, target: str, seconds: float, elsewhere: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        target: str,
+        seconds: float,
+        elsewhere: Callable[[], None] = lambda: None,
+        trouble: Callable[[grpc.aio.AioRpcError], Awaitable[str]] | None = None,
+    ) -> None:
         self._target = target
         self._seconds = seconds
         self._elsewhere = elsewhere
+        self._trouble = trouble
         self.renew()
 
     def renew(self) -> None:
@@ -38,8 +47,10 @@ class Patience:
     async def pause(self, error: grpc.aio.AioRpcError, also: tuple[grpc.StatusCode, ...] = ()) -> None:
         """Wait before the next try. Raises HubError when there is to be none."""
         failure = statuses.to_exception(error, self._target)
-        if error.code() not in (*_PASSING, *also):
+        if error.code() not in (*_PASSING, *also) and failure.reason != TOO_MANY_CALLS:
             raise failure from error
+        if self._trouble and not self._tries and (why := await self._trouble(error)):
+            raise exceptions.HubUnreachable(why) from error
         longest = min(FIRST_PAUSE_S * 2**self._tries, LONGEST_PAUSE_S)
         pause_s = max(random.uniform(longest / 2, longest), failure.retry_after_s or 0.0)  # noqa: S311 - no secret
         if time.monotonic() + pause_s > self._until:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -51,9 +54,12 @@ def to_exception(error: grpc.aio.AioRpcError, target: str) -> exceptions.HubErro
 
 def _details(error: grpc.aio.AioRpcError) -> list[object]:
     try:
-        status = rpc_status.from_call(error)
-    except ValueError:  # the details contradict the status: some proxy's, not the hub's
+        return _unpacked(rpc_status.from_call(error))
+    except (ValueError, DecodeError):  # the details contradict the status, or are none: some proxy's, not the hub's
         return []
+
+
+def _unpacked(status: Any) -> list[object]:
     kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
     packed = status.details if status else ()
     return [kind.FromString(item.value) for item in packed for kind in kinds if item.Is(kind.DESCRIPTOR)]

@@ -454,6 +454,7 @@ class Dispatch:
         node.busy.clear()
         node.gpus, self._fleet = event.gpus, None
         self.board.note_inputs(node, event.inputs[::-1])
+        node.forgets_inputs = event.forgets_inputs
         self._note_slots(node, event.slots, now)
         yield from self.standing.joined(node, now)
         holds = {*event.running, *event.finished}
@@ -567,7 +568,9 @@ class Dispatch:
         fetched = [item for item in job.inputs if job.node_id not in self.board.having(item.sha256)]
         if fetched:
             self.forecasts.transferred(job.node_id, _bytes(fetched), now - job.started_at_s)
-        self.board.note_inputs(self.nodes[job.node_id], tuple(item.sha256 for item in job.inputs))
+        node = self.nodes[job.node_id]
+        if not node.forgets_inputs:
+            self.board.note_inputs(node, tuple(item.sha256 for item in job.inputs))
 
     def _advance(self, node_id: str, ref: Ref, progress: Progress, now: float) -> None:
         job = self.jobs.get(ref.job_id)

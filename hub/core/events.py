@@ -45,6 +45,7 @@ class NodeJoined:
     leaving: bool = False
     gpus: tuple[Gpu, ...] = ()
     inputs: tuple[str, ...] = ()  # hashes of what it has, those used last first
+    forgets_inputs: bool = False  # they go with their job
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ class Node:
     first_factors: dict[int, float] = field(default_factory=dict)  # of each slot's first probe clip
     vitals: Vitals = field(init=False)
     inputs: OrderedDict[str, None] = field(default_factory=OrderedDict)  # hashes that it has, the newest last
+    forgets_inputs: bool = False  # they go with their job
     hub_id: str = ""  # the other hub that holds its session
     state_there: NodeState = NodeState.OFFLINE  # as that hub sees it
 

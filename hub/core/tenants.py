@@ -6,7 +6,20 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, NewType
 
+Tenant = NewType("Tenant", str)
+"""A tenant that may be served: the guard has made sure whose a call is, or the store says whose a job is."""
+
+
+class Everybody(Enum):
+    """In the place of a tenant: the rows of all, for what operators ask and for the hub's own decisions."""
+
+    EVERYBODY = "everybody"
+
+
+EVERYBODY: Final = Everybody.EVERYBODY
 MAX_TENANT_CHARACTERS = 150
 _TENANT = re.compile(r"[A-Za-z0-9!\-_.*'()]+")
 
@@ -49,7 +62,7 @@ class Limits:
 
 @dataclass
 class Rate:
-    """A bucket into which `per_minute` tokens flow; it holds a minute's worth, and starts full.
+    """A bucket into which `per_minute` tokens flow; it holds a minute's worth, or `most`, and starts full.
 
     More than it holds is taken when it is full, and owed for: a large batch waits, but is never refused for good.
     """
@@ -57,6 +70,7 @@ class Rate:
     per_minute: float
     tokens: float
     at_s: float
+    most: float = math.inf
 
     @classmethod
     def full(cls, per_minute: float, now: float) -> Rate:
@@ -66,9 +80,10 @@ class Rate:
         """Take so many tokens. Returns 0, or takes none and returns in how many seconds they will be there."""
         if math.isinf(self.per_minute):
             return 0.0
-        self.tokens = min(self.tokens + (now - self.at_s) * self.per_minute / 60, self.per_minute)
+        room = min(self.per_minute, self.most)
+        self.tokens = min(self.tokens + (now - self.at_s) * self.per_minute / 60, room)
         self.at_s = now
-        missing = min(count, self.per_minute) - self.tokens
+        missing = min(count, room) - self.tokens
         if missing > 1e-9:
             return missing * 60 / self.per_minute
         self.tokens -= count

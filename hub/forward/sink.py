@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -24,6 +25,8 @@ _CONTENT_TYPES = {
 _WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 _MAX_TEXT = 2000  # characters of an answer that are looked at
 _TOKEN_MARGIN_S = 30.0
+_LONGEST_TOKEN_S = 86_400.0
+_MAX_GRANT_BYTES = 64 << 10
 
 
 class NoToken(Exception):
@@ -64,7 +67,7 @@ class Sink:
             async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 text = (await response.content.read(_MAX_TEXT)).decode("utf-8", "replace")
                 return Answer(response.status, text, _retry_after(response.headers), _WRITTEN in response.headers)
-        except (aiohttp.ClientError, TimeoutError, OSError, NoToken) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, NoToken) as error:  # a header that cannot be
             return Answer(0, str(error) or type(error).__name__)
 
 
@@ -135,13 +138,27 @@ class Tokens:
         async with self._http.post(url, data=form, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise NoToken(f"the token endpoint answered {response.status}")
-            try:
-                granted = await response.json(content_type=None)
-                self._token = str(granted["access_token"])
-                lasts_s = float(granted.get("expires_in", 300))
-            except (ValueError, KeyError, TypeError) as error:
-                raise NoToken("the token endpoint's answer holds no access_token") from error
+            said = bytearray()
+            async for chunk in response.content.iter_any():
+                said += chunk
+                if len(said) > _MAX_GRANT_BYTES:
+                    raise NoToken(f"the token endpoint's answer is longer than {_MAX_GRANT_BYTES} bytes")
+        self._token, lasts_s = granted(bytes(said))
         self._expires_s = time.monotonic() + max(lasts_s - _TOKEN_MARGIN_S, lasts_s / 2)
+
+
+def granted(answer: bytes) -> tuple[str, float]:
+    """The token in the answer of a token endpoint, and for how many seconds it is good. Raises NoToken."""
+    try:
+        said = json.loads(answer)
+        token, lasts_s = said["access_token"], float(said.get("expires_in", 300))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise NoToken("the token endpoint's answer holds no access_token") from error
+    if not isinstance(token, str) or not token or not (token.isascii() and token.isprintable()):
+        raise NoToken("the token endpoint's access_token is none that a header can carry")
+    if not lasts_s > 0:
+        raise NoToken(f"the token endpoint's expires_in is {lasts_s:g}")
+    return token, min(lasts_s, _LONGEST_TOKEN_S)
 
 
 def _basic(name: str, password_file: Path) -> dict[str, str]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 
 from hub.core.nodes import Slot
+from hub.core.tenants import Rate
 from hub.forward.intake import Source
 from sonic.v1 import fleet_service_pb2, metrics_pb2, nodes_pb2
 
 Outgoing = fleet_service_pb2.SessionResponse
+MESSAGES_PER_S, MOST_AT_ONCE = 1000.0, 5000.0  # that are heard of one agent; whoever says more is heard later
+MOST_UNTAKEN = 10_000  # messages that wait for an agent
+MOST_OUTGOING = 10_000  # messages that an agent has not taken
+_log = logging.getLogger("hub.sessions")
 
 
 @dataclass
@@ -26,9 +32,11 @@ class AgentSession:
     heard_at_s: float = field(default_factory=time.time)  # wall clock
     offered: tuple[Slot, ...] = ()  # the slots as the decisions see them
     metrics: Source = field(init=False)
+    pace: Rate = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Source(self.hello.node_id, self.hello.region, self._acknowledge_samples)
+        self.pace = Rate(MESSAGES_PER_S * 60, MOST_AT_ONCE, time.monotonic(), MOST_AT_ONCE)
 
     def _acknowledge_samples(self, sequences: list[int]) -> None:
         ack = metrics_pb2.SamplesAck(sequences=sequences)

@@ -15,7 +15,6 @@ import asyncio
 import logging
 import math
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -25,6 +24,7 @@ from typing import Any
 from hub import exceptions
 from hub.config import InvalidConfig
 from hub.core.tenants import Limits, Rate, TenantLimits, tenant_problem
+from sonic import texts
 from sonic.config import nearest
 
 LOOK_INTERVAL_S = 2.0
@@ -43,10 +43,10 @@ _log = logging.getLogger("hub.tenants")
 def read(path: Path, base: TenantLimits) -> Limits:
     """The limits in a file; `base` are those of a tenant of which it says nothing. Raises InvalidConfig."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = texts.toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidConfig(f"tenants_file {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise InvalidConfig(f"tenants_file {path} cannot be read: {error}") from error
     problems = [f"[{name}] does not exist; {nearest(name, _TABLES)}" for name in content if name not in _TABLES]
     default = _limits("[default]", content.get("default", {}), base, problems)

@@ -55,6 +55,57 @@ RESULT_VERDICT_VIDEO_MISSING: ResultVerdict.ValueType  # 4
 Global___ResultVerdict: _TypeAlias = ResultVerdict  # noqa: Y015
 
 @_typing.final
+class RenewCertificateRequest(_message.Message):
+    """The new key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    SIGNING_REQUEST_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    signing_request: _builtins.bytes
+    """PKCS #10, DER, signed by the new key"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        signing_request: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "signing_request", b"signing_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewCertificateRequest: _TypeAlias = RenewCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RenewCertificateResponse(_message.Message):
+    """Who the node is from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.str
+    """PEM"""
+    authority: _builtins.str
+    """PEM"""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.str = ...,
+        authority: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewCertificateResponse: _TypeAlias = RenewCertificateResponse  # noqa: Y015
+
+@_typing.final
 class SessionRequest(_message.Message):
     """From the agent."""
 
@@ -190,12 +241,15 @@ class Hello(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     PLAYS_FAULTS_FIELD_NUMBER: _builtins.int
     CACHED_SHA256_FIELD_NUMBER: _builtins.int
+    FORGETS_INPUTS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     region: _builtins.str
     agent_version: _builtins.str
     draining: _builtins.bool
     plays_faults: _builtins.bool
     """whether game days are allowed here"""
+    forgets_inputs: _builtins.bool
+    """whether inputs go with their job, so that the next one has to fetch them again"""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_nodes_pb2.GpuInfo]: ...
     @_builtins.property
@@ -225,10 +279,11 @@ class Hello(_message.Message):
         draining: _builtins.bool = ...,
         plays_faults: _builtins.bool = ...,
         cached_sha256: _abc.Iterable[_builtins.str] | None = ...,
+        forgets_inputs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cached_sha256", b"cached_sha256", "draining", b"draining", "finished", b"finished", "gpus", b"gpus", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "running", b"running", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cached_sha256", b"cached_sha256", "draining", b"draining", "finished", b"finished", "forgets_inputs", b"forgets_inputs", "gpus", b"gpus", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "running", b"running", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

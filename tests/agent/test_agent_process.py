@@ -65,8 +65,8 @@ async def test_a_job_is_fetched_rendered_uploaded_and_reported_once(hub: Scripte
     assert not any((tmp_path / "data/scratch").iterdir())
 
 
-async def test_inputs_are_fetched_once_and_kept_private(hub: ScriptedHub, start: Start, tmp_path: Path):
-    await start()
+async def test_inputs_that_are_kept_are_fetched_once_and_private(hub: ScriptedHub, start: Start, tmp_path: Path):
+    await start(keep_inputs_s=60.0)
     await hub.slot_is(READY)
     for job in ("a", "b"):
         hub.assign(job, b"ok")

@@ -46,7 +46,7 @@ async def test_a_probe_is_rendered_and_the_round_trip_measured(hub: ScriptedHub,
 
 
 async def test_what_is_cached_is_told_with_what_was_used_last_first(hub: ScriptedHub, start: Start) -> None:
-    await start()
+    await start(keep_inputs_s=60.0)
     await hub.slot_is(READY)
     assert not (await hub.hello()).cached_sha256
     for job, voice in (("a", b"ok"), ("b", b"slow 0"), ("c", b"ok")):

@@ -68,7 +68,9 @@ def test_a_result_that_cannot_be_read_hides_no_other(folder: Path, video: Path):
     Outbox(folder).put(REF, RENDERED, video)
     (folder / "broken-1").mkdir()
     (folder / "broken-1/result.pb").write_bytes(b"\xff\xff")
+    (folder / "broken-1/video.mp4").write_bytes(b"somebody's face")
     assert Outbox(folder).load() == [REF]
+    assert not (folder / "broken-1").exists(), "nobody would ever fetch that video"
 
 
 def test_what_is_forgotten_is_gone(folder: Path, video: Path):

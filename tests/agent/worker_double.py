@@ -1,4 +1,4 @@
-"""A worker that speaks worker.proto and renders nothing: what it does is written in the voice.
+"""A worker that speaks worker.proto and renders nothing: what it does is written in the voice, or told by --does.
 
 `ok`, `slow` (seconds), `steps` (how many, each a little work), `crash`, `oom`, `hang` (signs of life, no progress),
 `silent` (stopped as a whole), `stubborn` (does not let go on cancel), `no face`.
@@ -20,7 +20,8 @@ from sonic.v1 import worker_pb2 as pb
 
 
 class Worker:
-    def __init__(self) -> None:
+    def __init__(self, does: str = "") -> None:
+        self.does = does
         self.ticks = 0
         self.cancelled: set[str] = set()
         self._lock = threading.Lock()
@@ -40,7 +41,8 @@ class Worker:
         self.say(failed=pb.WorkerFailed(render_id=render_id, failure=failure))
 
     def render(self, command: pb.RenderCommand) -> None:
-        word, _, seconds = Path(command.voice_path).read_text().partition(" ")
+        does = self.does or Path(command.voice_path).read_text()
+        word, _, seconds = does.partition(" ")
         print(f"rendering {command.render_id}: {word}", file=sys.stderr, flush=True)
         if word == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -73,9 +75,10 @@ class Worker:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--engine", required=True)
+    parser.add_argument("--does", default="", help="instead of what is written in the voice")
     parser.add_argument("--broken-while", type=Path, help="the probe clip fails while this file is there")
     arguments = parser.parse_args()
-    worker = Worker()
+    worker = Worker(arguments.does)
     engines = [nodes_pb2.EngineInfo(engine="warp", model_version="double")]
     networks = [pb.NetworkInfo(network="mouth", provider="cuda")]
     worker.say(loaded=pb.WorkerLoaded(engines=engines, networks=networks))

@@ -33,7 +33,7 @@ class Fleet:
     folder: Path
 
     def client(self, tenant: str = "acme") -> SonicClient:
-        return SonicClient(self.address, tenant)
+        return SonicClient(self.address, tenant, insecure=True)
 
     def restart_hub(self) -> None:
         self.hub.start()
@@ -83,7 +83,7 @@ class Fleet:
 
     def leftovers(self) -> list[Path]:
         """Files of jobs on the boxes: there must be none once every job has ended."""
-        found = [self.folder / name / part for name in self.agents for part in ("outbox", "scratch")]
+        found = [self.folder / name / part for name in self.agents for part in ("inputs", "outbox", "scratch")]
         walks = (entry for folder in found for entry in os.walk(folder))  # passes over what vanishes meanwhile
         return [Path(folder) / name for folder, _, names in walks for name in names]
 
@@ -110,7 +110,7 @@ def running_fleet(
 ) -> Iterator[Fleet]:
     """`options` and `environment` are the agents'."""
     address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    hub = [*SONIC, "hub", "--listen", address, "--http-listen", http, "--data-dir", str(folder / "hub")]
+    hub = [*SONIC, "hub", "--insecure", "--listen", address, "--http-listen", http, "--data-dir", str(folder / "hub")]
     hub += ["--heartbeat-interval-s", "0.5", "--lease-s", "3"]
     with contextlib.ExitStack() as stack:
         made = Fleet(
@@ -118,7 +118,7 @@ def running_fleet(
         )
         wait_until_ready(made.hub_url, made.hub)
         for name in names:
-            agent = [*SONIC, "agent", "--hub", address, "--node-id", name, "--region", "test"]
+            agent = [*SONIC, "agent", "--insecure", "--hub", address, "--node-id", name, "--region", "test"]
             agent += ["--data-dir", str(folder / name), "--http-listen", "127.0.0.1:0", "--log-format", "json"]
             agent += options
             made.agents[name] = stack.enter_context(process(agent, folder / f"{name}.log", **environment))
