@@ -32,7 +32,7 @@ from agent.faults import Faults
 from agent.folders import Folders, claimed
 from agent.inputs import Download, InputCorrupt, Inputs
 from agent.metrics import NO_MODEL, NO_TENANT, Metrics
-from agent.notify import Notifier
+from sonic.notify import Notifier
 from agent.outbox import Outbox
 from agent.probes import hardware
 from agent.session import CLOSE_TIMEOUT_S, Session, open_line
