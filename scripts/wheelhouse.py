@@ -89,7 +89,9 @@ def _pip(*arguments: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runtime", action="append", choices=RUNTIMES, help="may be repeated; hub and cpu unless given")
+    parser.add_argument(
+        "--runtime", action="append", choices=RUNTIMES, help="may be repeated; hub and cpu unless given"
+    )
     parser.add_argument("--model", action="append", default=[], help="a model that is here; may be repeated")
     parser.add_argument("--python", default="3.11", help="of the boxes")
     parser.add_argument("--machine", default="x86_64", help="of the boxes: x86_64 or aarch64")

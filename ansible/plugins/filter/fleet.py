@@ -14,7 +14,7 @@ SHARES = (0.1, 0.5, 1.0)
 
 
 def waves(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """The order of an upgrade: region after region, each with one canary, then up to 10 %, 50 % and all of its boxes."""
+    """The order of an upgrade: region after region, each with one canary, then up to 10 %, 50 % and all its boxes."""
     regions: dict[str, list[str]] = defaultdict(list)
     for host in hosts:
         regions[str(hostvars[host].get("sonic_agent_region", ""))].append(host)
@@ -30,9 +30,7 @@ def waves(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> li
     return found
 
 
-def usual_drivers(
-    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], region: str, gpu: str
-) -> list[str]:
+def usual_drivers(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], region: str, gpu: str) -> list[str]:
     """What most boxes of a region with this GPU say, "NAME, DRIVER"; nothing where no more than half agree.
 
     `gpu` is what one box says. Raises ValueError when it is of another form.
@@ -46,11 +44,30 @@ def usual_drivers(
     return [line for line, count in said.items() if 2 * count > said.total()]
 
 
-Kind = tuple[str, int, int, bool]
+def alike(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], host: str) -> list[str]:
+    """The node ids of the other boxes of its region with the same GPUs."""
+    own = hostvars[host]
+    wanted = (own.get("sonic_agent_region"), _models(own))
+    others = [hostvars[other] for other in hosts if other != host]
+    return [
+        str(facts.get("sonic_agent_node_id", facts.get("inventory_hostname")))
+        for facts in others
+        if (facts.get("sonic_agent_region"), _models(facts)) == wanted
+    ]
 
 
-def paces(jobs: Iterable[Mapping[str, Any]], node: str, since: float = 0, until: float = math.inf) -> list[list[Any]]:
-    """[kind, pace] of each render of a node that began and ended in a time (Unix seconds).
+def not_passed(hostvars: Mapping[str, Mapping[str, Any]], wave: Iterable[str]) -> list[str]:
+    """The boxes of a wave that neither ran the release before nor have passed with it."""
+    return [
+        host
+        for host in wave
+        if "sonic_why_not" in hostvars[host]
+        or (hostvars[host].get("sonic_agent_touched") and not hostvars[host].get("sonic_agent_passed"))
+    ]
+
+
+def paces(jobs: Iterable[Mapping[str, Any]], nodes: Sequence[str], since: float = 0) -> list[list[Any]]:
+    """[kind, pace] of each render on one of these nodes that began after a time (Unix seconds).
 
     The pace is seconds of work per second of video. Renders of one kind can be compared: the same engine and size, with
     a portrait that was, or was not, prepared before. `jobs` are those of `sonic jobs list --json`.
@@ -59,10 +76,14 @@ def paces(jobs: Iterable[Mapping[str, Any]], node: str, since: float = 0, until:
     for job in jobs:
         last = (job.get("attempts") or [{}])[-1]
         report = job.get("report") or {}
-        if last.get("node_id") != node or not report.get("video_seconds") or report.get("resumed_from", "0") != "0":
+        if (
+            last.get("node_id") not in nodes
+            or not report.get("video_seconds")
+            or report.get("resumed_from", "0") != "0"
+        ):
             continue
-        began, ended = _seconds(last.get("started_at")), _seconds(job.get("ended_at"))
-        if began is None or ended is None or began < since or ended > until:
+        began = _seconds(last.get("started_at"))
+        if began is None or began < since:
             continue
         kind = (report["engine"], report["width"], report["height"], report["portrait_was_prepared"])
         work_s = sum(stage["seconds"] for stage in report["stages"])
@@ -79,6 +100,10 @@ def slowdown(after: Iterable[Sequence[Any]], before: Iterable[Sequence[Any]]) ->
     return round(median(ratios), 3) if ratios else 0.0
 
 
+def _models(facts: Mapping[str, Any]) -> list[str]:
+    return [line.partition(", ")[0] for line in facts.get("sonic_agent_gpus", ())]
+
+
 def _seconds(stamp: str | None) -> float | None:
     if not stamp:
         return None
@@ -90,4 +115,7 @@ class FilterModule:
     """What Ansible asks for."""
 
     def filters(self) -> dict[str, Any]:
-        return {"waves": waves, "usual_drivers": usual_drivers, "paces": paces, "slowdown": slowdown}
+        return {"waves": waves, "usual_drivers": usual_drivers, "alike": alike, "not_passed": not_passed} | {
+            "paces": paces,
+            "slowdown": slowdown,
+        }
