@@ -39,8 +39,29 @@ def build_wheel(source: Path, into: Path) -> Path:
         return Path(shutil.move(built, into / built.name))
 
 
-def gather(wheel: Path, into: Path, runtimes: Iterable[str], python: str, machine: str, download: Path | None) -> None:
-    """Fill a folder with wheels and requirements. `download` keeps what was downloaded for the next time."""
+def make(
+    wheel: Path,
+    out: Path,
+    runtimes: Iterable[str] = ("hub", "cpu"),
+    models: Iterable[str] = (),
+    python: str = "3.11",
+    machine: str = "x86_64",
+    download: Path | None = None,
+) -> Path:
+    """The file, in the folder `out`. `download` is a folder that keeps what was downloaded for the next time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _gather(wheel, folder, runtimes, python, machine, download)
+        for model in models:
+            from sonic_runtime import models as shelf
+
+            path = shelf.path(*shelf.named(model))
+            shutil.copytree(path, folder / "models" / path.parent.name / path.name)
+        tag = f"cp{python.replace('.', '')}-{machine}"
+        return _pack(folder, out / f"sonic-wheelhouse-{wheel.name.split('-')[1]}-{tag}.tar")
+
+
+def _gather(wheel: Path, into: Path, runtimes: Iterable[str], python: str, machine: str, download: Path | None) -> None:
     (into / "wheels").mkdir(parents=True)
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in (35, 34, 31, 28, 27, 17)] + [f"manylinux2014_{machine}"]
     target = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp"]
@@ -58,8 +79,8 @@ def gather(wheel: Path, into: Path, runtimes: Iterable[str], python: str, machin
                 shutil.move(path, into / "wheels" / path.name)
 
 
-def pack(folder: Path, target: Path) -> Path:
-    """Make one file of a folder, and its .sha256 beside it. Wheels are compressed already."""
+def _pack(folder: Path, target: Path) -> Path:
+    # Wheels are compressed already.
     with tarfile.open(target, "w") as archive:
         for path in sorted(folder.iterdir()):
             archive.add(path, path.name, filter=_anonymous)
@@ -99,22 +120,12 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, help="this project's wheel; built from the checkout unless given")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     wanted = parser.parse_args()
-    wanted.out.mkdir(parents=True, exist_ok=True)
-    if wanted.download:
-        wanted.download.mkdir(parents=True, exist_ok=True)
+    for made in filter(None, (wanted.out, wanted.download)):
+        made.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         wheel = wanted.wheel.resolve() if wanted.wheel else build_wheel(ROOT, Path(name))
-        version = wheel.name.split("-")[1]
-        folder = Path(name) / "wheelhouse"
-        gather(wheel, folder, wanted.runtime or ("hub", "cpu"), wanted.python, wanted.machine, wanted.download)
-        if wanted.model:
-            from sonic_runtime import models
-
-            for model in wanted.model:
-                path = models.path(*models.named(model))
-                shutil.copytree(path, folder / "models" / path.parent.name / path.name)
-        tag = f"cp{wanted.python.replace('.', '')}-{wanted.machine}"
-        print(pack(folder, wanted.out / f"sonic-wheelhouse-{version}-{tag}.tar"))
+        runtimes = wanted.runtime or ("hub", "cpu")
+        print(make(wheel, wanted.out, runtimes, wanted.model, wanted.python, wanted.machine, wanted.download))
 
 
 if __name__ == "__main__":
