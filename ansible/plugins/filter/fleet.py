@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,6 +101,12 @@ def slowdown(after: Iterable[Sequence[Any]], before: Iterable[Sequence[Any]]) ->
     return round(median(ratios), 3) if ratios else 0.0
 
 
+def fastest(results: Iterable[Mapping[str, Any]]) -> float:
+    """The best realtime factor among results of `python -m sonic_runtime.golden`; 0 when none of them is right."""
+    right = [json.loads(result["stdout"])["realtime_factor"] for result in results if result["rc"] == 0]
+    return max(right, default=0.0)
+
+
 def _models(facts: Mapping[str, Any]) -> list[str]:
     return [line.partition(", ")[0] for line in facts.get("sonic_agent_gpus", ())]
 
@@ -118,4 +125,5 @@ class FilterModule:
         return {"waves": waves, "usual_drivers": usual_drivers, "alike": alike, "not_passed": not_passed} | {
             "paces": paces,
             "slowdown": slowdown,
+            "fastest": fastest,
         }
