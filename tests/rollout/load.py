@@ -1,7 +1,7 @@
-"""Run on the hub's box: submits a short job each second until a file appears, then waits for all and prints how they ended.
+"""Run on the hub's box: submits short jobs until a file appears, then waits for all and prints how they ended.
 
-`python load.py FOLDER SECONDS`: FOLDER has face.png and voice.wav, and `stop` ends the submitting. One JSON object is
-printed last: {"jobs": [[job_id, state, attempts that succeeded, attempts that failed, reasons]], ...}.
+`python load.py FOLDER SECONDS`: FOLDER has face.png and voice.wav, and `stop` ends the submitting. What is
+printed is a JSON list with an object for each job.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ async def main(folder: Path, every_s: float) -> None:
     async with connect(settings) as client:
         submitted = []
         while not (folder / "stop").exists():
-            job = await client.submit(folder / "face.png", folder / "voice.wav", idempotency_key=f"load-{len(submitted)}")
+            key = f"{folder.name}-{len(submitted)}"
+            job = await client.submit(folder / "face.png", folder / "voice.wav", idempotency_key=key)
             submitted.append(job.job_id)
             (folder / "submitted").write_text(str(len(submitted)))
             await asyncio.sleep(every_s)
