@@ -16,7 +16,7 @@ from tests.ansible import collection
 PLAYBOOKS = ("site", "upgrade", "rollback", "drain", "enroll")
 INVENTORY = """
 all:
-  vars: {ansible_connection: local, sonic_version: 1.2.3}
+  vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}", sonic_version: 1.2.3}
   children:
     sonic_hub: {hosts: {hub-1: {}}}
     sonic_agent: {hosts: {box-1: {sonic_agent_region: eu}}}

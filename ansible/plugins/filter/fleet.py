@@ -18,7 +18,7 @@ def waves(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> li
     """The order of an upgrade: region after region, each with one canary, then up to 10 %, 50 % and all its boxes."""
     regions: dict[str, list[str]] = defaultdict(list)
     for host in hosts:
-        facts = hostvars[host] if host in hostvars else {}  # `--syntax-check` knows nothing of hosts
+        facts = hostvars.get(host, {})  # `--syntax-check` knows nothing of hosts
         regions[str(facts.get("sonic_agent_region", ""))].append(host)
     found = []
     for region in sorted(regions):
