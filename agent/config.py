@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 import sys
@@ -12,9 +11,10 @@ from pathlib import Path
 import platformdirs
 
 from agent.core.terms import Terms
-from sonic.addresses import addresses
+from sonic.addresses import addresses, is_loopback
 
 MIB, GIB = 1 << 20, 1 << 30
+CALLERS_PORT, AGENTS_PORT = 50051, 50052  # of a hub, unless it is told otherwise
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -30,14 +30,16 @@ def _data_dir() -> Path:
 class AgentConfig:
     """Settings of one agent; addresses are host:port. Raises InvalidConfig."""
 
-    hub: str = "127.0.0.1:50051"  # the hub's gRPC address; several hubs separated by commas
+    hub: str = ""  # the hub's agent_listen address; several hubs separated by commas; this machine's when empty
+    enrol_at: str = ""  # the hub's listen address, where a box enrols; several with commas; this machine's when empty
+    join_token_file: Path | None = None  # what `sonic hub token create` has printed; needed until the box is enrolled
     node_id: str = field(default_factory=socket.gethostname)  # this box in the fleet; the host name unless given
     region: str = "local"  # where the box is; a label on all that it reports
     data_dir: Path = field(default_factory=_data_dir)  # a folder for this agent alone
     engine: str = "warp"  # what its workers render with
     slots: int = 1  # renders at a time, each in a worker process of its own, spread over the GPUs
     http_listen: str = "127.0.0.1:8091"  # /healthz, /readyz, /metrics; port 0 takes a free one
-    insecure: bool = False  # reach a hub, or listen, beyond loopback without credentials
+    insecure: bool = False  # no TLS and no credentials, for a hub on this machine that was started so
     cache_max_bytes: int = 10 * GIB  # room for portraits and voices kept for the next job
     load_timeout_s: float = 300.0  # time for a worker to load its engine
     probe_timeout_s: float = 120.0  # time for it to render the probe clip
@@ -56,8 +58,9 @@ class AgentConfig:
         self._check_name("node_id", f"{self.node_id}-{self.simulate:04d}" if self.simulate else self.node_id)
         for region in self.regions:
             self._check_name("region", region)
-        for address in addresses(self.hub):
-            self._check_address("hub", address)
+        for name in ("hub", "enrol_at"):
+            for address in addresses(getattr(self, name)) if getattr(self, name) else ():
+                self._check_address(name, address)
         self._check_address("http_listen", self.http_listen)
         for name in ("slots", "cache_max_bytes", "load_timeout_s", "probe_timeout_s", "silence_timeout_s"):
             self._check_at_least(name, above=True)
@@ -67,6 +70,16 @@ class AgentConfig:
             self._check_at_least(name, above=False)
         if not self.worker_command:
             raise InvalidConfig("worker_command is empty; give a program and its arguments")
+
+    @property
+    def hub_target(self) -> str:
+        """Where sessions are opened."""
+        return self.hub or f"127.0.0.1:{CALLERS_PORT if self.insecure else AGENTS_PORT}"
+
+    @property
+    def enrolment_target(self) -> str:
+        """Where the box enrols."""
+        return self.enrol_at or f"127.0.0.1:{CALLERS_PORT}"
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -99,20 +112,13 @@ class AgentConfig:
         lowest = 0 if name == "http_listen" else 1
         if not host or not re.fullmatch(r"\d{1,5}", port) or not lowest <= int(port) <= 65535:
             raise InvalidConfig(f"{name} is {address!r}; host:port is wanted, for example 127.0.0.1:50051")
-        if not self.insecure and not _is_loopback(host.strip("[]")):
+        if self.insecure and not is_loopback(host):
             raise InvalidConfig(
-                f"{name} is {address!r}, another machine's side, and nothing is encrypted or authenticated yet; "
-                "use 127.0.0.1, or pass --insecure inside a network that you trust"
+                f"{name} is {address!r}, which is not this machine alone, and insecure is for nothing else; "
+                "leave --insecure out, and enrol this box with a join token"
             )
 
     def _check_at_least(self, name: str, above: bool) -> None:
         value = getattr(self, name)
         if value < 0 or (above and value == 0):
             raise InvalidConfig(f"{name} is {value}; a value {'above 0' if above else 'of 0 or more'} is wanted")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -27,9 +27,11 @@ from agent.core.attempts import Failure, Fault, Ref, Rendered, Work
 from agent.core.game_day import GameDayFault
 from agent.core.node import Node
 from agent.core.sessions import SessionState
+from agent.enrolment import Renewal, identity_of
 from agent.errands import Errands
 from agent.faults import Faults
 from agent.folders import Folders, claimed
+from agent.identity import Identity
 from agent.inputs import Download, InputCorrupt, Inputs
 from agent.metrics import NO_MODEL, NO_TENANT, Metrics
 from agent.outbox import Outbox
@@ -54,11 +56,12 @@ _log = logging.getLogger("agent")
 async def run(config: AgentConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal does not wait for what runs. Raises InvalidConfig."""
     with claimed(config.data_dir) as folders:
+        identity = await identity_of(config)
         probes = await asyncio.to_thread(hardware.detect)
-        async with open_line(config.hub) as line:
-            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), line)
+        async with open_line(config.hub_target, identity.credentials if identity else None) as line:
+            agent = Agent(config, folders, hardware.Hardware(folders.data_dir, probes), line, identity)
             async with http.serving(config.http_listen, agent.metrics.registry, agent.not_ready) as address:
-                where = {"http": address, "hub": config.hub, "data_dir": str(config.data_dir)}
+                where = {"http": address, "hub": config.hub_target, "data_dir": str(config.data_dir)}
                 _log.info("agent started", extra={"node_id": config.node_id, "region": config.region, **where})
                 await agent.serve()
     _log.info("agent stopped", extra={"node_id": config.node_id})
@@ -67,7 +70,9 @@ async def run(config: AgentConfig) -> None:
 class Agent:
     """The shell around the decisions."""
 
-    def __init__(self, config: AgentConfig, folders: Folders, box: hardware.Hardware, line: Line) -> None:
+    def __init__(
+        self, config: AgentConfig, folders: Folders, box: hardware.Hardware, line: Line, identity: Identity | None
+    ) -> None:
         self.metrics = Metrics(config.region, config.node_id)
         self._config = config
         self._folders = folders
@@ -81,10 +86,11 @@ class Agent:
             Spool(folders.metrics, config.metric_spool_max_bytes, config.metric_spool_max_age_s),
             self._clock,
         )
+        self._renewal = Renewal(config, identity, self._hub, line) if identity else None
         self._session = Session(self._hub, line, self._post, self._telemetry)
         self._workers = Workers(config.worker_command, config.engine, self._post)
         self._faults = Faults(self._clock, self._workers.hold)
-        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub)
+        self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub_target)
         self._outbox = Outbox(folders.outbox)
         self._notifier = Notifier(os.environ)
         self._health = nodes_pb2.NodeHealth()
@@ -121,6 +127,8 @@ class Agent:
             self._errands.begin("probes", "agent", self._measure())
             self._errands.begin("sampling", "agent", self._telemetry.sample_at_intervals())
             self._errands.begin("samples", "agent", self._telemetry.send_what_waits())
+            if self._renewal:
+                self._errands.begin("renewal", "agent", self._renewal.run())
             await self._decide()
             await self._shut_down()
 

@@ -40,9 +40,9 @@ _OPTIONS = [
 _log = logging.getLogger("agent.session")
 
 
-def open_line(target: str) -> Line:
-    """The one line to the hub, or to several in turn, for the session and all transfers."""
-    return Line(target, _OPTIONS)
+def open_line(target: str, credentials: grpc.ChannelCredentials | None) -> Line:
+    """The one line to the hub, or to several in turn, for the session and all transfers; None is plain text."""
+    return Line(target, _OPTIONS, credentials)
 
 
 class Session:
@@ -82,7 +82,7 @@ class Session:
         try:
             detail = await self._converse(hello)
         except grpc.aio.AioRpcError as error:
-            detail = f"{error.code().name}: {error.details()}"
+            detail = await self._line.trouble(error) or f"{error.code().name}: {error.details()}"
         except TimeoutError:
             detail = f"the hub did not answer Hello within {WELCOME_TIMEOUT_S:g} s"
         except asyncio.InvalidStateError:

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 from agent.config import AgentConfig
+from agent.enrolment import identity_of
 from sonic import simulated_fleet
 from sonic.simulated_fleet import SimulatedFleet
 from sonic.simulated_profile import unlike
@@ -32,9 +33,11 @@ async def run(config: AgentConfig) -> None:
         for profile in unlike(config.simulate, config.node_id, config.regions, seed)
     ]
     _log.warning("these nodes are simulated: their videos are placeholders", extra={"nodes": len(profiles)})
-    async with simulated_fleet.running(config.hub, profiles) as fleet:
+    identity = await identity_of(config)  # beyond this machine: of all of them
+    credentials = identity.credentials if identity else None
+    async with simulated_fleet.running(config.hub_target, profiles, credentials) as fleet:
         kinds = Counter(profile.gpu.name or "CPU" for profile in profiles)
-        _log.info("agents started", extra={"hub": config.hub, "regions": config.regions, "kinds": dict(kinds)})
+        _log.info("agents started", extra={"hub": config.hub_target, "regions": config.regions, "kinds": dict(kinds)})
         joining = asyncio.create_task(_join(fleet), name="joining")
         await stop.wait()
         joining.cancel()

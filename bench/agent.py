@@ -35,9 +35,19 @@ def measure(interval_s: float, seconds: float, folder: Path) -> dict[str, float]
     """An agent that samples so often, once it is ready."""
     grpc_port, hub_port, agent_port = free_port(), free_port(), free_port()
     sonic = [sys.executable, "-m", "sonic"]
-    hub = [*sonic, "hub", "--listen", f"127.0.0.1:{grpc_port}", "--http-listen", f"127.0.0.1:{hub_port}"]
+    hub = [*sonic, "hub", "--insecure", "--listen", f"127.0.0.1:{grpc_port}", "--http-listen", f"127.0.0.1:{hub_port}"]
     hub += ["--data-dir", str(folder / "hub"), "--forward-interval-s", str(interval_s)]
-    agent = [*sonic, "agent", "--hub", f"127.0.0.1:{grpc_port}", "--node-id", "bench", "--region", "bench"]
+    agent = [
+        *sonic,
+        "agent",
+        "--insecure",
+        "--hub",
+        f"127.0.0.1:{grpc_port}",
+        "--node-id",
+        "bench",
+        "--region",
+        "bench",
+    ]
     agent += ["--http-listen", f"127.0.0.1:{agent_port}", "--data-dir", str(folder / "agent")]
     with process(hub, folder / "hub.log") as centre, process(agent, folder / "agent.log") as node:
         wait_until_ready(f"http://127.0.0.1:{hub_port}/readyz", centre)

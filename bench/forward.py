@@ -152,7 +152,7 @@ Round = Callable[[], Awaitable[int]]
 @asynccontextmanager
 async def hub(folder: Path, sink: str, nodes: list[Node]) -> AsyncIterator[tuple[Process, Round]]:
     grpc_port, http_port = free_port(), free_port()
-    command = [sys.executable, "-m", "sonic", "hub", "--listen", f"127.0.0.1:{grpc_port}"]
+    command = [sys.executable, "-m", "sonic", "hub", "--insecure", "--listen", f"127.0.0.1:{grpc_port}"]
     command += ["--http-listen", f"127.0.0.1:{http_port}", "--data-dir", str(folder / "data")]
     command += ["--forward-url", f"{sink}/api/v1/push", "--forward-interval-s", "15", "--heartbeat-interval-s", "60"]
     process = Process([*command, "--lease-s", "300"], folder / "log")

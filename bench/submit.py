@@ -46,9 +46,9 @@ async def per_s(count: int, submit: Callable[[int], Awaitable[None]]) -> float:
 
 async def measure(folder: Path, count: int, rounds: int) -> dict[str, float]:
     samples = fetch_samples(models.root() / "samples")
-    config = HubConfig(listen="127.0.0.1:0", http_listen="127.0.0.1:0", data_dir=folder / "hub")
+    config = HubConfig(insecure=True, listen="127.0.0.1:0", http_listen="127.0.0.1:0", data_dir=folder / "hub")
     rates: dict[str, list[float]] = {"bare": [], "one_by_one": [], "sixteen_callers": [], "batch": []}
-    async with serving(config) as hub, AsyncSonicClient(hub.grpc_address, "bench") as client:
+    async with serving(config) as hub, AsyncSonicClient(hub.grpc_address, "bench", insecure=True) as client:
         portrait, voice = await client.upload(samples.portrait), await client.upload(samples.voice)
 
         def request() -> job_service_pb2.SubmitJobRequest:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
+
+from sonic.addresses import host_of, is_loopback
 
 MIB = 1 << 20
 
@@ -26,12 +27,20 @@ class HubConfig:
     """Settings of one hub; addresses are host:port, port 0 takes a free one. Raises InvalidConfig."""
 
     hub_id: str = field(default_factory=socket.gethostname)  # this hub among others; a label on its metrics
-    listen: str = "127.0.0.1:50051"  # gRPC, for callers and agents
+    listen: str = "127.0.0.1:50051"  # gRPC over TLS, for callers and for boxes that enrol
+    agent_listen: str = "127.0.0.1:50052"  # gRPC over mutual TLS, for agents that are enrolled
     http_listen: str = "127.0.0.1:8090"  # /healthz, /readyz, /metrics
     data_dir: Path = field(default_factory=_data_dir)  # a folder for this hub alone
     database_url: str = ""  # a database URL of SQLAlchemy; SQLite in data_dir when empty
     artifacts_url: str = ""  # file:// or s3://; a folder in data_dir when empty
-    insecure: bool = False  # listen beyond loopback without credentials
+    insecure: bool = False  # no TLS and no credentials, for this machine alone; agents come to listen then
+    names: tuple[str, ...] = ()  # more DNS names and addresses of this hub, for its certificate
+    authority_dir: Path | None = (
+        None  # authority.key and authority.pem; several hubs share it; in data_dir unless given
+    )
+    tls_certificate_file: Path | None = None  # for listen, PEM with its chain, instead of one by the hub's authority
+    tls_key_file: Path | None = None  # its key
+    certificate_valid_s: float = 7 * 86_400.0  # life of certificates of hubs and nodes; renewed at two thirds of it
     heartbeat_interval_s: float = 5.0  # how often agents report their health
     lease_s: float = 30.0  # an attempt that was not renewed for so long goes to another node
     max_tries: int = 3  # how often a job is tried when faults are not the caller's
@@ -40,11 +49,20 @@ class HubConfig:
     max_artifact_bytes: int = 512 * MIB  # the largest portrait, voice or video
 
     def __post_init__(self) -> None:
-        for name in ("listen", "http_listen"):
+        for name in ("listen", "agent_listen", "http_listen"):
             self._check_address(name, getattr(self, name))
-        for name in ("heartbeat_interval_s", "lease_s", "max_tries", "max_queued_jobs", "max_artifact_bytes"):
+        for name in (
+            "heartbeat_interval_s",
+            "lease_s",
+            "max_tries",
+            "max_queued_jobs",
+            "max_artifact_bytes",
+            "certificate_valid_s",
+        ):
             if getattr(self, name) <= 0:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; a value above 0 is wanted")
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise InvalidConfig("tls_certificate_file and tls_key_file belong together; give both or none")
         if self.lease_s < 2 * self.heartbeat_interval_s:
             raise InvalidConfig(
                 f"lease_s is {self.lease_s:g}, less than two heartbeats of {self.heartbeat_interval_s:g} s; raise it"
@@ -54,11 +72,23 @@ class HubConfig:
         host, _, port = address.rpartition(":")
         if not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
             raise InvalidConfig(f"{name} is {address!r}; host:port is wanted, for example 127.0.0.1:50051")
-        if not self.insecure and not is_loopback(host.strip("[]")):
+        if self.insecure and not is_loopback(host):
             raise InvalidConfig(
-                f"{name} is {address!r}, which other machines can reach, and callers are not authenticated yet; "
-                "listen on 127.0.0.1, or pass --insecure inside a network that you trust"
+                f"{name} is {address!r}, which other machines can reach, and insecure is for this machine alone; "
+                "leave --insecure out, or listen on 127.0.0.1"
             )
+
+    @property
+    def resolved_authority_dir(self) -> Path:
+        return self.authority_dir or self.data_dir / "authority"
+
+    @property
+    def server_names(self) -> tuple[str, ...]:
+        """What the hub's own certificate is for: what was set, and by what this machine can be called anyway."""
+        listening = [host_of(address) for address in (self.listen, self.agent_listen)]
+        own = (self.names[0] if self.names else socket.gethostname(), socket.gethostname(), "localhost")
+        found = [*own, *self.names, *listening, "127.0.0.1", "::1"]
+        return tuple(dict.fromkeys(name for name in found if name not in ("0.0.0.0", "::")))  # noqa: S104 - not bound
 
     @property
     def link_valid_s(self) -> float:
@@ -68,11 +98,3 @@ class HubConfig:
     @property
     def resolved_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir / 'hub.db'}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine is behind a name or address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -7,6 +7,7 @@ Refusal
 ├── OutOfSequence       FAILED_PRECONDITION
 ├── NoGameDay           FAILED_PRECONDITION
 ├── NotIdentified       UNAUTHENTICATED
+├── NotAllowed          PERMISSION_DENIED
 ├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
 ├── BytesDiffer         DATA_LOSS
 └── NotNow              UNAVAILABLE          with when to try again
@@ -77,6 +78,12 @@ class NotIdentified(Refusal):
     """The call does not say whose it is."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class NotAllowed(Refusal):
+    """The caller may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class LimitReached(Refusal):

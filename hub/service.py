@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import grpc
 import grpc.aio
 import obstore.exceptions
 import obstore.store
@@ -26,7 +27,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hub.artifacts.depot import Depot
-from hub.config import HubConfig, InvalidConfig, is_loopback
+from hub.config import HubConfig, InvalidConfig
 from hub.core.dispatch import Rules
 from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
@@ -36,6 +37,7 @@ from hub.server import http
 from hub.server.admin_service import AdminService
 from hub.server.checkpoints import Checkpoints
 from hub.server.dispatcher import Dispatcher
+from hub.server.enrolment_service import EnrolmentService
 from hub.server.fleet_service import FleetService
 from hub.server.guard import Guard
 from hub.server.job_service import JobService, reading
@@ -49,10 +51,15 @@ from hub.store import records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database, shared, sqlite_file
+from hub.trust import ports
+from hub.trust.authority import Authority, open_authority
+from sonic.addresses import is_loopback
 from sonic.notify import Notifier
 from sonic.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
+    enrolment_service_pb2,
+    enrolment_service_pb2_grpc,
     fleet_service_pb2,
     fleet_service_pb2_grpc,
     job_service_pb2,
@@ -72,6 +79,7 @@ _SERVICES = [
         (job_service_pb2, "JobService"),
         (fleet_service_pb2, "FleetService"),
         (admin_service_pb2, "AdminService"),
+        (enrolment_service_pb2, "EnrolmentService"),
     )
 ]
 _OPTIONS = [
@@ -88,6 +96,7 @@ class Hub:
     """A hub that serves; the ports are those that it really has."""
 
     grpc_address: str
+    agent_address: str  # the same for an insecure hub
     http_address: str
     dispatcher: Dispatcher
     sessions: Sessions
@@ -166,12 +175,15 @@ async def _serving(
         dispatcher.limit(read)
 
     limits = LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
+    authority = None if config.insecure else open_authority(config.resolved_authority_dir)
+    enrolment = EnrolmentService(authority, config.certificate_valid_s, database, bulletin, sessions)
     jobs = JobService(database, dispatcher, files, watchers, door)
-    fleet = FleetService(config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints)
-    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin)
+    fleet = FleetService(
+        config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints, enrolment
+    )
+    admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin, enrolment)
     healthy = health.aio.HealthServicer()
-    server = _server(jobs, fleet, admin, healthy)
-    grpc_address = _bind(server, config)
+    servers, grpc_address, agent_address = _listening(config, authority, jobs, fleet, admin, enrolment, healthy)
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
         work = asyncio.create_task(dispatcher.run(), name="dispatcher")
@@ -185,16 +197,18 @@ async def _serving(
         for task in (work, *background):
             task.add_done_callback(_watch)
         await asyncio.sleep(0)  # all of them have begun before the first call comes in
-        await server.start()
+        for server in servers:
+            await server.start()
         for name in ("", *_SERVICES):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        _log.info("serving", extra={"grpc": grpc_address, "http": http_address, "data_dir": str(config.data_dir)})
+        where = {"grpc": grpc_address, "agents": agent_address, "http": http_address, "data_dir": str(config.data_dir)}
+        _log.info("serving", extra=where)
         try:
-            yield Hub(grpc_address, http_address, dispatcher, sessions, limits)
+            yield Hub(grpc_address, agent_address, http_address, dispatcher, sessions, limits)
         finally:
             await healthy.enter_graceful_shutdown()
             sessions.end_all()
-            await server.stop(STOP_GRACE_S)
+            await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
             dispatcher.stop()
             await asyncio.wait([work], timeout=STOP_GRACE_S)
             for task in background:
@@ -202,16 +216,52 @@ async def _serving(
             await asyncio.wait(background)
 
 
-def _server(
-    jobs: JobService, fleet: FleetService, admin: AdminService, healthy: health.aio.HealthServicer
-) -> grpc.aio.Server:
+def _listening(
+    config: HubConfig,
+    authority: Authority | None,
+    jobs: JobService,
+    fleet: FleetService,
+    admin: AdminService,
+    enrolment: EnrolmentService,
+    healthy: health.aio.HealthServicer,
+) -> tuple[list[grpc.aio.Server], str, str]:
+    """The servers and their addresses, for callers and for agents: two ports, unless it is insecure.
+
+    Whoever comes to the agents' port must have a certificate, and callers have none.
+    """
+    for_callers = _server(healthy)
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, for_callers)
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, for_callers)
+    enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, for_callers)
+    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], for_callers)
+    if authority is None:
+        _log.warning(
+            "insecure: no TLS and no credentials; whoever can open a connection on this machine may do everything"
+        )
+        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_callers)
+        address = _bind(for_callers, "listen", config.listen, None)
+        return [for_callers], address, address
+    for_agents = _server(healthy)
+    fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_agents)
+    return (
+        [for_callers, for_agents],
+        _bind(for_callers, "listen", config.listen, ports.callers(config, authority)),
+        _bind(for_agents, "agent_listen", config.agent_listen, ports.agents(config, authority)),
+    )
+
+
+def _server(healthy: health.aio.HealthServicer) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
-    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
-    fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
-    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     return server
+
+
+def _bind(server: grpc.aio.Server, name: str, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    try:
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise InvalidConfig(f"{name} is {address!r}, which cannot be used; is another program there?") from error
+    return f"{address.rpartition(':')[0]}:{port}"
 
 
 @asynccontextmanager
@@ -231,14 +281,6 @@ async def _forwarder(config: HubConfig, forward: ForwardConfig, database: sa.Eng
         forwarder = Forwarder(forward, config.data_dir / "forward", config.hub_id, sink, is_tenant)
         yield forwarder
         forwarder.close()
-
-
-def _bind(server: grpc.aio.Server, config: HubConfig) -> str:
-    try:
-        port = server.add_insecure_port(config.listen)
-    except RuntimeError as error:
-        raise InvalidConfig(f"listen is {config.listen!r}, which cannot be used; is another program there?") from error
-    return f"{config.listen.rpartition(':')[0]}:{port}"
 
 
 @asynccontextmanager

@@ -45,8 +45,16 @@ __all__ = [
 
 @asynccontextmanager
 async def running_hub(data_dir: Path | None = None, **settings: Any) -> AsyncIterator[Hub]:
-    """A real hub on free ports, with any setting of HubConfig; its folder is removed afterwards unless one is given."""
-    free = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
+    """A real hub on free ports, with any setting of HubConfig; its folder is removed afterwards unless one is given.
+
+    It is insecure (plain text, nobody is asked who he is) unless told otherwise.
+    """
+    free: dict[str, Any] = {
+        "listen": "127.0.0.1:0",
+        "agent_listen": "127.0.0.1:0",
+        "http_listen": "127.0.0.1:0",
+        "insecure": True,
+    }
     with tempfile.TemporaryDirectory(prefix="sonic-hub-") as folder:
         config = HubConfig(**(free | {"data_dir": data_dir or Path(folder)} | settings))
         async with serving(config) as hub:

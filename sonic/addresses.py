@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 
@@ -14,3 +15,16 @@ def is_address(text: str) -> bool:
     """Whether a text is host:port, with a port that can be called."""
     host, _, port = text.rpartition(":")
     return bool(host) and bool(re.fullmatch(r"\d{1,5}", port)) and 1 <= int(port) <= 65535
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine is behind a name or address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def host_of(address: str) -> str:
+    """The host of host:port, without the brackets of IPv6."""
+    return address.rpartition(":")[0].strip("[]")

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -24,6 +24,7 @@ from sonic.v1 import (
     admin_service_pb2,
     artifacts_pb2,
     decisions_pb2,
+    enrolment_service_pb2,
     job_service_pb2,
     jobs_pb2,
     nodes_pb2,
@@ -46,10 +47,21 @@ class AsyncSonicClient:
     """
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, tenant: str = DEFAULT_TENANT, *, patience_s: float = DEFAULT_PATIENCE_S
+        self,
+        target: str = DEFAULT_TARGET,
+        tenant: str = DEFAULT_TENANT,
+        *,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        insecure: bool = False,
+        ca_file: Path | None = None,
     ) -> None:
-        """Make it where a loop runs. `patience_s` is how long a call that makes no progress is tried again."""
-        self._hub = Connection(target, tenant, patience_s)
+        """Make it where a loop runs. `patience_s` is how long a call that makes no progress is tried again.
+
+        `ca_file` holds the certificate of the hub's authority, in PEM; without it the authority of a hub of this user
+        on this machine is trusted if there is one, else those that gRPC trusts. `insecure` is for a hub on this machine
+        that was started with --insecure: plain text. Raises FileTrouble.
+        """
+        self._hub = Connection(target, tenant, patience_s, insecure=insecure, ca_file=ca_file)
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,6 +214,30 @@ class AsyncSonicClient:
         answer: admin_service_pb2.ExplainNodeResponse = await self._hub.call(self._hub.admin.ExplainNode, request)
         return answer
 
+    async def create_join_token(
+        self, region: str, *, uses: int = 1, ttl: timedelta = timedelta(days=1), node_id: str = ""
+    ) -> admin_service_pb2.CreateJoinTokenResponse:
+        """For operators: a token with which boxes join; its `text` is shown only now."""
+        request = admin_service_pb2.CreateJoinTokenRequest(
+            region=region, uses=uses, ttl_seconds=ttl.total_seconds(), node_id=node_id
+        )
+        return await self._hub.call(self._hub.admin.CreateJoinToken, request)
+
+    async def join_tokens(self) -> list[enrolment_service_pb2.JoinToken]:
+        """For operators: the tokens, the newest first."""
+        request = admin_service_pb2.ListJoinTokensRequest()
+        return list((await self._hub.call(self._hub.admin.ListJoinTokens, request)).tokens)
+
+    async def revoke_join_token(self, token_id: str) -> None:
+        """For operators: nobody joins with it any more."""
+        request = admin_service_pb2.RevokeJoinTokenRequest(token_id=token_id)
+        await self._hub.call(self._hub.admin.RevokeJoinToken, request)
+
+    async def revoke_node(self, node_id: str, *, undo: bool = False) -> None:
+        """For operators: the node is none any more, at once; or it is one again."""
+        request = admin_service_pb2.RevokeNodeRequest(node_id=node_id, undo=undo)
+        await self._hub.call(self._hub.admin.RevokeNode, request)
+
     async def drain(self, node_id: str) -> nodes_pb2.Node:
         """Give a node nothing new; what it has is finished. For operators."""
         request = admin_service_pb2.DrainNodeRequest(node_id=node_id)
@@ -224,14 +260,20 @@ class SonicClient:
     """`AsyncSonicClient` without asyncio; it may be used from any thread, also where a loop already runs."""
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, tenant: str = DEFAULT_TENANT, *, patience_s: float = DEFAULT_PATIENCE_S
+        self,
+        target: str = DEFAULT_TARGET,
+        tenant: str = DEFAULT_TENANT,
+        *,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        insecure: bool = False,
+        ca_file: Path | None = None,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sonic-client", daemon=True)
         self._thread.start()
 
         async def make() -> AsyncSonicClient:
-            return AsyncSonicClient(target, tenant, patience_s=patience_s)
+            return AsyncSonicClient(target, tenant, patience_s=patience_s, insecure=insecure, ca_file=ca_file)
 
         self._client = self._run(make())
 
@@ -288,6 +330,20 @@ class SonicClient:
 
     def explain_node(self, node_id: str) -> admin_service_pb2.ExplainNodeResponse:
         return self._run(self._client.explain_node(node_id))
+
+    def create_join_token(
+        self, region: str, *, uses: int = 1, ttl: timedelta = timedelta(days=1), node_id: str = ""
+    ) -> admin_service_pb2.CreateJoinTokenResponse:
+        return self._run(self._client.create_join_token(region, uses=uses, ttl=ttl, node_id=node_id))
+
+    def join_tokens(self) -> list[enrolment_service_pb2.JoinToken]:
+        return self._run(self._client.join_tokens())
+
+    def revoke_join_token(self, token_id: str) -> None:
+        self._run(self._client.revoke_join_token(token_id))
+
+    def revoke_node(self, node_id: str, *, undo: bool = False) -> None:
+        self._run(self._client.revoke_node(node_id, undo=undo))
 
     def drain(self, node_id: str) -> nodes_pb2.Node:
         return self._run(self._client.drain(node_id))

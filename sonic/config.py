@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import platformdirs
 
-from sonic.addresses import addresses, is_address
+from sonic.addresses import addresses, host_of, is_address, is_loopback
 from sonic.exceptions import BadSettings
 
 T = TypeVar("T")
@@ -46,10 +46,19 @@ class ClientConfig:
     tenant: str = "default"  # whose the jobs are
     patience_s: float = 60.0  # how long a call that makes no progress is tried again
     health_url: str = "http://127.0.0.1:8090/healthz"  # of the hub; `sonic doctor` reads its clock there
+    insecure: bool = False  # no TLS and no credentials, for a hub on this machine that was started so
+    ca_file: Path | None = (
+        None  # the certificate of the hub's authority; this user's own hub's, or the system's if none
+    )
 
     def __post_init__(self) -> None:
         if not all(map(is_address, addresses(self.hub))):
             raise ValueError(f"hub is {self.hub!r}; host:port is wanted, for example 127.0.0.1:50051")
+        if self.insecure and not all(is_loopback(host_of(address)) for address in addresses(self.hub)):
+            raise ValueError(
+                f"hub is {self.hub!r}, on another machine, and insecure is for this machine alone; leave --insecure "
+                "out and set ca_file to the authority.pem of the hub"
+            )
         if not (self.tenant.isascii() and self.tenant.isprintable()):  # no call could carry it to the hub, who judges
             raise ValueError(f"tenant is {self.tenant!r}; use letters, digits and !-_.*'() only")
         if not 0 <= self.patience_s < float("inf"):

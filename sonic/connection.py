@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
 
+from sonic import tls
+from sonic.exceptions import FileTrouble
 from sonic.lines import Line
 from sonic.retries import Patience
 from sonic.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -30,17 +33,24 @@ class Connection:
     It connects with the first call.
     """
 
-    def __init__(self, target: str, tenant: str, patience_s: float) -> None:
+    def __init__(
+        self, target: str, tenant: str, patience_s: float, *, insecure: bool = False, ca_file: Path | None = None
+    ) -> None:
+        """Raises FileTrouble: `ca_file` cannot be read."""
         self.target = target
         self.metadata = grpc.aio.Metadata(("sonic-tenant", tenant))
         self._patience_s = patience_s
-        self._line = Line(target, _OPTIONS)
+        try:
+            credentials = tls.credentials(insecure, ca_file)
+        except OSError as error:
+            raise FileTrouble(f"ca_file {error.filename} cannot be read: {error.strerror}") from error
+        self._line = Line(target, _OPTIONS, credentials)
         self.jobs = JobServiceStub(cast(grpc.aio.Channel, self._line))
         self.admin = AdminServiceStub(cast(grpc.aio.Channel, self._line))
 
     def patience(self) -> Patience:
         """How long a piece of work that begins now may stand still."""
-        return Patience(self.target, self._patience_s, self._line.move_on)
+        return Patience(self.target, self._patience_s, self._line.move_on, self._line.trouble)
 
     async def call(self, method: grpc.aio.UnaryUnaryMultiCallable[Any, A], request: Any) -> A:
         """Make a call until it is answered. Raises HubError."""

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 import grpc.aio
 
-from sonic import statuses
+from sonic import exceptions, statuses
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
@@ -22,13 +22,21 @@ _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc
 class Patience:
     """How long somebody goes on trying; whatever moves forward makes it whole again.
 
-    `elsewhere` is called when the hub does not answer, so that the next try may be made at another one.
+    `elsewhere` is called when the hub does not answer, so that the next try may be made at another one. `trouble` tells
+    of what no other try would change.
     """
 
-    def __init__(self, target: str, seconds: float, elsewhere: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        target: str,
+        seconds: float,
+        elsewhere: Callable[[], None] = lambda: None,
+        trouble: Callable[[grpc.aio.AioRpcError], Awaitable[str]] | None = None,
+    ) -> None:
         self._target = target
         self._seconds = seconds
         self._elsewhere = elsewhere
+        self._trouble = trouble
         self.renew()
 
     def renew(self) -> None:
@@ -40,6 +48,8 @@ class Patience:
         failure = statuses.to_exception(error, self._target)
         if error.code() not in (*_PASSING, *also):
             raise failure from error
+        if self._trouble and not self._tries and (why := await self._trouble(error)):
+            raise exceptions.HubUnreachable(why) from error
         longest = min(FIRST_PAUSE_S * 2**self._tries, LONGEST_PAUSE_S)
         pause_s = max(random.uniform(longest / 2, longest), failure.retry_after_s or 0.0)  # noqa: S311 - no secret
         if time.monotonic() + pause_s > self._until:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import grpc
+
 from sonic.simulated_line import NODES_PER_LINE, Line
 from sonic.simulated_node import SimulatedNode
 from sonic.simulated_profile import NodeProfile
@@ -43,9 +45,14 @@ class SimulatedFleet:
 
 
 @asynccontextmanager
-async def running(target: str, profiles: Sequence[NodeProfile]) -> AsyncIterator[SimulatedFleet]:
-    """A fleet that calls the hub at `target` (host:port); leaving the context ends it as a kill would."""
-    lines = [Line(target) for _ in range(0, len(profiles), NODES_PER_LINE)]
+async def running(
+    target: str, profiles: Sequence[NodeProfile], credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[SimulatedFleet]:
+    """A fleet that calls the hub at `target` (host:port); leaving the context ends it as a kill would.
+
+    `credentials` are of a certificate that names all of the nodes; without them it is plain text.
+    """
+    lines = [Line(target, credentials) for _ in range(0, len(profiles), NODES_PER_LINE)]
     fleet = SimulatedFleet([SimulatedNode(profile, lines[at // NODES_PER_LINE]) for at, profile in enumerate(profiles)])
     try:
         yield fleet

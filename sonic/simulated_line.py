@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
 import grpc.aio
 
 from sonic import lines
@@ -56,8 +57,8 @@ class Line:
     Made where a loop runs.
     """
 
-    def __init__(self, target: str) -> None:
-        self._channel = lines.Line(target, _OPTIONS)
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+        self._channel = lines.Line(target, _OPTIONS, credentials)
         self._fleet: Any = fleet_service_pb2_grpc.FleetServiceStub(cast(grpc.aio.Channel, self._channel))
         self.moves = 0  # from hub to hub
         self._held: set[str] = set()  # tenants for whom the hub has the slate

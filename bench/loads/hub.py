@@ -68,7 +68,7 @@ class Agents:
 def hub(folder: Path) -> Iterator[Hub]:
     """A hub with the settings that it has when nothing is set."""
     grpc_port, http_port = free_port(), free_port()
-    command = [sys.executable, "-m", "sonic", "hub", "--listen", f"127.0.0.1:{grpc_port}"]
+    command = [sys.executable, "-m", "sonic", "hub", "--insecure", "--listen", f"127.0.0.1:{grpc_port}"]
     command += ["--http-listen", f"127.0.0.1:{http_port}", "--data-dir", str(folder / "hub")]
     with process(command, folder / "hub.log") as program:
         wait_until_ready(f"http://127.0.0.1:{http_port}/readyz", program)

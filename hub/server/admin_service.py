@@ -15,6 +15,7 @@ from hub.core.tenants import tenant_problem
 from hub.server import job_service, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
+from hub.server.enrolment_service import EnrolmentService
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
 from hub.server.sessions import Outgoing, Sessions
@@ -42,6 +43,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         jobs: job_service.JobService,
         neighbours: Neighbours,
         bulletin: Bulletin,
+        enrolment: EnrolmentService,
     ) -> None:
         self._database = database
         self._neighbours = neighbours
@@ -49,6 +51,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._jobs = jobs
+        self._enrolment = enrolment
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
         nodes = [
@@ -100,6 +103,22 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         extra = {"node_id": node.node_id, "fault": fault, "seconds": request.fault.seconds}
         _log.warning("game day", extra=extra)
         return pb.PlayFaultResponse()
+
+    async def CreateJoinToken(self, request: pb.CreateJoinTokenRequest, context: Context) -> pb.CreateJoinTokenResponse:
+        wanted = (request.region, request.uses, request.ttl_seconds, request.node_id)
+        row, text = await self._enrolment.create_token(*wanted, context)
+        return pb.CreateJoinTokenResponse(token=views.join_token(row), text=text)
+
+    async def ListJoinTokens(self, request: pb.ListJoinTokensRequest, context: Context) -> pb.ListJoinTokensResponse:
+        return pb.ListJoinTokensResponse(tokens=[views.join_token(row) for row in await self._enrolment.tokens()])
+
+    async def RevokeJoinToken(self, request: pb.RevokeJoinTokenRequest, context: Context) -> pb.RevokeJoinTokenResponse:
+        await self._enrolment.end_token(request.token_id, context)
+        return pb.RevokeJoinTokenResponse()
+
+    async def RevokeNode(self, request: pb.RevokeNodeRequest, context: Context) -> pb.RevokeNodeResponse:
+        await self._enrolment.revoke(request.node_id, request.undo, context)
+        return pb.RevokeNodeResponse()
 
     async def _nodes(self) -> list[nodes_pb2.Node]:
         return [self._shown(row) for row in await reading(self._database, records.node_rows)]

@@ -23,7 +23,7 @@ from hub.core.nodes import Node, NodeState
 from hub.server import views
 from hub.server.dispatcher import Dispatcher
 from hub.server.sessions import AgentSession, Sessions
-from hub.store import hubs, records
+from hub.store import enrolments, hubs, records
 from hub.store.bulletin import Bulletin, Note
 from hub.store.hubs import Sighting
 from sonic.v1 import nodes_pb2
@@ -178,6 +178,10 @@ class Neighbours:
         alive = await self._read(lambda connection: hubs.alive(connection, within_s)) - {self.hub_id}
         new, self.alive = alive - self.alive, alive
         rows = await self._read(hubs.whereabouts)
+        revoked = await self._read(enrolments.revoked)
+        for session in self._sessions.all():  # whose note was lost
+            if session.hello.node_id in revoked:
+                self._sessions.end(session)
         changed = [row.node_id for row in rows if row.hub_id in new or self._seen.get(row.node_id) != _kept(row)]
         if changed:
             await self._look_at_nodes(changed)
@@ -194,11 +198,15 @@ class Neighbours:
     async def _look_at_nodes(self, node_ids: Sequence[str]) -> None:
         self.look_at(node_ids)
         before = {one.hello.node_id: one.session_id for one in self._sessions.all()}
+        revoked = await self._read(enrolments.revoked)
         for row in await self._read(lambda connection: hubs.node_rows(connection, node_ids)):
             self._seen[row.node_id] = _kept(row)
             session = self._sessions.get(row.node_id)
             came_meanwhile = session and session.session_id != before.get(row.node_id)
-            if session and row.hub_id in self.alive and not came_meanwhile:
+            if session and row.node_id in revoked:
+                _log.info("node revoked", extra={"node_id": row.node_id})
+                self._sessions.end(session)
+            elif session and row.hub_id in self.alive and not came_meanwhile:
                 _log.info("a newer session stands elsewhere", extra={"node_id": row.node_id, "hub_id": row.hub_id})
                 self._sessions.end(session)
 

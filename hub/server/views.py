@@ -15,7 +15,7 @@ from hub.core.nodes import DRAIN_WANTED, Node, NodeState
 from hub.core.prospects import Outlook
 from hub.server.sessions import AgentSession
 from hub.store.records import JobRecord
-from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
+from sonic.v1 import decisions_pb2, enrolment_service_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
 
 STATES = {
     State.QUEUED: jobs_pb2.JOB_STATE_QUEUED,
@@ -172,3 +172,16 @@ def _name(message: nodes_pb2.Node, row: sa.Row[Any], heard_at_s: float) -> None:
 def now_message() -> Any:
     """The hub's wall clock as a message."""
     return wire.timestamp(time.time())
+
+
+def join_token(row: sa.Row[Any]) -> enrolment_service_pb2.JoinToken:
+    """A token as operators see it."""
+    return enrolment_service_pb2.JoinToken(
+        token_id=row.token_id,
+        region=row.region,
+        node_id=row.node_id,
+        uses_left=row.uses_left,
+        created_at=wire.timestamp(row.created_at_s),
+        expires_at=wire.timestamp(row.expires_at_s),
+        revoked=row.revoked_at_s is not None,
+    )

@@ -113,3 +113,27 @@ artifacts = sa.Table(
     sa.Column("stored_at_s", sa.Double, nullable=False),
     sa.Column("duration_s", sa.Double),  # of a recording, once a render has told it
 )
+
+join_tokens = sa.Table(
+    "join_tokens",
+    metadata,
+    sa.Column("token_id", sa.String(32), primary_key=True),
+    sa.Column("secret_sha256", sa.String(64), nullable=False),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("node_id", sa.String(128), nullable=False),  # the one node that it is for; empty for any new one
+    sa.Column("uses_left", sa.Integer, nullable=False),
+    sa.Column("created_at_s", sa.Double, nullable=False),
+    sa.Column("expires_at_s", sa.Double, nullable=False),
+    sa.Column("revoked_at_s", sa.Double),
+)
+
+enrolments = sa.Table(
+    "enrolments",
+    metadata,
+    sa.Column("node_id", sa.String(128), primary_key=True),
+    sa.Column("region", sa.String(64), nullable=False),
+    sa.Column("token_id", sa.String(32), nullable=False),  # with which it has joined
+    sa.Column("key_sha256", sa.String(64), nullable=False),  # of the public key that it has joined with
+    sa.Column("enrolled_at_s", sa.Double, nullable=False),
+    sa.Column("revoked_at_s", sa.Double),
+)

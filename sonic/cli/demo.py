@@ -105,14 +105,14 @@ async def _demo(portrait: Path, audio: Path, out: Path, watch: Stopwatch) -> tup
                 watch.lap("start of Prometheus")
             address = await fleet.start_hub(prometheus)
             watch.lap("start of the hub")
-            async with AsyncSonicClient(address, "demo") as client:
+            async with AsyncSonicClient(address, "demo", insecure=True) as client:
                 await fleet.start_agents(address, _AGENTS)
                 output.note(f"hub at {address}; waiting for {len(_AGENTS)} agents to render their probe clip …")
                 await fleet.all_ready(client)
                 watch.lap("start of the agents")
                 job = await client.submit(portrait, audio)
                 watch.lap("upload and submission")
-                job = await _rendered(config.ClientConfig(address, "demo"), job.job_id)
+                job = await _rendered(config.ClientConfig(address, "demo", insecure=True), job.job_id)
                 watch.lap("render")
                 await client.download(job, out)
                 watch.lap("download")

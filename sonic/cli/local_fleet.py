@@ -125,7 +125,7 @@ class Fleet:
         """The answer is its gRPC address. Raises SonicError."""
         forward = ["--forward-url", f"{metrics.url}/api/v1/write"] if metrics else []
         forward += ["--forward-interval-s", str(_FORWARD_INTERVAL_S)]
-        self._hub = await self._start("hub", "hub", "--listen", "127.0.0.1:0", *forward)
+        self._hub = await self._start("hub", "hub", "--insecure", "--listen", "127.0.0.1:0", *forward)
         async with asyncio.timeout(START_TIMEOUT_S):
             while not (serving := self._hub.said("serving")):
                 self._hub.check()
@@ -135,7 +135,7 @@ class Fleet:
     async def start_agents(self, address: str, names: list[str]) -> None:
         """Agents of the hub at `address`."""
         for name in names:
-            arguments = ["--hub", address, "--node-id", name, "--region", "demo"]
+            arguments = ["--insecure", "--hub", address, "--node-id", name, "--region", "demo"]
             self._agents.append(await self._start(name, "agent", *arguments))
 
     async def all_ready(self, client: AsyncSonicClient) -> None:

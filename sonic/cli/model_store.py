@@ -127,7 +127,9 @@ def _parsed(text: bytes, sha256: str) -> _Index:
 
 @asynccontextmanager
 async def _connected(settings: ClientConfig) -> AsyncIterator[Connection]:
-    hub = Connection(settings.hub, settings.tenant, settings.patience_s)
+    hub = Connection(
+        settings.hub, settings.tenant, settings.patience_s, insecure=settings.insecure, ca_file=settings.ca_file
+    )
     try:
         yield hub
     finally:

@@ -83,6 +83,24 @@ def resume(node: NodeId, json: options.Json = False, **given: Any) -> None:
     _call("resume", node, json, given)
 
 
+@app.command()
+@options.of(options.OPERATOR)
+def revoke(
+    node: NodeId,
+    undo: Annotated[bool, typer.Option("--undo", help="Give the right back.")] = False,
+    **given: Any,
+) -> None:
+    """Take a node's right to be one: its session ends at once, and it cannot come back by itself."""
+    settings = options.client_of(given)
+
+    async def ask() -> None:
+        async with connect(settings, FIRST_ANSWER_S) as client:
+            await client.revoke_node(node, undo=undo)
+
+    running.run(ask())
+    output.note(f"node {node} {'may be one again' if undo else 'is revoked'}")
+
+
 def _call(method: str, node_id: str, json: bool, given: dict[str, Any]) -> None:
     settings = options.client_of(given)
 

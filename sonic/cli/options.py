@@ -152,9 +152,10 @@ def parameter_range(spec: Spec) -> str:
     return " ".join(said)
 
 
+_LINE = ("insecure", "ca_file")  # settings of [client] that say how the hub is spoken to
 CONFIG: Group = (_parameter("config", Path, ["--config"], help="Configuration file. Also SONIC_CONFIG."),)
-CLIENT: Group = (*(p for p in _table("client") if p.name in ("hub", "tenant")), *CONFIG)
-OPERATOR: Group = (*(p for p in _table("client") if p.name == "hub"), *CONFIG)
+CLIENT: Group = (*(p for p in _table("client") if p.name in ("hub", "tenant", *_LINE)), *CONFIG)
+OPERATOR: Group = (*(p for p in _table("client") if p.name in ("hub", *_LINE)), *CONFIG)
 CHECKS: Group = (*_table("client"), *CONFIG)
 RECEIVER: Group = (*(p for p in _table("forward") if p.name.removeprefix("forward_") in _RECEIVER), *CONFIG)
 PARAMETERS: Group = tuple(_render_parameter(spec) for spec in SPECS)

@@ -60,7 +60,13 @@ def connect(settings: config.ClientConfig, at_most_s: float = math.inf) -> Async
     """A client as the settings say, with less patience if need be; imported here because gRPC takes its time."""
     from sonic.client import AsyncSonicClient
 
-    return AsyncSonicClient(settings.hub, settings.tenant, patience_s=min(at_most_s, settings.patience_s))
+    return AsyncSonicClient(
+        settings.hub,
+        settings.tenant,
+        patience_s=min(at_most_s, settings.patience_s),
+        insecure=settings.insecure,
+        ca_file=settings.ca_file,
+    )
 
 
 async def follow(settings: config.ClientConfig, job_id: str) -> jobs_pb2.Job:

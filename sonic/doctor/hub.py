@@ -19,20 +19,18 @@ SKEW_PROBLEM_S = 15.0
 
 def check_hub(settings: Settings) -> list[Finding]:
     """Ask the hub for its nodes."""
-    from sonic.client import AsyncSonicClient
+    from sonic.cli.submit import connect
     from sonic.v1 import nodes_pb2
 
     chosen = settings.build(ClientConfig)
 
     async def ask() -> list[nodes_pb2.Node]:
-        async with AsyncSonicClient(
-            chosen.hub, chosen.tenant, patience_s=min(ANSWER_TIMEOUT_S, chosen.patience_s)
-        ) as client:
+        async with connect(chosen, ANSWER_TIMEOUT_S) as client:
             return await client.nodes()
 
     try:
         nodes = asyncio.run(ask())
-    except exceptions.HubError as error:
+    except (exceptions.HubError, exceptions.FileTrouble) as error:
         advice = "start one with `sonic hub`, or name yours with --hub or SONIC_HUB"
         return [Finding("hub", State.PROBLEM, str(error), advice)]
     ready = sum(node.state == nodes_pb2.NODE_STATE_READY for node in nodes)

@@ -23,45 +23,62 @@ _sym_db = _symbol_database.Default()
 
 
 from sonic.v1 import decisions_pb2 as sonic_dot_v1_dot_decisions__pb2
+from sonic.v1 import enrolment_service_pb2 as sonic_dot_v1_dot_enrolment__service__pb2
 from sonic.v1 import jobs_pb2 as sonic_dot_v1_dot_jobs__pb2
 from sonic.v1 import nodes_pb2 as sonic_dot_v1_dot_nodes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csonic/v1/admin_service.proto\x12\x08sonic.v1\x1a\x18sonic/v1/decisions.proto\x1a\x13sonic/v1/jobs.proto\x1a\x14sonic/v1/nodes.proto\"G\n\x10PlayFaultRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\"\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x13.sonic.v1.PlayFault\"\x13\n\x11PlayFaultResponse\"%\n\x12\x45xplainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"Z\n\x13\x45xplainNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.sonic.v1.Node\x12%\n\tdecisions\x18\x02 \x03(\x0b\x32\x12.sonic.v1.Decision\"G\n\x10ListNodesRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12#\n\x06states\x18\x02 \x03(\x0e\x32\x13.sonic.v1.NodeState\"2\n\x11ListNodesResponse\x12\x1d\n\x05nodes\x18\x01 \x03(\x0b\x32\x0e.sonic.v1.Node\"!\n\x0eGetNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"/\n\x0fGetNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.sonic.v1.Node\"#\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"1\n\x11\x44rainNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.sonic.v1.Node\"$\n\x11ResumeNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"2\n\x12ResumeNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.sonic.v1.Node\"o\n\x12ListAllJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x06states\x18\x03 \x03(\x0e\x32\x12.sonic.v1.JobState\x12\x0e\n\x06tenant\x18\x04 \x01(\t\"K\n\x13ListAllJobsResponse\x12\x1b\n\x04jobs\x18\x01 \x03(\x0b\x32\r.sonic.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x81\x04\n\x0c\x41\x64minService\x12\x44\n\tListNodes\x12\x1a.sonic.v1.ListNodesRequest\x1a\x1b.sonic.v1.ListNodesResponse\x12>\n\x07GetNode\x12\x18.sonic.v1.GetNodeRequest\x1a\x19.sonic.v1.GetNodeResponse\x12\x44\n\tDrainNode\x12\x1a.sonic.v1.DrainNodeRequest\x1a\x1b.sonic.v1.DrainNodeResponse\x12G\n\nResumeNode\x12\x1b.sonic.v1.ResumeNodeRequest\x1a\x1c.sonic.v1.ResumeNodeResponse\x12J\n\x0bListAllJobs\x12\x1c.sonic.v1.ListAllJobsRequest\x1a\x1d.sonic.v1.ListAllJobsResponse\x12J\n\x0b\x45xplainNode\x12\x1c.sonic.v1.ExplainNodeRequest\x1a\x1d.sonic.v1.ExplainNodeResponse\x12\x44\n\tPlayFault\x12\x1a.sonic.v1.PlayFaultRequest\x1a\x1b.sonic.v1.PlayFaultResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csonic/v1/admin_service.proto\x12\x08sonic.v1\x1a\x18sonic/v1/decisions.proto\x1a sonic/v1/enrolment_service.proto\x1a\x13sonic/v1/jobs.proto\x1a\x14sonic/v1/nodes.proto\"\\\n\x16\x43reateJoinTokenRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\x05\x12\x13\n\x0bttl_seconds\x18\x03 \x01(\x01\x12\x0f\n\x07node_id\x18\x04 \x01(\t\"K\n\x17\x43reateJoinTokenResponse\x12\"\n\x05token\x18\x01 \x01(\x0b\x32\x13.sonic.v1.JoinToken\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x17\n\x15ListJoinTokensRequest\"=\n\x16ListJoinTokensResponse\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.sonic.v1.JoinToken\"*\n\x16RevokeJoinTokenRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\"\x19\n\x17RevokeJoinTokenResponse\"2\n\x11RevokeNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"\x14\n\x12RevokeNodeResponse\"G\n\x10PlayFaultRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\"\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x13.sonic.v1.PlayFault\"\x13\n\x11PlayFaultResponse\"%\n\x12\x45xplainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"Z\n\x13\x45xplainNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.sonic.v1.Node\x12%\n\tdecisions\x18\x02 \x03(\x0b\x32\x12.sonic.v1.Decision\"G\n\x10ListNodesRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12#\n\x06states\x18\x02 \x03(\x0e\x32\x13.sonic.v1.NodeState\"2\n\x11ListNodesResponse\x12\x1d\n\x05nodes\x18\x01 \x03(\x0b\x32\x0e.sonic.v1.Node\"!\n\x0eGetNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"/\n\x0fGetNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.sonic.v1.Node\"#\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"1\n\x11\x44rainNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.sonic.v1.Node\"$\n\x11ResumeNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"2\n\x12ResumeNodeResponse\x12\x1c\n\x04node\x18\x01 \x01(\x0b\x32\x0e.sonic.v1.Node\"o\n\x12ListAllJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\"\n\x06states\x18\x03 \x03(\x0e\x32\x12.sonic.v1.JobState\x12\x0e\n\x06tenant\x18\x04 \x01(\t\"K\n\x13ListAllJobsResponse\x12\x1b\n\x04jobs\x18\x01 \x03(\x0b\x32\r.sonic.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcf\x06\n\x0c\x41\x64minService\x12\x44\n\tListNodes\x12\x1a.sonic.v1.ListNodesRequest\x1a\x1b.sonic.v1.ListNodesResponse\x12>\n\x07GetNode\x12\x18.sonic.v1.GetNodeRequest\x1a\x19.sonic.v1.GetNodeResponse\x12\x44\n\tDrainNode\x12\x1a.sonic.v1.DrainNodeRequest\x1a\x1b.sonic.v1.DrainNodeResponse\x12G\n\nResumeNode\x12\x1b.sonic.v1.ResumeNodeRequest\x1a\x1c.sonic.v1.ResumeNodeResponse\x12J\n\x0bListAllJobs\x12\x1c.sonic.v1.ListAllJobsRequest\x1a\x1d.sonic.v1.ListAllJobsResponse\x12J\n\x0b\x45xplainNode\x12\x1c.sonic.v1.ExplainNodeRequest\x1a\x1d.sonic.v1.ExplainNodeResponse\x12\x44\n\tPlayFault\x12\x1a.sonic.v1.PlayFaultRequest\x1a\x1b.sonic.v1.PlayFaultResponse\x12V\n\x0f\x43reateJoinToken\x12 .sonic.v1.CreateJoinTokenRequest\x1a!.sonic.v1.CreateJoinTokenResponse\x12S\n\x0eListJoinTokens\x12\x1f.sonic.v1.ListJoinTokensRequest\x1a .sonic.v1.ListJoinTokensResponse\x12V\n\x0fRevokeJoinToken\x12 .sonic.v1.RevokeJoinTokenRequest\x1a!.sonic.v1.RevokeJoinTokenResponse\x12G\n\nRevokeNode\x12\x1b.sonic.v1.RevokeNodeRequest\x1a\x1c.sonic.v1.RevokeNodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sonic.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLAYFAULTREQUEST']._serialized_start=111
-  _globals['_PLAYFAULTREQUEST']._serialized_end=182
-  _globals['_PLAYFAULTRESPONSE']._serialized_start=184
-  _globals['_PLAYFAULTRESPONSE']._serialized_end=203
-  _globals['_EXPLAINNODEREQUEST']._serialized_start=205
-  _globals['_EXPLAINNODEREQUEST']._serialized_end=242
-  _globals['_EXPLAINNODERESPONSE']._serialized_start=244
-  _globals['_EXPLAINNODERESPONSE']._serialized_end=334
-  _globals['_LISTNODESREQUEST']._serialized_start=336
-  _globals['_LISTNODESREQUEST']._serialized_end=407
-  _globals['_LISTNODESRESPONSE']._serialized_start=409
-  _globals['_LISTNODESRESPONSE']._serialized_end=459
-  _globals['_GETNODEREQUEST']._serialized_start=461
-  _globals['_GETNODEREQUEST']._serialized_end=494
-  _globals['_GETNODERESPONSE']._serialized_start=496
-  _globals['_GETNODERESPONSE']._serialized_end=543
-  _globals['_DRAINNODEREQUEST']._serialized_start=545
-  _globals['_DRAINNODEREQUEST']._serialized_end=580
-  _globals['_DRAINNODERESPONSE']._serialized_start=582
-  _globals['_DRAINNODERESPONSE']._serialized_end=631
-  _globals['_RESUMENODEREQUEST']._serialized_start=633
-  _globals['_RESUMENODEREQUEST']._serialized_end=669
-  _globals['_RESUMENODERESPONSE']._serialized_start=671
-  _globals['_RESUMENODERESPONSE']._serialized_end=721
-  _globals['_LISTALLJOBSREQUEST']._serialized_start=723
-  _globals['_LISTALLJOBSREQUEST']._serialized_end=834
-  _globals['_LISTALLJOBSRESPONSE']._serialized_start=836
-  _globals['_LISTALLJOBSRESPONSE']._serialized_end=911
-  _globals['_ADMINSERVICE']._serialized_start=914
-  _globals['_ADMINSERVICE']._serialized_end=1427
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=145
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=237
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=239
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=314
+  _globals['_LISTJOINTOKENSREQUEST']._serialized_start=316
+  _globals['_LISTJOINTOKENSREQUEST']._serialized_end=339
+  _globals['_LISTJOINTOKENSRESPONSE']._serialized_start=341
+  _globals['_LISTJOINTOKENSRESPONSE']._serialized_end=402
+  _globals['_REVOKEJOINTOKENREQUEST']._serialized_start=404
+  _globals['_REVOKEJOINTOKENREQUEST']._serialized_end=446
+  _globals['_REVOKEJOINTOKENRESPONSE']._serialized_start=448
+  _globals['_REVOKEJOINTOKENRESPONSE']._serialized_end=473
+  _globals['_REVOKENODEREQUEST']._serialized_start=475
+  _globals['_REVOKENODEREQUEST']._serialized_end=525
+  _globals['_REVOKENODERESPONSE']._serialized_start=527
+  _globals['_REVOKENODERESPONSE']._serialized_end=547
+  _globals['_PLAYFAULTREQUEST']._serialized_start=549
+  _globals['_PLAYFAULTREQUEST']._serialized_end=620
+  _globals['_PLAYFAULTRESPONSE']._serialized_start=622
+  _globals['_PLAYFAULTRESPONSE']._serialized_end=641
+  _globals['_EXPLAINNODEREQUEST']._serialized_start=643
+  _globals['_EXPLAINNODEREQUEST']._serialized_end=680
+  _globals['_EXPLAINNODERESPONSE']._serialized_start=682
+  _globals['_EXPLAINNODERESPONSE']._serialized_end=772
+  _globals['_LISTNODESREQUEST']._serialized_start=774
+  _globals['_LISTNODESREQUEST']._serialized_end=845
+  _globals['_LISTNODESRESPONSE']._serialized_start=847
+  _globals['_LISTNODESRESPONSE']._serialized_end=897
+  _globals['_GETNODEREQUEST']._serialized_start=899
+  _globals['_GETNODEREQUEST']._serialized_end=932
+  _globals['_GETNODERESPONSE']._serialized_start=934
+  _globals['_GETNODERESPONSE']._serialized_end=981
+  _globals['_DRAINNODEREQUEST']._serialized_start=983
+  _globals['_DRAINNODEREQUEST']._serialized_end=1018
+  _globals['_DRAINNODERESPONSE']._serialized_start=1020
+  _globals['_DRAINNODERESPONSE']._serialized_end=1069
+  _globals['_RESUMENODEREQUEST']._serialized_start=1071
+  _globals['_RESUMENODEREQUEST']._serialized_end=1107
+  _globals['_RESUMENODERESPONSE']._serialized_start=1109
+  _globals['_RESUMENODERESPONSE']._serialized_end=1159
+  _globals['_LISTALLJOBSREQUEST']._serialized_start=1161
+  _globals['_LISTALLJOBSREQUEST']._serialized_end=1272
+  _globals['_LISTALLJOBSRESPONSE']._serialized_start=1274
+  _globals['_LISTALLJOBSRESPONSE']._serialized_end=1349
+  _globals['_ADMINSERVICE']._serialized_start=1352
+  _globals['_ADMINSERVICE']._serialized_end=2199
 # @@protoc_insertion_point(module_scope)

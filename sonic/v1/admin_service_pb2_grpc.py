@@ -70,6 +70,26 @@ class AdminServiceStub:
                 request_serializer=sonic_dot_v1_dot_admin__service__pb2.PlayFaultRequest.SerializeToString,
                 response_deserializer=sonic_dot_v1_dot_admin__service__pb2.PlayFaultResponse.FromString,
                 _registered_method=True)
+        self.CreateJoinToken = channel.unary_unary(
+                '/sonic.v1.AdminService/CreateJoinToken',
+                request_serializer=sonic_dot_v1_dot_admin__service__pb2.CreateJoinTokenRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_admin__service__pb2.CreateJoinTokenResponse.FromString,
+                _registered_method=True)
+        self.ListJoinTokens = channel.unary_unary(
+                '/sonic.v1.AdminService/ListJoinTokens',
+                request_serializer=sonic_dot_v1_dot_admin__service__pb2.ListJoinTokensRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_admin__service__pb2.ListJoinTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeJoinToken = channel.unary_unary(
+                '/sonic.v1.AdminService/RevokeJoinToken',
+                request_serializer=sonic_dot_v1_dot_admin__service__pb2.RevokeJoinTokenRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_admin__service__pb2.RevokeJoinTokenResponse.FromString,
+                _registered_method=True)
+        self.RevokeNode = channel.unary_unary(
+                '/sonic.v1.AdminService/RevokeNode',
+                request_serializer=sonic_dot_v1_dot_admin__service__pb2.RevokeNodeRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_admin__service__pb2.RevokeNodeResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -128,6 +148,35 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateJoinToken(self, request, context):
+        """Makes a token with which boxes can join. Its text is in this answer and nowhere else. A repeat makes another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJoinTokens(self, request, context):
+        """Lists all tokens that can be used or could be, the newest first, without their secrets. A repeat reads again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeJoinToken(self, request, context):
+        """Ends a token; boxes that have joined with it stay. A repeat changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeNode(self, request, context):
+        """Takes a node's right to be one, or gives it back. Its sessions end at once, at every hub, its work goes elsewhere when
+        the leases end, and it can neither renew nor enrol anew. A repeat changes nothing. An unknown node is NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +214,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.PlayFault,
                     request_deserializer=sonic_dot_v1_dot_admin__service__pb2.PlayFaultRequest.FromString,
                     response_serializer=sonic_dot_v1_dot_admin__service__pb2.PlayFaultResponse.SerializeToString,
+            ),
+            'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJoinToken,
+                    request_deserializer=sonic_dot_v1_dot_admin__service__pb2.CreateJoinTokenRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_admin__service__pb2.CreateJoinTokenResponse.SerializeToString,
+            ),
+            'ListJoinTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJoinTokens,
+                    request_deserializer=sonic_dot_v1_dot_admin__service__pb2.ListJoinTokensRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_admin__service__pb2.ListJoinTokensResponse.SerializeToString,
+            ),
+            'RevokeJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeJoinToken,
+                    request_deserializer=sonic_dot_v1_dot_admin__service__pb2.RevokeJoinTokenRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_admin__service__pb2.RevokeJoinTokenResponse.SerializeToString,
+            ),
+            'RevokeNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeNode,
+                    request_deserializer=sonic_dot_v1_dot_admin__service__pb2.RevokeNodeRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_admin__service__pb2.RevokeNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -357,6 +426,114 @@ class AdminService:
             '/sonic.v1.AdminService/PlayFault',
             sonic_dot_v1_dot_admin__service__pb2.PlayFaultRequest.SerializeToString,
             sonic_dot_v1_dot_admin__service__pb2.PlayFaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.AdminService/CreateJoinToken',
+            sonic_dot_v1_dot_admin__service__pb2.CreateJoinTokenRequest.SerializeToString,
+            sonic_dot_v1_dot_admin__service__pb2.CreateJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJoinTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.AdminService/ListJoinTokens',
+            sonic_dot_v1_dot_admin__service__pb2.ListJoinTokensRequest.SerializeToString,
+            sonic_dot_v1_dot_admin__service__pb2.ListJoinTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.AdminService/RevokeJoinToken',
+            sonic_dot_v1_dot_admin__service__pb2.RevokeJoinTokenRequest.SerializeToString,
+            sonic_dot_v1_dot_admin__service__pb2.RevokeJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.AdminService/RevokeNode',
+            sonic_dot_v1_dot_admin__service__pb2.RevokeNodeRequest.SerializeToString,
+            sonic_dot_v1_dot_admin__service__pb2.RevokeNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

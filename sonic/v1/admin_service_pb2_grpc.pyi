@@ -53,6 +53,16 @@ class AdminServiceStub:
     """Lets a node suffer a fault for a while, to see what the fleet makes of it. Called on game days.
     A node that does not allow it is FAILED_PRECONDITION. A repeat starts the time anew; 0 seconds end the fault.
     """
+    CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateJoinTokenRequest, _admin_service_pb2.CreateJoinTokenResponse]
+    """Makes a token with which boxes can join. Its text is in this answer and nowhere else. A repeat makes another."""
+    ListJoinTokens: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListJoinTokensRequest, _admin_service_pb2.ListJoinTokensResponse]
+    """Lists all tokens that can be used or could be, the newest first, without their secrets. A repeat reads again."""
+    RevokeJoinToken: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeJoinTokenRequest, _admin_service_pb2.RevokeJoinTokenResponse]
+    """Ends a token; boxes that have joined with it stay. A repeat changes nothing."""
+    RevokeNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeNodeRequest, _admin_service_pb2.RevokeNodeResponse]
+    """Takes a node's right to be one, or gives it back. Its sessions end at once, at every hub, its work goes elsewhere when
+    the leases end, and it can neither renew nor enrol anew. A repeat changes nothing. An unknown node is NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -78,6 +88,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     PlayFault: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PlayFaultRequest, _admin_service_pb2.PlayFaultResponse]  # type: ignore[assignment]
     """Lets a node suffer a fault for a while, to see what the fleet makes of it. Called on game days.
     A node that does not allow it is FAILED_PRECONDITION. A repeat starts the time anew; 0 seconds end the fault.
+    """
+    CreateJoinToken: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateJoinTokenRequest, _admin_service_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
+    """Makes a token with which boxes can join. Its text is in this answer and nowhere else. A repeat makes another."""
+    ListJoinTokens: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListJoinTokensRequest, _admin_service_pb2.ListJoinTokensResponse]  # type: ignore[assignment]
+    """Lists all tokens that can be used or could be, the newest first, without their secrets. A repeat reads again."""
+    RevokeJoinToken: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeJoinTokenRequest, _admin_service_pb2.RevokeJoinTokenResponse]  # type: ignore[assignment]
+    """Ends a token; boxes that have joined with it stay. A repeat changes nothing."""
+    RevokeNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeNodeRequest, _admin_service_pb2.RevokeNodeResponse]  # type: ignore[assignment]
+    """Takes a node's right to be one, or gives it back. Its sessions end at once, at every hub, its work goes elsewhere when
+    the leases end, and it can neither renew nor enrol anew. A repeat changes nothing. An unknown node is NOT_FOUND.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -143,6 +163,40 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.PlayFaultResponse, _abc.Awaitable[_admin_service_pb2.PlayFaultResponse]]:
         """Lets a node suffer a fault for a while, to see what the fleet makes of it. Called on game days.
         A node that does not allow it is FAILED_PRECONDITION. A repeat starts the time anew; 0 seconds end the fault.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateJoinToken(
+        self,
+        request: _admin_service_pb2.CreateJoinTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.CreateJoinTokenResponse, _abc.Awaitable[_admin_service_pb2.CreateJoinTokenResponse]]:
+        """Makes a token with which boxes can join. Its text is in this answer and nowhere else. A repeat makes another."""
+
+    @_abc_1.abstractmethod
+    def ListJoinTokens(
+        self,
+        request: _admin_service_pb2.ListJoinTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListJoinTokensResponse, _abc.Awaitable[_admin_service_pb2.ListJoinTokensResponse]]:
+        """Lists all tokens that can be used or could be, the newest first, without their secrets. A repeat reads again."""
+
+    @_abc_1.abstractmethod
+    def RevokeJoinToken(
+        self,
+        request: _admin_service_pb2.RevokeJoinTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeJoinTokenResponse, _abc.Awaitable[_admin_service_pb2.RevokeJoinTokenResponse]]:
+        """Ends a token; boxes that have joined with it stay. A repeat changes nothing."""
+
+    @_abc_1.abstractmethod
+    def RevokeNode(
+        self,
+        request: _admin_service_pb2.RevokeNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeNodeResponse, _abc.Awaitable[_admin_service_pb2.RevokeNodeResponse]]:
+        """Takes a node's right to be one, or gives it back. Its sessions end at once, at every hub, its work goes elsewhere when
+        the leases end, and it can neither renew nor enrol anew. A repeat changes nothing. An unknown node is NOT_FOUND.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -60,6 +60,11 @@ class FleetServiceStub:
                 request_serializer=sonic_dot_v1_dot_fleet__service__pb2.UploadVideoRequest.SerializeToString,
                 response_deserializer=sonic_dot_v1_dot_fleet__service__pb2.UploadVideoResponse.FromString,
                 _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/sonic.v1.FleetService/RenewCertificate',
+                request_serializer=sonic_dot_v1_dot_fleet__service__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_fleet__service__pb2.RenewCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -110,6 +115,15 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewCertificate(self, request, context):
+        """Gives the node of the connection's certificate a new certificate, for a new key. Called at two thirds of the
+        certificate's life; the former one stays good until it ends. A repeat gives another. A revoked node is
+        PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -137,6 +151,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.UploadVideo,
                     request_deserializer=sonic_dot_v1_dot_fleet__service__pb2.UploadVideoRequest.FromString,
                     response_serializer=sonic_dot_v1_dot_fleet__service__pb2.UploadVideoResponse.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=sonic_dot_v1_dot_fleet__service__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_fleet__service__pb2.RenewCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -275,6 +294,33 @@ class FleetService:
             '/sonic.v1.FleetService/UploadVideo',
             sonic_dot_v1_dot_fleet__service__pb2.UploadVideoRequest.SerializeToString,
             sonic_dot_v1_dot_fleet__service__pb2.UploadVideoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sonic.v1.FleetService/RenewCertificate',
+            sonic_dot_v1_dot_fleet__service__pb2.RenewCertificateRequest.SerializeToString,
+            sonic_dot_v1_dot_fleet__service__pb2.RenewCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,11 @@ class FleetServiceStub:
     state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
     Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
     """
+    RenewCertificate: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RenewCertificateRequest, _fleet_service_pb2.RenewCertificateResponse]
+    """Gives the node of the connection's certificate a new certificate, for a new key. Called at two thirds of the
+    certificate's life; the former one stays good until it ends. A repeat gives another. A revoked node is
+    PERMISSION_DENIED.
+    """
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -84,6 +89,11 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
     state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
     Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
+    """
+    RenewCertificate: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RenewCertificateRequest, _fleet_service_pb2.RenewCertificateResponse]  # type: ignore[assignment]
+    """Gives the node of the connection's certificate a new certificate, for a new key. Called at two thirds of the
+    certificate's life; the former one stays good until it ends. A repeat gives another. A revoked node is
+    PERMISSION_DENIED.
     """
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -140,6 +150,17 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
         state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
         Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewCertificate(
+        self,
+        request: _fleet_service_pb2.RenewCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.RenewCertificateResponse, _abc.Awaitable[_fleet_service_pb2.RenewCertificateResponse]]:
+        """Gives the node of the connection's certificate a new certificate, for a new key. Called at two thirds of the
+        certificate's life; the former one stays good until it ends. A repeat gives another. A revoked node is
+        PERMISSION_DENIED.
         """
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

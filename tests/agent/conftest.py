@@ -106,6 +106,7 @@ async def start(hub: ScriptedHub, tmp_path: Path, capsys: pytest.CaptureFixture[
             "region": "here",
             "data_dir": tmp_path / "data",
             "http_listen": "127.0.0.1:0",
+            "insecure": True,
             "cancel_grace_s": 0.5,
             "worker_command": DOUBLE,
         }

@@ -80,8 +80,8 @@ def test_memory_kills_are_counted_by_the_machine_alone_where_there_is_no_cgroup(
         ({"region": ""}, "region is ''"),
         ({"hub": "hub.example"}, "hub is 'hub.example'; host:port is wanted"),
         ({"hub": "127.0.0.1:0"}, "hub is '127.0.0.1:0'; host:port is wanted"),
-        ({"hub": "hub.example:50051"}, "pass --insecure inside a network that you trust"),
-        ({"http_listen": "0.0.0.0:8091"}, "pass --insecure"),
+        ({"hub": "hub.example:50052", "insecure": True}, "hub is 'hub.example:50052', which is not this machine alone"),
+        ({"http_listen": "0.0.0.0:8091", "insecure": True}, "leave --insecure out"),
         ({"slots": 0}, "slots is 0; a value above 0 is wanted"),
         ({"drain_timeout_s": -1.0}, "drain_timeout_s is -1.0; a value of 0 or more is wanted"),
         ({"worker_command": ()}, "worker_command is empty"),
@@ -92,5 +92,7 @@ def test_settings_that_cannot_work_are_refused_with_the_way_out(settings: dict[s
         AgentConfig(**settings)  # type: ignore[arg-type]
 
 
-def test_a_hub_elsewhere_can_be_used_on_purpose():
-    assert AgentConfig(hub="hub.example:50051", insecure=True).hub == "hub.example:50051"
+def test_an_agent_that_is_told_nothing_finds_the_port_of_its_hub_on_this_machine():
+    assert AgentConfig().hub_target == "127.0.0.1:50052"
+    assert AgentConfig(insecure=True).hub_target == "127.0.0.1:50051"
+    assert AgentConfig(hub="hub.example:1").hub_target == "hub.example:1"

@@ -29,9 +29,9 @@ async def until_all_are(client: AsyncSonicClient, state: nodes_pb2.NodeState.Val
 async def test_one_process_is_many_nodes_of_unlike_kinds_and_sigterm_drains_them(tmp_path: Path) -> None:
     (tmp_path / "face.jpg").write_bytes(JPEG)
     (tmp_path / "voice.wav").write_bytes(WAV)
-    async with running_hub() as hub, AsyncSonicClient(hub.grpc_address) as client:
+    async with running_hub() as hub, AsyncSonicClient(hub.grpc_address, insecure=True) as client:
         command = [sys.executable, "-m", "sonic", "agent", "--simulate", "30", "--node-id", "lab", "--region", "eu,us"]
-        with process([*command, "--hub", hub.grpc_address], tmp_path / "log") as fleet:
+        with process([*command, "--insecure", "--hub", hub.grpc_address], tmp_path / "log") as fleet:
             nodes = await until_all_are(client, READY)
             assert [node.node_id for node in nodes if node.region == "us"][:2] == ["lab-0002", "lab-0004"]
             assert len({gpu.name for node in nodes for gpu in node.gpus}) > 3

@@ -64,6 +64,8 @@ def acme(sonic: Sonic, hub: Hub) -> Sonic:
     """The command of tenant acme, with its hub."""
 
     async def run(*arguments: object, **environment: str) -> Ended:
-        return await sonic(*arguments, SONIC_HUB=hub.grpc_address, SONIC_TENANT="acme", **environment)
+        return await sonic(
+            *arguments, SONIC_HUB=hub.grpc_address, SONIC_TENANT="acme", SONIC_INSECURE="1", **environment
+        )
 
     return run

@@ -58,7 +58,9 @@ async def test_a_batch_that_was_killed_goes_on_with_the_same_jobs(home, hub, acm
     path = manifest(*(f"face.jpg,voice.wav,out/{n}.mp4,{n}" for n in range(300)))
     command = [sys.executable, "-m", "sonic", "batch", str(path)]
     async with busy(node) as rendered:
-        with process(command, tmp_path / "log", **home, SONIC_HUB=hub.grpc_address, SONIC_TENANT="acme") as program:
+        with process(
+            command, tmp_path / "log", **home, SONIC_HUB=hub.grpc_address, SONIC_TENANT="acme", SONIC_INSECURE="1"
+        ) as program:
             while not list(tmp_path.glob("out/*.mp4")):
                 await asyncio.sleep(0.01)
             program.kill()
@@ -160,7 +162,7 @@ async def test_a_video_that_could_not_be_written_is_never_rendered(acme, node, m
 async def test_a_batch_says_how_much_there_is_before_the_first_video(acme, home, hub, manifest) -> None:
     path = manifest(*(f"face.jpg,voice.wav,{n}.mp4,{n}" for n in range(3)))
     batch = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sonic", "batch", str(path), "--hub", hub.grpc_address),
+        *(sys.executable, "-m", "sonic", "batch", str(path), "--insecure", "--hub", hub.grpc_address),
         stderr=asyncio.subprocess.PIPE,
         env=home,
     )

@@ -127,7 +127,7 @@ async def test_a_failed_job_is_exit_code_1_with_its_reason(acme, node, files, js
 
 async def test_stopping_to_wait_says_how_to_go_on(acme, hub: Hub, home, files) -> None:
     waiting = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sonic", "submit", *map(str, files), "--wait", "--hub", hub.grpc_address),
+        *(sys.executable, "-m", "sonic", "submit", *map(str, files), "--wait", "--insecure", "--hub", hub.grpc_address),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=home,
@@ -227,7 +227,9 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
         (("submit", "--colour", "blue"), 2, "--colour"),
         (("jobs", "list", "--config", "no.toml"), 2, "no.toml"),
         (("hub", "--listen", "nowhere"), 2, "listen is 'nowhere'"),
-        (("hub", "--listen", "0.0.0.0:1"), 2, "--insecure"),
+        (("hub", "--insecure", "--listen", "0.0.0.0:1"), 2, "leave --insecure out"),
+        (("agent", "--hub", "hub.example:1", "--insecure"), 2, "leave --insecure out"),
+        (("jobs", "list", "--hub", "hub.example:1"), 2, "set ca_file"),
         (("agent", "--slots", "0"), 2, "slots is 0"),
     ],
 )
@@ -244,6 +246,8 @@ async def test_what_goes_wrong_has_an_exit_code_and_a_sentence(acme, files, tmp_
 async def test_the_hub_that_the_command_starts_can_be_used_and_stopped(sonic, home, tmp_path) -> None:
     log = tmp_path / "hub.log"
     command = [sys.executable, "-m", "sonic", "hub", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+    command += ["--agent-listen", "127.0.0.1:0"]
+    ca_file = tmp_path / "hub" / "authority" / "authority.pem"
     with process(command, log, **home, SONIC_HUB_DATA_DIR=str(tmp_path / "hub")) as program:
         serving = None
         while not serving:
@@ -253,9 +257,14 @@ async def test_the_hub_that_the_command_starts_can_be_used_and_stopped(sonic, ho
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             serving = next((line for line in lines if line["message"] == "serving"), None)
         assert serving["data_dir"] == str(tmp_path / "hub")
-        assert (await sonic("nodes", "list", "--json", "--hub", serving["grpc"])).data == []
+        at = ("--hub", serving["grpc"], "--ca-file", ca_file)
+        assert (await sonic("nodes", "list", "--json", *at)).data == []
+        stranger = await sonic("nodes", "list", "--hub", serving["grpc"])
+        assert (stranger.code, "set ca_file to the authority.pem of this hub" in stranger.err) == (4, True)
+        plain = await sonic("nodes", "list", "--hub", serving["grpc"], "--insecure")
+        assert (plain.code, "speaks TLS, and insecure is set here" in plain.err) == (4, True)
         health = f"http://{serving['http']}/healthz"
-        checked = await sonic("doctor", "--json", "--hub", serving["grpc"], "--health-url", health)
+        checked = await sonic("doctor", "--json", *at, "--health-url", health)
         states = {finding["name"]: finding["state"] for finding in checked.data}
         assert (states["hub"], states["clock"]) == ("warning", "ok")
         assert program.stop() == 0

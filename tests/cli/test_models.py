@@ -19,7 +19,7 @@ SAID: list[str] = []
 
 @pytest.fixture
 def settings(hub: Hub) -> ClientConfig:
-    return ClientConfig(hub.grpc_address, "fleet", patience_s=5)
+    return ClientConfig(hub.grpc_address, "fleet", patience_s=5, insecure=True)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_a_box_takes_from_the_hub_what_an_operator_put_there(
     sonic: Sonic, hub: Hub, pushed: Path, tmp_path: Path
 ) -> None:
-    here = {"SONIC_HUB": hub.grpc_address, "SONIC_TENANT": "fleet"}
+    here = {"SONIC_HUB": hub.grpc_address, "SONIC_TENANT": "fleet", "SONIC_INSECURE": "1"}
     put = await sonic("models", "push", "sonic-tiny", "--json", SONIC_MODELS=str(tmp_path / "operator"), **here)
     assert put.code == 0, put.err
     assert put.data["version"] == "sonic-tiny"
@@ -83,7 +83,7 @@ async def test_an_artifact_that_is_no_model_is_refused(
     from sonic.client import AsyncSonicClient
 
     (tmp_path / "some.json").write_text(json.dumps({"manifest": {"files": 1}}))
-    async with AsyncSonicClient(settings.hub, settings.tenant) as client:
+    async with AsyncSonicClient(settings.hub, settings.tenant, insecure=True) as client:
         artifact = await client.upload(tmp_path / "some.json")
     with pytest.raises(models.FetchFailed, match="no model that `sonic models push` put there"):
         model_store._parsed((tmp_path / "some.json").read_bytes(), artifact.sha256)

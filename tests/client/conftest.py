@@ -18,7 +18,8 @@ from tests.hub import peers
 
 
 def hub_config(folder: Path, **about: object) -> HubConfig:
-    return HubConfig(data_dir=folder, listen="127.0.0.1:0", http_listen="127.0.0.1:0", **about)  # type: ignore[arg-type]
+    free = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "insecure": True}
+    return HubConfig(data_dir=folder, **(free | about))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ async def proxy(hub: Hub) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def client(proxy: Proxy) -> AsyncIterator[AsyncSonicClient]:
     """Its tenant is "acme"; its calls go through the proxy."""
-    async with AsyncSonicClient(proxy.address, "acme", patience_s=20) as made:
+    async with AsyncSonicClient(proxy.address, "acme", patience_s=20, insecure=True) as made:
         yield made
 
 

@@ -33,7 +33,7 @@ async def test_a_job_goes_from_files_to_a_file(client, node, files, tmp_path) ->
 
 async def test_the_sync_client_needs_no_loop_and_minds_none(hub: Hub, node, files, tmp_path) -> None:
     def ten_lines() -> list[jobs_pb2.JobState.ValueType]:
-        with SonicClient(hub.grpc_address, "acme") as client:
+        with SonicClient(hub.grpc_address, "acme", insecure=True) as client:
             job = client.submit(*files)
             states = [update.state for update in client.watch(job.job_id)]
             client.download(client.wait(job.job_id), tmp_path / "video.mp4")
@@ -78,7 +78,7 @@ async def test_a_repeated_submission_has_the_same_key(files) -> None:
     job_service_pb2_grpc.add_JobServiceServicer_to_server(hub, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with AsyncSonicClient(f"127.0.0.1:{port}") as client:
+    async with AsyncSonicClient(f"127.0.0.1:{port}", insecure=True) as client:
         first = await client.submit(*files)
         second = await client.submit(*files)
     await server.stop(None)
@@ -116,7 +116,7 @@ async def test_refusals_say_which_field_and_what_to_do(client, files, tmp_path) 
 async def test_a_limit_says_when_to_come_back(tmp_path, files) -> None:
     async with (
         serving(hub_config(tmp_path / "hub", max_queued_jobs=1)) as hub,
-        AsyncSonicClient(hub.grpc_address) as client,
+        AsyncSonicClient(hub.grpc_address, insecure=True) as client,
     ):
         await client.submit(*files)
         with pytest.raises(exceptions.LimitReached, match="1 may wait") as refused:
@@ -126,7 +126,7 @@ async def test_a_limit_says_when_to_come_back(tmp_path, files) -> None:
 
 
 async def test_a_hub_that_is_not_there_is_said_with_its_address(files) -> None:
-    async with AsyncSonicClient("127.0.0.1:9", patience_s=0.1) as client:
+    async with AsyncSonicClient("127.0.0.1:9", patience_s=0.1, insecure=True) as client:
         with pytest.raises(exceptions.HubUnreachable, match=r"127\.0\.0\.1:9"):
             await client.submit(*files)
 

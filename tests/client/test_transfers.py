@@ -67,7 +67,7 @@ async def test_a_download_goes_on_where_it_was_cut(client, proxy, node, files, t
 async def test_a_later_run_goes_on_with_what_an_earlier_one_got(client, proxy, node, files, tmp_path) -> None:
     job = await succeeded_job(client, node, files)
     destination = tmp_path / "video.mp4"
-    async with AsyncSonicClient(proxy.address, "acme", patience_s=0.01) as hasty:
+    async with AsyncSonicClient(proxy.address, "acme", patience_s=0.01, insecure=True) as hasty:
         proxy.cut_after_received = proxy.received_bytes + 2 * MIB
         with pytest.raises(exceptions.HubUnreachable):
             await hasty.download(job, destination)
@@ -93,7 +93,7 @@ async def test_bytes_that_are_not_those_of_the_hash_never_become_a_video(tmp_pat
     await server.start()
     job = jobs_pb2.Job(state=jobs_pb2.JOB_STATE_SUCCEEDED)
     job.video.sha256 = peers.digest(b"a video")
-    async with AsyncSonicClient(f"127.0.0.1:{port}") as client:
+    async with AsyncSonicClient(f"127.0.0.1:{port}", insecure=True) as client:
         with pytest.raises(exceptions.BytesDiffer, match="try again"):
             await client.download(job, tmp_path / "out" / "video.mp4")
     await server.stop(None)

@@ -39,7 +39,14 @@ async def storm(made: Fleet, book: Book, seed: int, jobs: int, seconds: float) -
     """Let callers work on a fleet that suffers; the answer is what happened."""
     chance, began_s, stop = random.Random(seed), time.monotonic(), asyncio.Event()
     callers = [
-        Caller(f"{tenant}-{number}", tenant, made.targets, book, random.Random(f"{seed}-{tenant}-{number}"))
+        Caller(
+            f"{tenant}-{number}",
+            tenant,
+            made.targets,
+            book,
+            random.Random(f"{seed}-{tenant}-{number}"),
+            made.credentials,
+        )
         for tenant in TENANTS
         for number in range(CALLERS_PER_TENANT)
     ]

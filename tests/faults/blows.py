@@ -186,7 +186,7 @@ class Storm:
         fault = nodes_pb2.PlayFault(fault=nodes_pb2.GAME_DAY_FAULT_SKEW, seconds=3.0)
         request = admin_service_pb2.PlayFaultRequest(node_id=f"{name}-0001", fault=fault)
         for target in self.fleet.targets * 10:  # the hub that holds its session may be away
-            async with grpc.aio.insecure_channel(target) as channel:
+            async with grpc.aio.secure_channel(target, self.fleet.credentials) as channel:
                 try:
                     await admin_service_pb2_grpc.AdminServiceStub(channel).PlayFault(request, timeout=5)
                     break

@@ -50,13 +50,16 @@ class Caller:
     targets: list[str]
     book: Book
     chance: random.Random
+    credentials: grpc.ChannelCredentials
     submitted: int = 0
     following: dict[str, str] = field(default_factory=dict)  # jobs whose end it has not been told, and how it waits
     _stubs: list[Any] = field(default_factory=list)
     _channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     def open(self) -> None:
-        self._channels = [grpc.aio.insecure_channel(target, options=_OPTIONS) for target in self.targets]
+        self._channels = [
+            grpc.aio.secure_channel(target, self.credentials, options=_OPTIONS) for target in self.targets
+        ]
         self._stubs = [job_service_pb2_grpc.JobServiceStub(channel) for channel in self._channels]
 
     async def close(self) -> None:

@@ -11,21 +11,28 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import grpc
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from agent import identity
 from hub.store import records, schema
+from hub.trust.authority import NodeName, open_authority
+from sonic.simulated_profile import unlike
 from sonic.v1 import fleet_service_pb2, jobs_pb2
 from tests import postgres
 from tests.faults.history import Note, Stored, Try, notes
 from tests.faults.world import Disk, Machine, World, end_with_parent
 
 SONIC = [sys.executable, "-m", "sonic"]
-GRPC_PORT, HTTP_PORT, POSTGRES_PORT = 50051, 8090, 5432
+GRPC_PORT, AGENTS_PORT, HTTP_PORT, POSTGRES_PORT = 50051, 50052, 8090, 5432
 HEARTBEAT_S, LEASE_S, MAX_TRIES = 0.5, 2.0, 10
 DISK_BYTES = 192 << 20
 START_TIMEOUT_S = 60.0
@@ -96,6 +103,16 @@ class Fleet:
     disks: dict[str, Disk] = field(default_factory=dict)
     cluster: postgres.Cluster | None = None
     database_url: str = ""
+
+    @property
+    def authority_dir(self) -> Path:
+        """All hubs have it."""
+        return self.folder / "authority"
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials:
+        """A caller's."""
+        return grpc.ssl_channel_credentials((self.authority_dir / "authority.pem").read_bytes())
 
     @property
     def targets(self) -> list[str]:
@@ -223,7 +240,8 @@ def _cluster(fleet: Fleet) -> postgres.Cluster:
 def _add_hub(fleet: Fleet, name: str, store: str) -> None:
     machine = fleet.machines[name]
     fleet.disks[name] = Disk.mounted(fleet.folder / name, DISK_BYTES)
-    command = [*SONIC, "hub", "--hub-id", name, "--insecure", "--data-dir", str(fleet.folder / name)]
+    command = [*SONIC, "hub", "--hub-id", name, "--data-dir", str(fleet.folder / name)]
+    command += ["--agent-listen", f"{machine.address}:{AGENTS_PORT}", "--authority-dir", str(fleet.authority_dir)]
     command += ["--listen", f"{machine.address}:{GRPC_PORT}", "--http-listen", f"{machine.address}:{HTTP_PORT}"]
     command += ["--heartbeat-interval-s", str(HEARTBEAT_S), "--lease-s", str(LEASE_S), "--max-tries", str(MAX_TRIES)]
     if store == "postgresql":
@@ -235,10 +253,26 @@ def _add_hub(fleet: Fleet, name: str, store: str) -> None:
     fleet.hubs.append(Part(name, machine, command, fleet.folder / f"{name}.log"))
 
 
+def _enrolled(fleet: Fleet, name: str, nodes: int) -> Path:
+    """A folder with an identity that names all of the nodes; who makes one has to hold the authority's key."""
+    data_dir, key_pem = fleet.folder / name, identity.new_key()
+    data_dir.mkdir()
+    seed = zlib.crc32(name.encode())
+    names = [NodeName(profile.region, profile.node_id) for profile in unlike(nodes, name, REGIONS, seed)]
+    authority = open_authority(fleet.authority_dir)
+    key = load_pem_private_key(key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    issued = authority.node_certificate(key.public_key(), names, timedelta(days=1))
+    made = identity.Identity.of(key_pem, issued.pem, authority.pem)
+    identity.IdentityFolder(data_dir).save(made)
+    return data_dir
+
+
 def _add_agents(fleet: Fleet, name: str, nodes: int) -> Part:
     command = [sys.executable, "-m", "tests.faults.journaled_agents", "agent", "--simulate", str(nodes)]
-    command += ["--node-id", name, "--region", ",".join(REGIONS), "--insecure", "--plays-faults"]
-    command += ["--hub", ",".join(fleet.targets)]
+    command += ["--node-id", name, "--region", ",".join(REGIONS), "--plays-faults"]
+    command += ["--hub", ",".join(f"{hub.machine.address}:{AGENTS_PORT}" for hub in fleet.hubs)]
+    command += ["--data-dir", str(_enrolled(fleet, name, nodes))]
     journal = {"JOURNAL": str(fleet.folder / f"{name}.journal")}
     fleet.agents.append(Part(name, fleet.machines[name], command, fleet.folder / f"{name}.log", journal))
     return fleet.agents[-1]

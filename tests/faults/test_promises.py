@@ -117,7 +117,7 @@ def test_a_box_whose_disk_is_full_hands_its_job_on_and_comes_back(
 ) -> None:
     data_dir = tmp_path / "tight"
     data_dir.mkdir()
-    agent = [*SONIC, "agent", "--hub", fleet.address, "--node-id", "tight", "--region", "narrow"]
+    agent = [*SONIC, "agent", "--insecure", "--hub", fleet.address, "--node-id", "tight", "--region", "narrow"]
     agent += ["--data-dir", str(data_dir), "--http-listen", "127.0.0.1:0"]
     with process(world.on_small_disk(data_dir, DISK_BYTES, agent), tmp_path / "tight.log") as tight:
         fleet.until(lambda: any(node.node_id == "tight" for node in client.nodes()))

@@ -15,7 +15,9 @@ from .peers import Agent, Caller
 
 
 def config(data_dir: Path, **about: object) -> HubConfig:
-    own = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "heartbeat_interval_s": 0.5, "lease_s": 1.5}
+    own = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "heartbeat_interval_s": 0.5, "lease_s": 1.5} | {
+        "insecure": True
+    }
     return HubConfig(data_dir=data_dir, **(own | about))  # type: ignore[arg-type]
 
 

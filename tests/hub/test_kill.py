@@ -22,7 +22,7 @@ HUB = """
 import asyncio, pathlib
 from hub import config, service
 asyncio.run(service.run(config.HubConfig(listen="127.0.0.1:{grpc}", http_listen="127.0.0.1:{http}",
-    data_dir=pathlib.Path({data!r}), heartbeat_interval_s=0.5, lease_s=2)))
+    data_dir=pathlib.Path({data!r}), insecure=True, heartbeat_interval_s=0.5, lease_s=2)))
 """
 
 

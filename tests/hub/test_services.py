@@ -420,7 +420,7 @@ async def test_a_hub_that_cannot_listen_or_share_says_so(hub: Hub, tmp_path: Pat
     with pytest.raises(InvalidConfig, match="cannot be used"):
         async with serving(config(tmp_path / "other", listen=hub.grpc_address)):
             pass
-    with pytest.raises(InvalidConfig, match="--insecure"):
+    with pytest.raises(InvalidConfig, match="leave --insecure out"):
         config(tmp_path, listen="0.0.0.0:50051")
 
 

@@ -252,7 +252,7 @@ import asyncio, pathlib
 from hub import config, service
 asyncio.run(service.run(config.HubConfig(hub_id={name!r}, listen="127.0.0.1:{grpc}", http_listen="127.0.0.1:{http}",
     data_dir=pathlib.Path({data!r}), database_url={url!r}, artifacts_url={files!r},
-    heartbeat_interval_s=0.5, lease_s=4)))
+    insecure=True, heartbeat_interval_s=0.5, lease_s=4)))
 """
 
 

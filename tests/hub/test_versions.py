@@ -77,14 +77,14 @@ def test_a_database_of_the_next_version_is_served(database_url: str) -> None:
         connection.exec_driver_sql("ALTER TABLE jobs ADD COLUMN later DOUBLE PRECISION")
         connection.exec_driver_sql("ALTER TABLE nodes ADD COLUMN later VARCHAR(8) DEFAULT 'x' NOT NULL")
         connection.exec_driver_sql("CREATE TABLE laters (later_id INTEGER PRIMARY KEY)")
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0999'")
     again = open_database(database_url)
     add(again, new("b"))
     with again.begin() as connection:
         records.note_node(connection, "n1", "eu", "0.1", 1.0)
         commits.apply(connection, commits.CommitCancel("a"), 2.0, "h1")
         assert [record.row.job_id for record in records.page(connection, None, Page(10))] == ["b", "a"]
-        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0004"
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0999"
     for engine in (again, database):
         engine.dispose()
 

@@ -32,7 +32,7 @@ class Fleet:
     folder: Path
 
     def client(self, tenant: str = "acme") -> SonicClient:
-        return SonicClient(self.address, tenant)
+        return SonicClient(self.address, tenant, insecure=True)
 
     def restart_hub(self) -> None:
         self.hub.start()
@@ -97,7 +97,7 @@ def running_fleet(
 ) -> Iterator[Fleet]:
     """`options` and `environment` are the agents'."""
     address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    hub = [*SONIC, "hub", "--listen", address, "--http-listen", http, "--data-dir", str(folder / "hub")]
+    hub = [*SONIC, "hub", "--insecure", "--listen", address, "--http-listen", http, "--data-dir", str(folder / "hub")]
     hub += ["--heartbeat-interval-s", "0.5", "--lease-s", "3"]
     with contextlib.ExitStack() as stack:
         made = Fleet(
@@ -105,7 +105,7 @@ def running_fleet(
         )
         wait_until_ready(made.hub_url, made.hub)
         for name in names:
-            agent = [*SONIC, "agent", "--hub", address, "--node-id", name, "--region", "test"]
+            agent = [*SONIC, "agent", "--insecure", "--hub", address, "--node-id", name, "--region", "test"]
             agent += ["--data-dir", str(folder / name), "--http-listen", "127.0.0.1:0", "--log-format", "json"]
             agent += options
             made.agents[name] = stack.enter_context(process(agent, folder / f"{name}.log", **environment))

@@ -70,7 +70,7 @@ class Fleet:
 @contextlib.asynccontextmanager
 async def running(folder: Path, gateway: Gateway) -> AsyncIterator[Fleet]:
     address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    hub = [*SONIC, "hub", "--listen", address, "--http-listen", http, "--data-dir", str(folder / "hub")]
+    hub = [*SONIC, "hub", "--insecure", "--listen", address, "--http-listen", http, "--data-dir", str(folder / "hub")]
     hub += ["--heartbeat-interval-s", "0.5", "--lease-s", "3", "--hub-id", "hub-1"]
     hub += ["--forward-url", gateway.url, "--forward-interval-s", str(INTERVAL_S)]
     async with proxy_to(address) as line:
@@ -79,7 +79,7 @@ async def running(folder: Path, gateway: Gateway) -> AsyncIterator[Fleet]:
             await asyncio.to_thread(wait_until_ready, f"http://{http}/readyz", program)
             agents = {}
             for name, hub_address in (("box-1", address), ("box-2", line.address)):
-                agent = [*JOURNALED, "agent", "--hub", hub_address, "--node-id", name, "--region", "test"]
+                agent = [*JOURNALED, "agent", "--insecure", "--hub", hub_address, "--node-id", name, "--region", "test"]
                 agent += ["--data-dir", str(folder / name), "--http-listen", "127.0.0.1:0"]
                 journal = str(folder / f"{name}.journal")
                 agents[name] = stack.enter_context(process(agent, folder / f"{name}.log", JOURNAL=journal))
@@ -88,7 +88,7 @@ async def running(folder: Path, gateway: Gateway) -> AsyncIterator[Fleet]:
 
 async def rendered_for_every_tenant(fleet: Fleet, samples: Samples) -> None:
     """Until every tenant has series of its own."""
-    async with AsyncSonicClient(fleet.address, OPERATOR) as client:
+    async with AsyncSonicClient(fleet.address, OPERATOR, insecure=True) as client:
 
         async def ready() -> bool:
             nodes = await client.nodes()
@@ -96,7 +96,7 @@ async def rendered_for_every_tenant(fleet: Fleet, samples: Samples) -> None:
 
         await until(ready, "the agents are not ready")
     for tenant in (*TENANTS, POISONED):
-        async with AsyncSonicClient(fleet.address, tenant) as client:
+        async with AsyncSonicClient(fleet.address, tenant, insecure=True) as client:
             job = await client.submit(samples.smile, samples.voice, min_resolution=256)
             await client.wait(job.job_id)
 

@@ -1,0 +1,212 @@
+"""How a box becomes a node, and stays one: it joins with a token, and renews its certificate in time.
+
+The token's secret is sent to nobody but a hub whose certificate is signed by the authority that the token names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from agent.config import AgentConfig, InvalidConfig
+from agent.folders import claimed
+from agent.identity import BadIdentity, Identity, IdentityFolder, fingerprint_of, new_key, signing_request
+from sonic import tls
+from sonic.addresses import addresses
+from sonic.join_tokens import JoinToken
+from sonic.lines import Line
+from sonic.v1 import enrolment_service_pb2, enrolment_service_pb2_grpc
+from sonic.v1 import fleet_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from sonic.v1.fleet_service_pb2_grpc import FleetServiceAsyncStub as Stub
+
+CALL_TIMEOUT_S = 15.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+LOOK_AGAIN_S = 60.0  # the clock may be put forward, and the box may sleep
+_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
+_log = logging.getLogger("agent.enrolment")
+
+
+class NotReached(Exception):
+    """No hub could be asked; it may go better later."""
+
+
+async def join(config: AgentConfig) -> Identity | None:
+    """`identity_of` for a box on which no agent runs now. Raises InvalidConfig."""
+    with claimed(config.data_dir):
+        return await identity_of(config)
+
+
+async def identity_of(config: AgentConfig) -> Identity | None:
+    """Who the box is; it enrols if it must, for as long as the hub cannot be reached. None for an insecure agent.
+
+    Raises InvalidConfig: there is no token, or the hub refuses it, or is not the one that the token names.
+    """
+    if config.insecure:
+        return None
+    folder = IdentityFolder(config.data_dir)
+    identity = folder.load()
+    if identity and not identity.expired:
+        return identity
+    if config.join_token_file is None:
+        raise InvalidConfig(_no_way_in(config, identity))
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return await enrol(config, folder)
+        except NotReached as error:
+            _log.warning("not enrolled yet", extra={"why": str(error), "retry_s": pause_s})
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+async def enrol(config: AgentConfig, folder: IdentityFolder) -> Identity:
+    """Join with the token, once. Raises InvalidConfig as `identity_of` does, NotReached."""
+    token = _token(config)
+    why = ""
+    for address in addresses(config.enrolment_target):
+        try:
+            return await _enrol_at(address, config, token, folder)
+        except NotReached as error:
+            why = str(error)
+    raise NotReached(why)
+
+
+async def _enrol_at(address: str, config: AgentConfig, token: JoinToken, folder: IdentityFolder) -> Identity:
+    authority_pem = await _authority(address, token)
+    try:
+        key = await asyncio.to_thread(folder.asked_with, token.token_id)
+    except OSError as error:
+        raise InvalidConfig(f"data_dir has no room for an identity: {error}") from error
+    request = enrolment_service_pb2.EnrolRequest(
+        token_id=token.token_id,
+        secret=token.secret,
+        node_id=config.node_id,
+        region=config.region,
+        signing_request=signing_request(key, config.node_id),
+    )
+    async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority_pem)) as channel:
+        try:
+            answer = await enrolment_service_pb2_grpc.EnrolmentServiceStub(channel).Enrol(
+                request, timeout=CALL_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            details = error.details() or ""
+            why = await tls.trouble(details, address, insecure=False) if error.code() in _PASSING else ""
+            if why or error.code() not in _PASSING:
+                raise InvalidConfig(f"enrol_at is {address!r}, and the box was not let in: {why or details}") from error
+            raise NotReached(f"the hub at {address} cannot be reached ({details.rpartition(': ')[2]})") from error
+    try:
+        identity = Identity.of(key, answer.certificate.encode(), authority_pem)
+        await asyncio.to_thread(folder.save, identity)
+    except (BadIdentity, OSError) as error:
+        raise InvalidConfig(f"data_dir cannot take what the hub at {address} has given: {error}") from error
+    _log.info("enrolled", extra={"node_id": config.node_id, "region": config.region, "hub": address})
+    return identity
+
+
+async def _authority(address: str, token: JoinToken) -> bytes:
+    """The certificate, in PEM, of the authority that the token names, as the hub shows it."""
+    try:
+        chain = await asyncio.to_thread(tls.fetch_chain, address, CALL_TIMEOUT_S)
+    except ssl.SSLError as error:
+        raise InvalidConfig(
+            f"enrol_at is {address!r}, where something speaks no TLS ({error.reason}); it is the hub's listen address"
+        ) from error
+    except OSError as error:
+        raise NotReached(f"the hub at {address} cannot be reached ({error.strerror or error})") from error
+    for certificate in map(ssl.DER_cert_to_PEM_cert, chain):
+        if fingerprint_of(certificate.encode()) == token.fingerprint:
+            return certificate.encode()
+    raise InvalidConfig(
+        f"enrol_at is {address!r}, and who answers there is not the hub that has made the join token: its certificate "
+        f"is not of the authority {token.fingerprint[:16]}…; nothing was sent to it"
+    )
+
+
+class Renewal:
+    """Keeps the certificate fresh while the agent runs."""
+
+    def __init__(self, config: AgentConfig, identity: Identity, hub: Stub, line: Line) -> None:
+        self._config = config
+        self._folder = IdentityFolder(config.data_dir)
+        self._identity = identity
+        self._hub = hub
+        self._line = line
+
+    async def run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            left_s = self._identity.renew_at_s - time.time()
+            if left_s > 0:
+                pause_s = FIRST_PAUSE_S
+                await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
+                continue
+            if await self._renewed():
+                continue
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LOOK_AGAIN_S)
+
+    async def _renewed(self) -> bool:
+        """Whether there is a new certificate; the session goes on as it is."""
+        try:
+            identity = await (self._join_again() if self._identity.expired else self._ask())
+            await asyncio.to_thread(self._folder.save, identity)
+        except (grpc.aio.AioRpcError, NotReached, InvalidConfig, BadIdentity, OSError) as error:
+            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            left_s = round(self._identity.expires_at_s - time.time())
+            _log.warning("certificate not renewed", extra={"why": why, "valid_s": left_s})
+            return False
+        self._identity = identity
+        await self._line.use(identity.credentials)
+        _log.info("certificate renewed", extra={"expires_at_s": round(identity.expires_at_s)})
+        return True
+
+    async def _ask(self) -> Identity:
+        key = new_key()
+        request = pb.RenewCertificateRequest(
+            node_id=self._config.node_id, signing_request=signing_request(key, self._config.node_id)
+        )
+        answer = await self._hub.RenewCertificate(request, timeout=CALL_TIMEOUT_S)
+        return Identity.of(key, answer.certificate.encode(), self._identity.authority_pem)
+
+    async def _join_again(self) -> Identity:
+        if self._config.join_token_file is None:
+            raise InvalidConfig(_no_way_in(self._config, self._identity))
+        return await enrol(self._config, self._folder)
+
+
+def _token(config: AgentConfig) -> JoinToken:
+    assert config.join_token_file
+    try:
+        return JoinToken.of(config.join_token_file.read_text(encoding="ascii"))
+    except OSError as error:
+        raise InvalidConfig(
+            f"join_token_file is {str(config.join_token_file)!r}, which cannot be read: {error.strerror}"
+        ) from error
+    except ValueError as error:
+        raise InvalidConfig(
+            f"join_token_file is {str(config.join_token_file)!r}, which holds no token: {error}"
+        ) from None
+
+
+def _no_way_in(config: AgentConfig, identity: Identity | None) -> str:
+    """What to do where a box has neither a certificate that is valid nor a token."""
+    made = f"sonic hub token create --region {config.region}"
+    if identity is None:
+        return (
+            f"data_dir is {str(config.data_dir)!r}, where no identity is: this box is not enrolled. Set "
+            f"join_token_file to a file with what `{made}` prints, or pass --insecure for a hub on this machine that "
+            "was started with it"
+        )
+    return (
+        f"data_dir is {str(config.data_dir)!r}, whose certificate has expired: the box was away too long. Set "
+        f"join_token_file to a file with what `{made} --node {config.node_id}` prints"
+    )

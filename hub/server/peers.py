@@ -1,0 +1,30 @@
+"""Which nodes a connection may speak for: those that its certificate names."""
+
+from __future__ import annotations
+
+from hub import exceptions
+from hub.server.callers import Context
+from hub.trust.authority import NodeName
+
+
+def check_node(context: Context, node_id: str, region: str | None = None) -> None:
+    """Raises NotAllowed: the certificate of the connection is of another node, or of another region.
+
+    Connections without TLS, which an insecure hub alone takes, speak for whom they say.
+    """
+    names = names_of(context)
+    if names is None:
+        return
+    if not any(name.node_id == node_id and region in (None, name.region) for name in names):
+        own = ", ".join(f"{name.node_id} in {name.region}" for name in sorted(names)[:3]) or "no node"
+        claimed = repr(node_id[:64]) + (f" in {region[:64]!r}" if region is not None else "")
+        raise exceptions.NotAllowed(f"node {claimed} is claimed, and the certificate is of {own}")
+
+
+def names_of(context: Context) -> frozenset[NodeName] | None:
+    """The nodes that the certificate of a connection names; None for a connection without TLS."""
+    about = context.auth_context()
+    if "transport_security_type" not in about or about["transport_security_type"] == [b"insecure"]:
+        return None
+    uris = (name.decode("utf-8", "replace") for name in about.get("x509_subject_alternative_name", ()))
+    return frozenset(name for uri in uris if (name := NodeName.of_uri(uri)))

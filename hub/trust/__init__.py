@@ -1,0 +1,1 @@
+"""Who may join: the hub's own authority, and the certificates that it gives."""

@@ -1,0 +1,164 @@
+"""A box keeps who it is, also when it is killed, renews in time, and says what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from agent.config import AgentConfig, InvalidConfig
+from agent.enrolment import identity_of
+from agent.identity import Identity, IdentityFolder
+from sonic.v1 import nodes_pb2
+from tests.agent.conftest import DOUBLE, AgentProcess
+from tests.hub.secured import Secured, secured
+
+
+async def test_a_box_without_a_token_is_told_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="sonic hub token create --region eu"):
+        await identity_of(AgentConfig(data_dir=tmp_path, region="eu"))
+    assert await identity_of(AgentConfig(data_dir=tmp_path, insecure=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        ("sonic-join-1.abc", "which holds no token"),
+        ("", "which holds no token"),
+    ],
+)
+async def test_a_token_that_is_none_is_told_without_showing_it(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "token").write_text(content)
+    with pytest.raises(InvalidConfig, match=said) as refused:
+        await identity_of(AgentConfig(data_dir=tmp_path, join_token_file=tmp_path / "token"))
+    assert "abc" not in str(refused.value)
+
+
+async def test_an_identity_that_is_damaged_is_told_and_stays_as_it_is(tmp_path: Path) -> None:
+    async with secured(tmp_path) as at:
+        box = at.box(await at.token())
+        await identity_of(box)
+    file = IdentityFolder(box.data_dir).file
+    whole = file.read_bytes()
+    for cut in (0, 100, len(whole) // 2, len(whole) - 30):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(InvalidConfig, match="which is no identity"):
+            await identity_of(box)
+    file.write_bytes(whole)
+    assert await identity_of(box)
+
+
+async def test_a_certificate_of_another_key_or_authority_is_not_taken(tmp_path: Path) -> None:
+    async with secured(tmp_path / "a") as a, secured(tmp_path / "b", hub_id="b") as b:
+        one, two = await a.enrolled("n1"), await b.enrolled("n1")
+    for parts in (
+        (two.key_pem, one.certificate_pem, one.authority_pem),
+        (one.key_pem, one.certificate_pem, two.authority_pem),
+        (one.key_pem, one.authority_pem, one.authority_pem),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            Identity.of(*parts)
+
+
+async def test_a_box_that_waits_for_its_hub_enrols_when_it_is_there(tmp_path: Path) -> None:
+    async with secured(tmp_path) as at:
+        box = at.box(await at.token())
+        address = at.hub.grpc_address
+    waiting = asyncio.create_task(identity_of(box))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    async with secured(tmp_path, listen=address):
+        assert await asyncio.wait_for(waiting, 20)
+
+
+@pytest.mark.integration
+async def test_a_box_that_is_killed_while_it_enrols_has_nothing_half_and_uses_its_token_once(tmp_path: Path) -> None:
+    async with secured(tmp_path) as at:
+        box = at.box(await at.token())
+        command = [sys.executable, "-m", "sonic", "agent", "enrol", "--data-dir", str(box.data_dir)]
+        command += ["--enrol-at", box.enrol_at, "--node-id", "n1", "--region", "eu"]
+        command += ["--join-token-file", str(box.join_token_file)]
+        file = IdentityFolder(box.data_dir).file
+        kills = 0
+        while not file.exists():
+            process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+            asked = file.with_name("asked.pem")
+            while process.returncode is None and not (asked.exists() and kills < 4):
+                await asyncio.sleep(0.001)
+            if process.returncode is None:
+                await asyncio.sleep(0.004 * kills)
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            await process.wait()
+        assert kills
+        identity = await identity_of(replace(box, join_token_file=None))
+        assert identity
+        async with at.agent(identity) as agent:
+            await agent.join()
+        assert [token.uses_left for token in await at.operator.join_tokens()] == [0]
+        assert not list(file.parent.glob(".new-*")) or file.exists()
+
+
+async def _started(at: Secured, box: AgentConfig, environment: dict[str, str] | None = None) -> AgentProcess:
+    settings = replace(box, http_listen="127.0.0.1:0", worker_command=DOUBLE)
+    given = {name: value for name, value in asdict(settings).items() if name != "join_token_file"}
+    agent = AgentProcess(settings, environment or {}, None)
+    agent._given[0] = __import__("json").dumps(given | {"join_token_file": str(box.join_token_file)}, default=str)
+    await agent.start()
+    return agent
+
+
+@pytest.mark.integration
+async def test_an_agent_enrols_by_itself_and_renews_while_its_session_stands(tmp_path: Path) -> None:
+    async with secured(tmp_path, certificate_valid_s=3.0) as at:
+        box = at.box(await at.token())
+        agent = await _started(at, box)
+        try:
+            await agent.logged("enrolled")
+            opened = await agent.logged("session opened")
+            first = IdentityFolder(box.data_dir).load()
+            assert first
+            while time.time() < first.expires_at_s + 2.0:
+                await asyncio.sleep(0.2)
+            now = IdentityFolder(box.data_dir).load()
+            assert now
+            assert now.key_pem != first.key_pem
+            assert not now.expired
+            assert sum(line["message"] == "session opened" for line in agent.log) == 1, opened
+            assert [node.state for node in await at.operator.nodes()] == [nodes_pb2.NODE_STATE_READY]
+            box.join_token_file.unlink()  # type: ignore[union-attr] # it is not needed any more
+            agent.signal(signal.SIGTERM)
+            assert await agent.ended() == 0
+        finally:
+            await agent.kill()
+
+
+async def test_a_box_that_was_away_too_long_comes_back_by_a_token_for_it(tmp_path: Path) -> None:
+    async with secured(tmp_path, certificate_valid_s=3.0) as at:
+        box = at.box(await at.token())
+        first = await identity_of(box)
+        assert first
+        await asyncio.sleep(3.1)
+        with pytest.raises(InvalidConfig, match="sonic hub token create --region eu --node n1"):
+            await identity_of(replace(box, join_token_file=None))
+        with pytest.raises(InvalidConfig, match="'n1' is enrolled"):
+            await identity_of(at.box(await at.token()))
+        again = await identity_of(at.box(await at.token(node_id="n1")))
+        assert again
+        assert again.names == first.names
+
+
+async def test_a_clock_that_is_behind_or_ahead_by_minutes_does_not_matter(tmp_path: Path) -> None:
+    async with secured(tmp_path) as at:
+        identity = await at.enrolled("n1")
+    assert identity.begins_at_s < time.time() - 50 * 60
+    assert identity.expires_at_s > time.time() + 6 * 86_400
+    assert os.stat(tmp_path / "n1" / "data" / "identity").st_mode & 0o777 == 0o700
