@@ -19,7 +19,10 @@ from tests.rollout import boxes, releases
 from tests.rollout.boxes import Box
 
 REGIONS = {"eu-1": "eu", "eu-2": "eu", "us-1": "us"}
-OPERATOR = "SONIC_HUB=localhost:50051"
+DATA = "/var/lib/sonic-hub"
+OPERATOR = (
+    f"SONIC_HUB=localhost:50051 SONIC_CA_FILE={DATA}/authority/authority.pem SONIC_API_KEY_FILE={DATA}/operator.key"
+)
 SONIC = f"{OPERATOR} /opt/sonic/current-hub/bin/sonic"
 
 
@@ -98,17 +101,8 @@ class Fleet:
                 }
                 | settings,
                 "children": {
-                    "sonic_hub": {
-                        "hosts": {"hub-1": {"ansible_host": self.hub.address}},
-                        "vars": {"sonic_hub_environment": {"SONIC_HUB_INSECURE": "true"}},
-                    },
-                    "sonic_agent": {
-                        "hosts": agents,
-                        "vars": {
-                            "sonic_agent_hub": f"{self.hub.address}:50051",
-                            "sonic_agent_environment": {"SONIC_AGENT_INSECURE": "true"},
-                        },
-                    },
+                    "sonic_hub": {"hosts": {"hub-1": {"ansible_host": self.hub.address}}},
+                    "sonic_agent": {"hosts": agents},
                 },
             }
         }

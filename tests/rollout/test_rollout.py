@@ -41,6 +41,7 @@ def test_one_command_takes_bare_boxes_to_serving(fleet: Fleet) -> None:
     done = fleet.play("site", version="1.0.0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert fleet.nodes() == READY
+    assert "sonic-join-1." not in (fleet.folder / "plays.log").read_text()
     for name in REGIONS:
         said = fleet.boxes[name].ssh("systemd-analyze security sonic-agent.service --no-pager | tail -1").stdout
         assert float(re.search(r"([\d.]+) ", said.partition(":")[2])[1]) <= 2.5, said  # type: ignore[index]
@@ -107,6 +108,15 @@ def test_the_release_before_is_seconds_away(fleet: Fleet) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     _until(lambda: all(version == "1.0.0" for _, version in fleet.nodes().values()))
     _ended_once(jobs)
+
+
+def test_a_box_is_enrolled_anew_while_the_others_work(fleet: Fleet) -> None:
+    before = fleet.boxes["eu-1"].ssh("sha256sum /var/lib/sonic-agent/identity/identity.pem").stdout
+    done = fleet.play("enroll", "--limit", "eu-1", version="1.0.0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fleet.boxes["eu-1"].ssh("sha256sum /var/lib/sonic-agent/identity/identity.pem").stdout != before
+    assert fleet.boxes["eu-1"].ssh("ls /etc/sonic /var/lib/sonic-agent/identity").stdout.split()[-1] == "identity.pem"
+    _until(lambda: fleet.nodes()["eu-1"][0] in ("READY", "DEGRADED"))
 
 
 def test_drained_boxes_get_nothing_until_they_are_resumed(fleet: Fleet) -> None:
