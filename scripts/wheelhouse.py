@@ -105,7 +105,9 @@ def _sha256(path: Path) -> str:
 
 
 def _pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", *arguments], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"pip {arguments[0]} has failed:\n{done.stdout}{done.stderr}")
 
 
 def main() -> None:

@@ -132,6 +132,7 @@ def ssh_options(key: Path) -> list[str]:
 def fleet(names: Sequence[str], folder: Path, prefix: str = "10.97.31") -> Iterator[dict[str, Box]]:
     """Boxes by name, running and reachable; this machine is `prefix`.1 to them. All is gone afterwards."""
     base, bridge = root_file_system(), "sonic-rollout"
+    folder.mkdir(parents=True, exist_ok=True)
     key = folder / "key"
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
     with contextlib.ExitStack() as made:

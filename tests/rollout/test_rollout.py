@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,7 @@ NOT_A_FAULT = {"DECLINED"}  # the box was told to stop: the job goes elsewhere, 
 
 def test_a_check_run_on_bare_boxes_changes_nothing(fleet: Fleet) -> None:
     done = fleet.play("site", "--check", "--diff", version="1.0.0")
-    assert done.returncode == 0, done.stdout + done.stderr
+    _passed(done)
     assert "1.0.0-cpu would be installed" in done.stdout
     for box in fleet.boxes.values():
         assert not (box.root / "opt/sonic").exists()
@@ -39,7 +40,7 @@ def test_a_box_that_is_not_fit_is_told_what_to_do_and_left_as_it_is(fleet: Fleet
 
 def test_one_command_takes_bare_boxes_to_serving(fleet: Fleet) -> None:
     done = fleet.play("site", version="1.0.0")
-    assert done.returncode == 0, done.stdout + done.stderr
+    _passed(done)
     assert fleet.nodes() == READY
     assert "sonic-join-1." not in (fleet.folder / "plays.log").read_text()
     for name in REGIONS:
@@ -77,7 +78,7 @@ def test_a_sound_release_goes_through_all_waves(fleet: Fleet) -> None:
     fleet.submit_until_stopped("third")
     done = fleet.play("upgrade", version="1.1.1")
     jobs = fleet.stop_load("third")
-    assert done.returncode == 0, done.stdout + done.stderr
+    _passed(done)
     assert fleet.nodes() == {name: ("READY", "1.1.1") for name in REGIONS}
     _ended_once(jobs)
     _changes_nothing(fleet, "1.1.1")
@@ -105,7 +106,7 @@ def test_the_release_before_is_seconds_away(fleet: Fleet) -> None:
     fleet.submit_until_stopped("fifth")
     done = fleet.play("rollback", version="1.1.1")
     jobs = fleet.stop_load("fifth")
-    assert done.returncode == 0, done.stdout + done.stderr
+    _passed(done)
     _until(lambda: all(version == "1.0.0" for _, version in fleet.nodes().values()))
     _ended_once(jobs)
 
@@ -113,7 +114,7 @@ def test_the_release_before_is_seconds_away(fleet: Fleet) -> None:
 def test_a_box_is_enrolled_anew_while_the_others_work(fleet: Fleet) -> None:
     before = fleet.boxes["eu-1"].ssh("sha256sum /var/lib/sonic-agent/identity/identity.pem").stdout
     done = fleet.play("enroll", "--limit", "eu-1", version="1.0.0")
-    assert done.returncode == 0, done.stdout + done.stderr
+    _passed(done)
     assert fleet.boxes["eu-1"].ssh("sha256sum /var/lib/sonic-agent/identity/identity.pem").stdout != before
     assert fleet.boxes["eu-1"].ssh("ls /etc/sonic /var/lib/sonic-agent/identity").stdout.split()[-1] == "identity.pem"
     _until(lambda: fleet.nodes()["eu-1"][0] in ("READY", "DEGRADED"))
@@ -121,16 +122,21 @@ def test_a_box_is_enrolled_anew_while_the_others_work(fleet: Fleet) -> None:
 
 def test_drained_boxes_get_nothing_until_they_are_resumed(fleet: Fleet) -> None:
     done = fleet.play("drain", "--limit", "us-1", version="1.0.0")
-    assert done.returncode == 0, done.stdout + done.stderr
+    _passed(done)
     assert fleet.nodes()["us-1"][0] == "DRAINING"
     done = fleet.play("drain", "--limit", "us-1", "-e", "sonic_resume=true", version="1.0.0")
-    assert done.returncode == 0, done.stdout + done.stderr
+    _passed(done)
     assert fleet.nodes()["us-1"][0] in ("READY", "DEGRADED")
+
+
+def _passed(done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode:
+        raise AssertionError(done.stdout[-6000:] + done.stderr)
 
 
 def _changes_nothing(fleet: Fleet, version: str) -> None:
     done = fleet.play("site", "--diff", version=version)
-    assert done.returncode == 0, done.stdout + done.stderr
+    _passed(done)
     counts = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout, re.MULTILINE)
     assert dict(counts) == dict.fromkeys(["hub-1", *REGIONS], "0"), done.stdout
 
