@@ -55,14 +55,14 @@ def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
 
 
 def test_jobs_are_rendered_everywhere(fleet: Fleet) -> None:
-    load = fleet.submit_until_stopped("first", every_s=0.5)
-    _until(lambda: int((load / "submitted").read_text() or 0) >= 30 if (load / "submitted").exists() else False)
+    load = fleet.submit_until_stopped("first", every_s=0.05)  # more than two of them could take
+    _until(lambda: (load / "submitted").exists() and int((load / "submitted").read_text() or 0) >= 90)
     nodes = _ended_once(fleet.stop_load("first"))
     assert set(nodes) == set(REGIONS)
 
 
 def test_a_slow_canary_is_rolled_back_by_itself(fleet: Fleet) -> None:
-    fleet.submit_until_stopped("second")
+    fleet.submit_until_stopped("second", every_s=0.5)
     done = fleet.play("upgrade", version="1.1.0")
     jobs = fleet.stop_load("second")
     said = " ".join(done.stdout.split())
