@@ -12,6 +12,7 @@ from typing import Any
 from tests.rollout.conftest import REGIONS, SONIC, Fleet
 
 READY = {name: ("READY", "1.0.0") for name in REGIONS}
+WORKS = {"READY", "DEGRADED"}  # the hub trusts a box that was slow with less, until it has shown better
 NOT_A_FAULT = {"DECLINED"}  # the box was told to stop: the job goes elsewhere, and it does not count as a try
 
 
@@ -70,7 +71,7 @@ def test_a_slow_canary_is_rolled_back_by_itself(fleet: Fleet) -> None:
     assert re.search(
         r"1\.1\.0 has not passed on eu-1; the wave eu-1 runs the release before again\. .* times as long", said
     )
-    assert fleet.nodes() == READY
+    assert _all_work(fleet, "1.0.0")
     _ended_once(jobs)
 
 
@@ -79,7 +80,7 @@ def test_a_sound_release_goes_through_all_waves(fleet: Fleet) -> None:
     done = fleet.play("upgrade", version="1.1.1")
     jobs = fleet.stop_load("third")
     _passed(done)
-    assert fleet.nodes() == {name: ("READY", "1.1.1") for name in REGIONS}
+    assert _all_work(fleet, "1.1.1")
     _ended_once(jobs)
     _changes_nothing(fleet, "1.1.1")
 
@@ -91,7 +92,7 @@ def test_a_box_that_was_cut_off_comes_back_without_a_hand(fleet: Fleet) -> None:
     box.cut()
     _until(lambda: fleet.nodes()["eu-2"][0] == "OFFLINE", timeout_s=120)
     box.mend()
-    _until(lambda: fleet.nodes()["eu-2"][0] in ("READY", "DEGRADED"), timeout_s=120)
+    _until(lambda: fleet.nodes()["eu-2"][0] in WORKS, timeout_s=120)
     _ended_once(fleet.stop_load("fourth"), "LEASE_EXPIRED")
 
 
@@ -99,7 +100,7 @@ def test_a_box_that_lost_its_power_comes_back_without_a_hand(fleet: Fleet) -> No
     box = fleet.boxes["us-1"]
     box.power_off()
     box.start()
-    _until(lambda: fleet.nodes()["us-1"] in (("READY", "1.1.1"), ("DEGRADED", "1.1.1")), timeout_s=120)
+    _until(lambda: _all_work(fleet, "1.1.1"), timeout_s=120)
 
 
 def test_the_release_before_is_seconds_away(fleet: Fleet) -> None:
@@ -107,7 +108,7 @@ def test_the_release_before_is_seconds_away(fleet: Fleet) -> None:
     done = fleet.play("rollback", version="1.1.1")
     jobs = fleet.stop_load("fifth")
     _passed(done)
-    _until(lambda: all(version == "1.0.0" for _, version in fleet.nodes().values()))
+    _until(lambda: _all_work(fleet, "1.0.0"))
     _ended_once(jobs)
 
 
@@ -117,7 +118,7 @@ def test_a_box_is_enrolled_anew_while_the_others_work(fleet: Fleet) -> None:
     _passed(done)
     assert fleet.boxes["eu-1"].ssh("sha256sum /var/lib/sonic-agent/identity/identity.pem").stdout != before
     assert fleet.boxes["eu-1"].ssh("ls /etc/sonic /var/lib/sonic-agent/identity").stdout.split()[-1] == "identity.pem"
-    _until(lambda: fleet.nodes()["eu-1"][0] in ("READY", "DEGRADED"))
+    _until(lambda: fleet.nodes()["eu-1"][0] in WORKS)
 
 
 def test_drained_boxes_get_nothing_until_they_are_resumed(fleet: Fleet) -> None:
@@ -126,7 +127,12 @@ def test_drained_boxes_get_nothing_until_they_are_resumed(fleet: Fleet) -> None:
     assert fleet.nodes()["us-1"][0] == "DRAINING"
     done = fleet.play("drain", "--limit", "us-1", "-e", "sonic_resume=true", version="1.0.0")
     _passed(done)
-    assert fleet.nodes()["us-1"][0] in ("READY", "DEGRADED")
+    assert fleet.nodes()["us-1"][0] in WORKS
+
+
+def _all_work(fleet: Fleet, version: str) -> bool:
+    found = fleet.nodes()
+    return set(found) == set(REGIONS) and all(node[0] in WORKS and node[1] == version for node in found.values())
 
 
 def _passed(done: subprocess.CompletedProcess[str]) -> None:
