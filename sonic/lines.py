@@ -24,21 +24,22 @@ class Line:
         self._addresses = addresses(target)
         self._options = options
         self._credentials = credentials
-        self._channels = self._open()
-        self._former: list[grpc.aio.Channel] = []  # on which calls that began before may still run
+        self._now = _Channels(self._open())
+        self._former: list[_Channels] = []  # on which calls that began before may still run
         self._at = 0
 
     def move_on(self) -> None:
         """Call the next hub from now on; with one hub, call it again."""
-        self._at = (self._at + 1) % len(self._channels)
+        self._at = (self._at + 1) % len(self._addresses)
 
     async def use(self, credentials: grpc.ChannelCredentials) -> None:
-        """Make calls with other credentials from now on; those under way go on as they began, until the next change."""
-        before, self._former = self._former, self._channels
+        """Make calls with other credentials from now on; those under way go on as they began."""
+        self._former.append(self._now)
         self._credentials = credentials
-        self._channels = self._open()
-        for channel in before:
-            await channel.close()
+        self._now = _Channels(self._open())
+        for idle in [former for former in self._former if not former.running]:
+            self._former.remove(idle)
+            await idle.close()
 
     async def trouble(self, error: grpc.aio.AioRpcError) -> str:
         """Which setting of TLS a failed call speaks of; empty when it is none."""
@@ -47,8 +48,8 @@ class Line:
         return await tls.trouble(error.details() or "", self._addresses[self._at], self._credentials is None)
 
     async def close(self) -> None:
-        for channel in (*self._former, *self._channels):
-            await channel.close()
+        for channels in (*self._former, self._now):
+            await channels.close()
 
     def _open(self) -> list[grpc.aio.Channel]:
         if self._credentials is None:
@@ -79,13 +80,33 @@ class Line:
 
     def _callable(self, kind: str, *about: Any, **more: Any) -> Any:
         made: list[Any] = []
-        of: list[grpc.aio.Channel] = []
+        of: _Channels | None = None
 
         def call(*given: Any, **named: Any) -> Any:
             nonlocal made, of
-            if of is not self._channels:
-                of = self._channels
-                made = [getattr(channel, kind)(*about, **more) for channel in of]
-            return made[self._at](*given, **named)
+            if of is not self._now:
+                of = self._now
+                made = [getattr(channel, kind)(*about, **more) for channel in of.channels]
+            return of.counted(made[self._at](*given, **named))
 
         return call
+
+
+class _Channels:
+    """Opened with the same credentials, one for each hub."""
+
+    def __init__(self, channels: list[grpc.aio.Channel]) -> None:
+        self.channels = channels
+        self.running = 0  # calls
+
+    def counted(self, call: Any) -> Any:
+        self.running += 1
+        call.add_done_callback(self._ended)
+        return call
+
+    def _ended(self, _: Any) -> None:
+        self.running -= 1
+
+    async def close(self) -> None:
+        for channel in self.channels:
+            await channel.close()

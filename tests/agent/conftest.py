@@ -25,6 +25,8 @@ from sonic import logs
 given = json.loads(sys.argv[1])
 if sys.argv[2:]:  # where a driver has written what it would write under /sys
     hardware.detect = lambda: [sysfs.AmdProbe(pathlib.Path(sys.argv[2]))]
+if given.get("join_token_file"):
+    given["join_token_file"] = pathlib.Path(given["join_token_file"])
 given |= {"data_dir": pathlib.Path(given["data_dir"]), "worker_command": tuple(given["worker_command"])}
 logs.configure("json", "info")
 try:

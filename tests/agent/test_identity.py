@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from agent.enrolment import identity_of
 from agent.identity import Identity, IdentityFolder
 from sonic.v1 import nodes_pb2
 from tests.agent.conftest import DOUBLE, AgentProcess
-from tests.hub.secured import Secured, secured
+from tests.hub.secured import secured
 
 
 async def test_a_box_without_a_token_is_told_how_to_get_one(tmp_path: Path) -> None:
@@ -107,20 +107,12 @@ async def test_a_box_that_is_killed_while_it_enrols_has_nothing_half_and_uses_it
         assert not list(file.parent.glob(".new-*")) or file.exists()
 
 
-async def _started(at: Secured, box: AgentConfig, environment: dict[str, str] | None = None) -> AgentProcess:
-    settings = replace(box, http_listen="127.0.0.1:0", worker_command=DOUBLE)
-    given = {name: value for name, value in asdict(settings).items() if name != "join_token_file"}
-    agent = AgentProcess(settings, environment or {}, None)
-    agent._given[0] = __import__("json").dumps(given | {"join_token_file": str(box.join_token_file)}, default=str)
-    await agent.start()
-    return agent
-
-
 @pytest.mark.integration
 async def test_an_agent_enrols_by_itself_and_renews_while_its_session_stands(tmp_path: Path) -> None:
-    async with secured(tmp_path, certificate_valid_s=3.0) as at:
+    async with secured(tmp_path, certificate_valid_s=4.0) as at:
         box = at.box(await at.token())
-        agent = await _started(at, box)
+        agent = AgentProcess(replace(box, http_listen="127.0.0.1:0", worker_command=DOUBLE), {}, None)
+        await agent.start()
         try:
             await agent.logged("enrolled")
             opened = await agent.logged("session opened")

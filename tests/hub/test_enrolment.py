@@ -207,6 +207,7 @@ async def test_revocation_ends_the_session_and_the_job_goes_elsewhere(at: Secure
             await lost.fleet.RenewCertificate(_renewal("n1"))
         with pytest.raises(InvalidConfig, match="sonic nodes revoke --undo n1"):
             await identity_of(at.box(await at.token(node_id="n1"), data_dir=at.folder / "anew"))
+        await asyncio.sleep(2.5)  # the lease, and that it was told nothing
         await left.join()
         again = (await left.hear("assignment")).assignment
         assert again.ref.job_id == job.job_id
