@@ -18,7 +18,7 @@ def _listed(collections: Path, folder: Path, hub: str, text: str = "") -> subpro
     source = folder / "all.sonic_fleet.yml"
     command = json.dumps([sys.executable, "-m", "sonic"])
     source.write_text(
-        f"plugin: sonic.fleet.sonic_fleet\ncommand: {command}\nenvironment: {{SONIC_HUB: '{hub}'}}\n{text}"
+        f"plugin: sonic.fleet.sonic_fleet\ncommand: {command}\nenvironment: {{SONIC_HUB: '{hub}', SONIC_INSECURE: 'true'}}\n{text}"
     )
     return collection.run(
         *("ansible-inventory", "-i", str(source), "--list"),

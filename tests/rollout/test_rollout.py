@@ -99,6 +99,7 @@ def test_a_box_that_was_cut_off_comes_back_without_a_hand(fleet: Fleet) -> None:
 def test_a_box_that_lost_its_power_comes_back_without_a_hand(fleet: Fleet) -> None:
     box = fleet.boxes["us-1"]
     box.power_off()
+    _until(lambda: fleet.nodes()["us-1"][0] == "OFFLINE", timeout_s=120)
     box.start()
     _until(lambda: _all_work(fleet, "1.1.1"), timeout_s=120)
 
