@@ -17,9 +17,8 @@ from tests.ansible import collection
 def _listed(collections: Path, folder: Path, hub: str, text: str = "") -> subprocess.CompletedProcess[str]:
     source = folder / "all.sonic_fleet.yml"
     command = json.dumps([sys.executable, "-m", "sonic"])
-    source.write_text(
-        f"plugin: sonic.fleet.sonic_fleet\ncommand: {command}\nenvironment: {{SONIC_HUB: '{hub}', SONIC_INSECURE: 'true'}}\n{text}"
-    )
+    environment = json.dumps({"SONIC_HUB": hub, "SONIC_INSECURE": "true"})
+    source.write_text(f"plugin: sonic.fleet.sonic_fleet\ncommand: {command}\nenvironment: {environment}\n{text}")
     return collection.run(
         *("ansible-inventory", "-i", str(source), "--list"),
         collections=collections,
