@@ -67,7 +67,7 @@ class Fleet:
         (here / "load.py").write_text((Path(__file__).parent / "load.py").read_text())
         python = "/opt/sonic/current-hub/bin/python"
         self.hub.ssh(
-            f"{OPERATOR} setsid {python} {there}/load.py {there} {every_s} > {there}/ended 2> {there}/log < /dev/null &"
+            f"{OPERATOR} SONIC_TENANT=default setsid {python} {there}/load.py {there} {every_s} > {there}/ended 2> {there}/log < /dev/null &"
         )
         return here
 
