@@ -6,6 +6,7 @@ import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -47,6 +48,11 @@ class HubConfig:
     max_queued_jobs: int = 100_000  # the most that one tenant may have waiting, unless tenants_file says otherwise
     tenants_file: Path | None = None  # weights and limits of tenants, TOML; read again when it changes
     max_artifact_bytes: int = 512 * MIB  # the largest portrait, voice or video
+    oidc_issuer: str = ""  # whose access tokens are taken beside API keys, as its discovery says it; none when empty
+    oidc_audience: str = ""  # what an access token must be for
+    oidc_tenant_claim: str = "tenant"  # where an access token names the tenant; a path may have dots
+    oidc_role_claim: str = "roles"  # where it names the role: tenant, operator or reader; a name or a list
+    oidc_leeway_s: float = 30.0  # by how much the issuer's clock may differ
 
     def __post_init__(self) -> None:
         for name in ("listen", "agent_listen", "http_listen"):
@@ -61,12 +67,23 @@ class HubConfig:
         ):
             if getattr(self, name) <= 0:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; a value above 0 is wanted")
+        self._check_oidc()
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise InvalidConfig("tls_certificate_file and tls_key_file belong together; give both or none")
         if self.lease_s < 2 * self.heartbeat_interval_s:
             raise InvalidConfig(
                 f"lease_s is {self.lease_s:g}, less than two heartbeats of {self.heartbeat_interval_s:g} s; raise it"
             )
+
+    def _check_oidc(self) -> None:
+        issuer = urlsplit(self.oidc_issuer)
+        safe = issuer.scheme == "https" or (issuer.scheme == "http" and is_loopback(issuer.hostname or ""))
+        if self.oidc_issuer and not (safe and issuer.hostname):
+            raise InvalidConfig(f"oidc_issuer is {self.oidc_issuer!r}; a URL that begins with https:// is wanted")
+        if self.oidc_issuer and not self.oidc_audience:
+            raise InvalidConfig("oidc_audience is empty; say what access tokens must be for, or leave oidc_issuer out")
+        if not 0 <= self.oidc_leeway_s <= 300:
+            raise InvalidConfig(f"oidc_leeway_s is {self.oidc_leeway_s:g}; 0 to 300 seconds are wanted")
 
     def _check_address(self, name: str, address: str) -> None:
         host, _, port = address.rpartition(":")

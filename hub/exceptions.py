@@ -8,6 +8,9 @@ Refusal
 ├── NoGameDay           FAILED_PRECONDITION
 ├── NotIdentified       UNAUTHENTICATED
 ├── NotAllowed          PERMISSION_DENIED
+├── TenantSuspended     PERMISSION_DENIED
+├── NameTaken           ALREADY_EXISTS
+├── LastOperator        FAILED_PRECONDITION
 ├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
 ├── BytesDiffer         DATA_LOSS
 └── NotNow              UNAVAILABLE          with when to try again
@@ -75,15 +78,33 @@ class NoGameDay(Refusal):
 
 
 class NotIdentified(Refusal):
-    """The call does not say whose it is."""
+    """The call does not say whose it is, or its credential is not good."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class NotAllowed(Refusal):
-    """The caller may not do this."""
+    """The caller is known, and may not do this."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class TenantSuspended(Refusal):
+    """The operator has suspended the tenant."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class NameTaken(Refusal):
+    """There is a tenant of that name already."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class LastOperator(Refusal):
+    """It is the last key of an operator that holds; without it nobody could make another one."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class LimitReached(Refusal):

@@ -33,12 +33,15 @@ from hub.core.tenants import Limits, TenantLimits
 from hub.forward.config import ForwardConfig
 from hub.forward.forwarder import Forwarder
 from hub.forward.sink import open_sink
-from hub.server import http
+from hub.server import audit, http
+from hub.server.access_service import AccessService, first_key
 from hub.server.admin_service import AdminService
 from hub.server.checkpoints import Checkpoints
+from hub.server.credentials import Credentials
 from hub.server.dispatcher import Dispatcher
 from hub.server.enrolment_service import EnrolmentService
 from hub.server.fleet_service import FleetService
+from hub.server.gate import Checking, Gate, Trusting
 from hub.server.guard import Guard
 from hub.server.job_service import JobService, reading
 from hub.server.neighbours import Neighbours, bearing_name
@@ -56,6 +59,8 @@ from hub.trust.authority import Authority, open_authority
 from sonic.addresses import is_loopback
 from sonic.notify import Notifier
 from sonic.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
     admin_service_pb2,
     admin_service_pb2_grpc,
     enrolment_service_pb2,
@@ -79,6 +84,7 @@ _SERVICES = [
         (job_service_pb2, "JobService"),
         (fleet_service_pb2, "FleetService"),
         (admin_service_pb2, "AdminService"),
+        (access_service_pb2, "AccessService"),
         (enrolment_service_pb2, "EnrolmentService"),
     )
 ]
@@ -132,6 +138,7 @@ async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> As
         database = open_database(config.resolved_database_url)
         try:
             async with (
+                _audited(config, database),
                 _named(config, database) as life,
                 _forwarder(config, forward or ForwardConfig(), database) as forwarder,
                 _serving(config, database, life, forwarder) as hub,
@@ -182,8 +189,13 @@ async def _serving(
         config, database, dispatcher, files, sessions, forwarder, neighbours, bulletin, checkpoints, enrolment
     )
     admin = AdminService(database, dispatcher, sessions, jobs, neighbours, bulletin, enrolment)
+    credentials = Credentials(config, database)
+    gate: Gate = Trusting() if config.insecure else Checking(credentials)
     healthy = health.aio.HealthServicer()
-    servers, grpc_address, agent_address = _listening(config, authority, jobs, fleet, admin, enrolment, healthy)
+    access = AccessService(database, gate)
+    servers, grpc_address, agent_address = _listening(
+        config, authority, Guard(gate), jobs, fleet, admin, access, enrolment, healthy
+    )
     observe = Observer(dispatcher, sessions, forwarder)
     async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
         work = asyncio.create_task(dispatcher.run(), name="dispatcher")
@@ -191,6 +203,8 @@ async def _serving(
             asyncio.create_task(_sweep(depot), name="sweep"),
             asyncio.create_task(limits.watch(), name="tenant-limits"),
             asyncio.create_task(checkpoints.run(), name="checkpoints"),
+            asyncio.create_task(gate.run(), name="gate"),
+            asyncio.create_task(credentials.run(), name="credentials"),
         ]
         if forwarder:
             background.append(asyncio.create_task(forwarder.run(observe), name="forwarder"))
@@ -214,14 +228,17 @@ async def _serving(
             for task in background:
                 task.cancel()
             await asyncio.wait(background)
+            await credentials.note_use()
 
 
 def _listening(
     config: HubConfig,
     authority: Authority | None,
+    guard: Guard,
     jobs: JobService,
     fleet: FleetService,
     admin: AdminService,
+    access: AccessService,
     enrolment: EnrolmentService,
     healthy: health.aio.HealthServicer,
 ) -> tuple[list[grpc.aio.Server], str, str]:
@@ -229,9 +246,10 @@ def _listening(
 
     Whoever comes to the agents' port must have a certificate, and callers have none.
     """
-    for_callers = _server(healthy)
+    for_callers = _server(guard, healthy)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, for_callers)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, for_callers)
+    access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, for_callers)
     enrolment_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, for_callers)
     reflection.enable_server_reflection([*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], for_callers)
     if authority is None:
@@ -241,7 +259,7 @@ def _listening(
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_callers)
         address = _bind(for_callers, "listen", config.listen, None)
         return [for_callers], address, address
-    for_agents = _server(healthy)
+    for_agents = _server(guard, healthy)
     fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, for_agents)
     return (
         [for_callers, for_agents],
@@ -250,8 +268,8 @@ def _listening(
     )
 
 
-def _server(healthy: health.aio.HealthServicer) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=[Guard()], options=_OPTIONS)
+def _server(guard: Guard, healthy: health.aio.HealthServicer) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=[guard], options=_OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     return server
 
@@ -262,6 +280,33 @@ def _bind(server: grpc.aio.Server, name: str, address: str, credentials: grpc.Se
     except RuntimeError as error:
         raise InvalidConfig(f"{name} is {address!r}, which cannot be used; is another program there?") from error
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+@asynccontextmanager
+async def _audited(config: HubConfig, database: sa.Engine) -> AsyncIterator[None]:
+    """The audit log is open; and where nobody could call, a first operator has a key."""
+    path = config.data_dir / "audit.log"
+    with contextlib.ExitStack() as kept:
+        try:
+            kept.enter_context(audit.kept(path))
+        except OSError as error:
+            raise InvalidConfig(f"the audit log {path} cannot be written: {error.strerror}") from error
+        if not config.insecure:
+            await asyncio.to_thread(_let_operator_in, database, config.data_dir / "operator.key")
+        yield
+
+
+def _let_operator_in(database: sa.Engine, path: Path) -> None:
+    """The key is in its file before it is in the store: a hub that is killed between the two begins again."""
+    with database.begin() as connection:
+        if not (key := first_key(connection)):
+            return
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with open(fresh, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(f"{key}\n")
+        fresh.replace(path)
+    _log.warning("nobody could call: a first operator's key has been made", extra={"api_key_file": str(path)})
 
 
 @asynccontextmanager

@@ -12,6 +12,9 @@ from typing import Any
 
 from agent.metrics import METRICS as METRICS_OF_AN_AGENT
 from hub import exceptions as refusals
+from hub.core.roles import Role
+from hub.server import access
+from hub.server.access import Rule, Whom
 from hub.server.metrics import METRICS as METRICS_OF_A_HUB
 from sonic.metrics import Metric
 from sonic.parameters import ENGINE_DEFAULTS, SPECS, Spec
@@ -134,6 +137,38 @@ receiver: series with a label `tenant` under that tenant's id, all others under 
 """
 
 
+CALLS = """# Who may make which call
+
+What is not in these tables is denied to everybody; so is a call that somebody adds and does not declare. What the roles
+are, and how a caller comes by one, is in [access.md](access.md). An insecure hub asks nobody who they are.
+
+| call | tenant | operator | reader | who else | in the audit log |
+|---|---|---|---|---|---|
+{calls}
+
+- *of one tenant*: a tenant's own rows; an operator or reader names the tenant (`--tenant`), which is in the audit log.
+- *nodes* are agents with a certificate of the hub's authority; they reach what their own attempts need.
+
+## Over HTTP
+
+| route | who |
+|---|---|
+{routes}
+"""
+
+
+def call_row(service: str, name: str, rule: Rule) -> str:
+    marks = [("of one tenant" if rule.for_tenant else "yes") if role in rule.roles else "" for role in Role]
+    others = {Whom.ANYONE: "anyone", Whom.AGENT: "nodes", Whom.CALLER: ""}[rule.whom]
+    kept = "yes" if rule.audited is not None else ""
+    return f"| `{service.rpartition('.')[2]}.{name}` | {' | '.join([*marks, others, kept])} |"
+
+
+def route_row(verb: str, path: str, whom: Whom) -> str:
+    who = {Whom.ANYONE: "anyone", Whom.CALLER: "whoever has the token, where one is set"}[whom]
+    return f"| `{verb} {path}` | {who} |"
+
+
 def metric_row(metric: Metric) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     return f"| `{metric.name}` | {metric.kind} | {metric.unit} | {labels} | {metric.help} |"
@@ -218,6 +253,12 @@ def pages() -> dict[Path, str]:
             engines="\n".join(engine_row(engine, defaults) for engine, defaults in ENGINE_DEFAULTS.items()),
         ),
         DOCS / "errors.md": ERRORS.format(**{name: "\n".join(rows) for name, rows in said.items()}),
+        DOCS / "calls.md": CALLS.format(
+            calls="\n".join(
+                call_row(service, n, rule) for service, of in access.RPCS.items() for n, rule in of.items()
+            ),
+            routes="\n".join(route_row(*route, whom) for route, whom in access.ROUTES.items()),
+        ),
         DOCS / "metrics.md": METRICS.format(
             rows="\n".join(map(metric_row, METRICS_OF_AN_AGENT)),
             hub_rows="\n".join(map(metric_row, METRICS_OF_A_HUB)),

@@ -18,7 +18,9 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sonic import exceptions, files, parameters, transfers
+from sonic.access import Access
 from sonic.connection import Connection
+from sonic.credentials import Credentials
 from sonic.parameters import Problem
 from sonic.v1 import (
     admin_service_pb2,
@@ -33,7 +35,7 @@ from sonic.v1 import (
 
 T = TypeVar("T")
 DEFAULT_TARGET = "127.0.0.1:50051"
-DEFAULT_TENANT = "default"
+DEFAULT_TENANT = ""
 DEFAULT_PATIENCE_S = 60.0
 MAX_BATCH_ITEMS = 1000
 FINAL_STATES = frozenset({jobs_pb2.JOB_STATE_SUCCEEDED, jobs_pb2.JOB_STATE_FAILED, jobs_pb2.JOB_STATE_CANCELLED})
@@ -54,14 +56,20 @@ class AsyncSonicClient:
         patience_s: float = DEFAULT_PATIENCE_S,
         insecure: bool = False,
         ca_file: Path | None = None,
+        api_key_file: Path | None = None,
+        token_file: Path | None = None,
     ) -> None:
         """Make it where a loop runs. `patience_s` is how long a call that makes no progress is tried again.
 
         `ca_file` holds the certificate of the hub's authority, in PEM; without it the authority of a hub of this user
         on this machine is trusted if there is one, else those that gRPC trusts. `insecure` is for a hub on this machine
-        that was started with --insecure: plain text. Raises FileTrouble.
+        that was started with --insecure: plain text, and no credential.
+        `api_key_file` or `token_file` holds the credential, and is read anew for each call; without either the key in
+        SONIC_API_KEY is used. `tenant` need only be named by operators. Raises FileTrouble, BadSettings.
         """
-        self._hub = Connection(target, tenant, patience_s, insecure=insecure, ca_file=ca_file)
+        credentials = Credentials(api_key_file, token_file)
+        self._hub = Connection(target, tenant, patience_s, insecure=insecure, ca_file=ca_file, credentials=credentials)
+        self.access = Access(self._hub)
 
     async def __aenter__(self) -> Self:
         return self
@@ -267,13 +275,23 @@ class SonicClient:
         patience_s: float = DEFAULT_PATIENCE_S,
         insecure: bool = False,
         ca_file: Path | None = None,
+        api_key_file: Path | None = None,
+        token_file: Path | None = None,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sonic-client", daemon=True)
         self._thread.start()
 
         async def make() -> AsyncSonicClient:
-            return AsyncSonicClient(target, tenant, patience_s=patience_s, insecure=insecure, ca_file=ca_file)
+            return AsyncSonicClient(
+                target,
+                tenant,
+                patience_s=patience_s,
+                insecure=insecure,
+                ca_file=ca_file,
+                api_key_file=api_key_file,
+                token_file=token_file,
+            )
 
         self._client = self._run(make())
 

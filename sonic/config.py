@@ -29,7 +29,15 @@ from sonic.exceptions import BadSettings
 T = TypeVar("T")
 PATH_VARIABLE = "SONIC_CONFIG"
 _MORE_VARIABLES = {
-    *(PATH_VARIABLE, "SONIC_DEBUG", "SONIC_MODELS", "SONIC_MODELS_FROM", "SONIC_MODEL_STORE", "SONIC_MODEL_VERSION"),
+    *(
+        "SONIC_API_KEY",
+        PATH_VARIABLE,
+        "SONIC_DEBUG",
+        "SONIC_MODELS",
+        "SONIC_MODELS_FROM",
+        "SONIC_MODEL_STORE",
+        "SONIC_MODEL_VERSION",
+    ),
     *("SONIC_ACCEPT_LICENCE", "SONIC_ENCODER", "SONIC_ENGINE_OPTIONS", "SONIC_PROVIDERS"),
 }
 _log = logging.getLogger(__name__)
@@ -43,13 +51,13 @@ class ClientConfig:
     """How the command finds its hub, and as whom it speaks."""
 
     hub: str = "127.0.0.1:50051"  # where the hub is, host:port; several hubs separated by commas
-    tenant: str = "default"  # whose the jobs are
+    tenant: str = ""  # whose the jobs are; a tenant's credential says it, an insecure hub takes default
     patience_s: float = 60.0  # how long a call that makes no progress is tried again
     health_url: str = "http://127.0.0.1:8090/healthz"  # of the hub; `sonic doctor` reads its clock there
     insecure: bool = False  # no TLS and no credentials, for a hub on this machine that was started so
-    ca_file: Path | None = (
-        None  # the certificate of the hub's authority; this user's own hub's, or the system's if none
-    )
+    ca_file: Path | None = None  # the certificate of the hub's authority; this user's own hub's, or the system's
+    api_key_file: Path | None = None  # a file with an API key; SONIC_API_KEY holds the key itself
+    token_file: Path | None = None  # a file with an access token, read anew for each call
 
     def __post_init__(self) -> None:
         if not all(map(is_address, addresses(self.hub))):
@@ -61,6 +69,8 @@ class ClientConfig:
             )
         if not (self.tenant.isascii() and self.tenant.isprintable()):  # no call could carry it to the hub, who judges
             raise ValueError(f"tenant is {self.tenant!r}; use letters, digits and !-_.*'() only")
+        if self.api_key_file and self.token_file:
+            raise ValueError(f"token_file is {str(self.token_file)!r}, beside api_key_file; use one of the two")
         if not 0 <= self.patience_s < float("inf"):
             raise ValueError(f"patience_s is {self.patience_s:g}; a number of seconds of 0 or more is wanted")
 

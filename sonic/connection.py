@@ -9,14 +9,17 @@ import grpc
 import grpc.aio
 
 from sonic import tls
+from sonic.credentials import Credentials
 from sonic.exceptions import FileTrouble
 from sonic.lines import Line
 from sonic.retries import Patience
+from sonic.v1.access_service_pb2_grpc import AccessServiceStub
 from sonic.v1.admin_service_pb2_grpc import AdminServiceStub
 from sonic.v1.job_service_pb2_grpc import JobServiceStub
 
 A = TypeVar("A")
 CALL_TIMEOUT_S = 30.0
+INSECURE_TENANT = "default"  # of a hub that asks nobody who they are, where no tenant is named
 _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -34,19 +37,35 @@ class Connection:
     """
 
     def __init__(
-        self, target: str, tenant: str, patience_s: float, *, insecure: bool = False, ca_file: Path | None = None
+        self,
+        target: str,
+        tenant: str,
+        patience_s: float,
+        *,
+        insecure: bool = False,
+        ca_file: Path | None = None,
+        credentials: Credentials = Credentials(),  # noqa: B008 - frozen
     ) -> None:
         """Raises FileTrouble: `ca_file` cannot be read."""
         self.target = target
-        self.metadata = grpc.aio.Metadata(("sonic-tenant", tenant))
+        self._tenant = tenant or (INSECURE_TENANT if insecure else "")
+        self._credentials = None if insecure else credentials
         self._patience_s = patience_s
         try:
-            credentials = tls.credentials(insecure, ca_file)
+            trusted = tls.credentials(insecure, ca_file)
         except OSError as error:
             raise FileTrouble(f"ca_file {error.filename} cannot be read: {error.strerror}") from error
-        self._line = Line(target, _OPTIONS, credentials)
+        self._line = Line(target, _OPTIONS, trusted)
         self.jobs = JobServiceStub(cast(grpc.aio.Channel, self._line))
         self.admin = AdminServiceStub(cast(grpc.aio.Channel, self._line))
+        self.access = AccessServiceStub(cast(grpc.aio.Channel, self._line))
+
+    @property
+    def metadata(self) -> grpc.aio.Metadata:
+        """What a call carries that begins now. Raises FileTrouble, BadSettings."""
+        named = (("sonic-tenant", self._tenant),) if self._tenant else ()
+        shown = self._credentials.metadata() if self._credentials else ()
+        return grpc.aio.Metadata(*shown, *named)
 
     def patience(self) -> Patience:
         """How long a piece of work that begins now may stand still."""

@@ -6,7 +6,20 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, NewType
 
+Tenant = NewType("Tenant", str)
+"""A tenant that may be served: the guard has made sure whose a call is, or the store says whose a job is."""
+
+
+class Everybody(Enum):
+    """In the place of a tenant: the rows of all, for what operators ask and for the hub's own decisions."""
+
+    EVERYBODY = "everybody"
+
+
+EVERYBODY: Final = Everybody.EVERYBODY
 MAX_TENANT_CHARACTERS = 150
 _TENANT = re.compile(r"[A-Za-z0-9!\-_.*'()]+")
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from hub import exceptions
 from hub.core import events
-from hub.core.tenants import tenant_problem
+from hub.core.tenants import EVERYBODY, Tenant, tenant_problem
 from hub.server import job_service, views
 from hub.server.callers import Context
 from hub.server.dispatcher import Dispatcher
@@ -78,7 +78,8 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             before_sequence=job_service.parse_token(request.page_token),
             states=job_service.states(request.states),
         )
-        found, token = await job_service.list_page(self._database, request.tenant or None, wanted)
+        whose = Tenant(request.tenant) if request.tenant else EVERYBODY
+        found, token = await job_service.list_page(self._database, whose, wanted)
         return pb.ListAllJobsResponse(jobs=self._jobs.show_all(found), next_page_token=token)
 
     async def ExplainNode(self, request: pb.ExplainNodeRequest, context: Context) -> pb.ExplainNodeResponse:
@@ -113,11 +114,11 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         return pb.ListJoinTokensResponse(tokens=[views.join_token(row) for row in await self._enrolment.tokens()])
 
     async def RevokeJoinToken(self, request: pb.RevokeJoinTokenRequest, context: Context) -> pb.RevokeJoinTokenResponse:
-        await self._enrolment.end_token(request.token_id, context)
+        await self._enrolment.end_token(request.token_id)
         return pb.RevokeJoinTokenResponse()
 
     async def RevokeNode(self, request: pb.RevokeNodeRequest, context: Context) -> pb.RevokeNodeResponse:
-        await self._enrolment.revoke(request.node_id, request.undo, context)
+        await self._enrolment.revoke(request.node_id, request.undo)
         return pb.RevokeNodeResponse()
 
     async def _nodes(self) -> list[nodes_pb2.Node]:

@@ -29,7 +29,7 @@ from hub.core.health import Health
 from hub.core.jobs import Job, Ref, State
 from hub.core.nodes import Node
 from hub.core.prospects import Outlook
-from hub.core.tenants import Limits
+from hub.core.tenants import Limits, Tenant
 from hub.server import metrics
 from hub.server.sessions import Outgoing, Sessions
 from hub.server.watchers import Watchers
@@ -126,10 +126,10 @@ class Dispatcher:
     def queued(self, tenant: str) -> int:
         return self._dispatch.queue.waiting(tenant)
 
-    def tenant_of(self, ref: Ref, node_id: str) -> str:
-        """Whose job it is, if this is its newest attempt and that node's; else empty."""
+    def tenant_of(self, ref: Ref, node_id: str) -> Tenant | None:
+        """Whose job it is, if this is its newest attempt and that node's; else None."""
         job = self._dispatch.jobs.get(ref.job_id)
-        return job.tenant if job and job.ref == ref and job.node_id == node_id else ""
+        return Tenant(job.tenant) if job and job.ref == ref and job.node_id == node_id else None
 
     def started(self, tenant: str) -> int:
         """How many of the tenant's jobs have left the queue for a node since the hub's start."""

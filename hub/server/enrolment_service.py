@@ -62,10 +62,10 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         refused = await self._write(lambda connection: enrolments.enrol(connection, wish, time.time()))
         detail = {"token_id": request.token_id[:32], "region": request.region}
         if refused:
-            audit.record(context, "enrol", request.node_id, refused, **detail)
+            audit.record(context, "node.enrol", request.node_id, f"refused: {refused}", **detail)
             raise exceptions.NotAllowed(refused)
         issued = self.issue(key, [NodeName(request.region, request.node_id)])
-        audit.record(context, "enrol", request.node_id, **detail, serial=issued.serial)
+        audit.record(context, "node.enrol", request.node_id, **detail, serial=issued.serial)
         return pb.EnrolResponse(certificate=issued.pem.decode(), authority=self.authority.pem.decode())
 
     async def renewed(self, signing_request: bytes, names: Iterable[NodeName], context: Context) -> Issued:
@@ -74,7 +74,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         for name in named:
             await self.check_right(name.node_id)
         issued = self.issue(_key_of(signing_request), named)
-        audit.record(context, "renew", named[0].node_id, serial=issued.serial)
+        audit.record(context, "node.renew", named[0].node_id, serial=issued.serial)
         return issued
 
     async def check_right(self, node_id: str) -> None:
@@ -120,21 +120,18 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         now_s = time.time()
         new = enrolments.NewToken(text.token_id, text.secret, region, node_id, uses, now_s + ttl_s)
         row = await self._write(lambda connection: enrolments.add_token(connection, new, now_s))
-        audit.record(
-            context, "create join token", text.token_id, region=region, uses=uses, ttl_s=ttl_s, node_id=node_id
-        )
+        audit.record(context, "join_token.make", text.token_id, region=region, uses=uses, ttl_s=ttl_s, node_id=node_id)
         return row, text.text
 
     async def tokens(self) -> list[sa.Row[Any]]:
         return await self._write(enrolments.tokens)
 
-    async def end_token(self, token_id: str, context: Context) -> None:
+    async def end_token(self, token_id: str) -> None:
         """Raises NotFound."""
         if not await self._write(lambda connection: enrolments.end_token(connection, token_id, time.time())):
             raise exceptions.NotFound(f"there is no join token {token_id[:32]!r}")
-        audit.record(context, "revoke join token", token_id)
 
-    async def revoke(self, node_id: str, undo: bool, context: Context) -> None:
+    async def revoke(self, node_id: str, undo: bool) -> None:
         """Raises NotFound."""
 
         def write(connection: sa.Connection) -> bool:
@@ -143,7 +140,6 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
 
         if not await self._write(write):
             raise exceptions.NotFound(f"no node {node_id[:80]!r} has ever joined")
-        audit.record(context, "take a revocation back" if undo else "revoke node", node_id)
         session = self._sessions.get(node_id)
         if session and not undo:
             self._sessions.end(session)

@@ -16,7 +16,9 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from hub import exceptions
+from hub.server import access, audit, callers
 from hub.server.callers import Context
+from hub.server.gate import Gate
 
 _log = logging.getLogger("hub.rpc")
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -47,7 +49,10 @@ def status_of(refusal: exceptions.Refusal) -> status_pb2.Status:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps every handler of the server."""
+    """Wraps every handler of the server: nothing runs before the gate has let the call in."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -63,36 +68,68 @@ class Guard(grpc.aio.ServerInterceptor):
             make = grpc.stream_stream_rpc_method_handler
             if not handler.request_streaming:
                 make = grpc.unary_stream_rpc_method_handler
-            return make(_streaming(method, inner), handler.request_deserializer, handler.response_serializer)
+            return make(self._streaming(method, inner), handler.request_deserializer, handler.response_serializer)
         inner = handler.stream_unary or handler.unary_unary
-        make = grpc.stream_unary_rpc_method_handler
-        if not handler.request_streaming:
-            make = grpc.unary_unary_rpc_method_handler
-        return make(_single(method, inner), handler.request_deserializer, handler.response_serializer)
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._uploading(method, inner), handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._single(method, inner), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _single(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                callers.enter(await self._gate.admit(method, context))
+                answer = await inner(request, context)
+            except Exception as error:
+                await _abort(method, error, context, request)
+            _keep(method, request, context, "done")
+            return answer
+
+        return call
+
+    def _uploading(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                admitted = await self._gate.admit(method, context)
+                callers.enter(admitted)
+                with self._gate.open(admitted, context):
+                    return await inner(request, context)
+            except Exception as error:
+                await _abort(method, error, context)
+
+        return call
+
+    def _streaming(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                admitted = await self._gate.admit(method, context)
+                callers.enter(admitted)
+                with self._gate.open(admitted, context):
+                    answering = inner(request, context)
+                    if isinstance(answering, Awaitable):  # a handler that writes by itself
+                        await answering
+                        return
+                    async for response in answering:
+                        yield response
+            except Exception as error:
+                await _abort(method, error, context)
+
+        return call
 
 
-def _single(method: str, inner: Any) -> Any:
-    async def call(request: Any, context: Context) -> Any:
-        try:
-            return await inner(request, context)
-        except Exception as error:
-            await _abort(method, error, context)
-
-    return call
-
-
-def _streaming(method: str, inner: Any) -> Any:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for response in inner(request, context):
-                yield response
-        except Exception as error:
-            await _abort(method, error, context)
-
-    return call
+def _keep(method: str, request: Any, context: Context, outcome: str) -> None:
+    """Note what an operator does in the audit log."""
+    rule = access.rule_of(method)
+    if rule is not None and rule.audited is not None:
+        subject, *more = (str(getattr(request, name)) for name in rule.audited)
+        detail = dict(zip(rule.audited[1:], more, strict=True))
+        audit.record(context, method.rpartition("/")[2], subject, outcome, **detail)
 
 
-async def _abort(method: str, error: Exception, context: Context) -> NoReturn:
+async def _abort(method: str, error: Exception, context: Context, request: Any = None) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError | grpc.RpcError):
         raise error
     if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
@@ -100,7 +137,11 @@ async def _abort(method: str, error: Exception, context: Context) -> NoReturn:
         error = exceptions.NotNow("the hub's store cannot be reached at the moment", retry_after_s=5.0)
     if isinstance(error, exceptions.Refusal):
         status = status_of(error)
+        if request is not None and callers.who() != callers.NOBODY:
+            _keep(method, request, context, f"refused: {error.reason}")
         await context.abort(error.code, error.message, ((_DETAILS_KEY, status.SerializeToString()),))
+    if isinstance(error, NotImplementedError):
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered")
     number = uuid.uuid4().hex[:12]
     _log.exception("a call failed", extra={"method": method, "error_id": number}, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, f"the hub failed; its log has the details under {number}")

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from hub import exceptions, wire
 from hub.core import events
 from hub.core.jobs import State
+from hub.core.tenants import Everybody, Tenant
 from hub.server import submissions, transfers, views
 from hub.server.callers import Context, tenant_of
 from hub.server.dispatcher import Dispatcher
@@ -34,7 +35,7 @@ _STATES = {value: key for key, value in views.STATES.items()}
 
 
 class JobService(job_service_pb2_grpc.JobServiceServicer):
-    """Every handler asks for its tenant first and passes it to every query."""
+    """Every query takes the tenant of the call; there is none that would answer without."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         door: Door,
     ) -> None:
         self._database = database
-        self._jobs = Gathered(database, records.jobs_by_id)
+        self._jobs = Gathered(database, records.jobs_of)
         self._keys = Gathered(database, _used)
         self._dispatcher = dispatcher
         self._files = files
@@ -134,17 +135,17 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         outlooks = self._dispatcher.outlooks(record.row.job_id for record in found)
         return [views.job(record, outlook) for record, outlook in zip(found, outlooks, strict=True)]
 
-    async def _job(self, tenant: str, job_id: str) -> jobs_pb2.Job:
+    async def _job(self, tenant: Tenant, job_id: str) -> jobs_pb2.Job:
         return self.show(await self._record(tenant, job_id))
 
-    async def _record(self, tenant: str, job_id: str) -> JobRecord:
-        record = await self._jobs.get(job_id)
-        if record is None or record.row.tenant != tenant:
+    async def _record(self, tenant: Tenant, job_id: str) -> JobRecord:
+        record = await self._jobs.get((tenant, job_id))
+        if record is None:
             raise exceptions.NotFound(f"there is no job {job_id[:80]!r}")
         return record
 
     async def _submit(
-        self, tenant: str, requests: Sequence[pb.SubmitJobRequest]
+        self, tenant: Tenant, requests: Sequence[pb.SubmitJobRequest]
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
         held = await self._files.held(tenant, hashes)
@@ -162,7 +163,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return [next(answers) if isinstance(one, NewJob) else one for one in outcomes]
 
     def _judge(
-        self, tenant: str, requests: Sequence[pb.SubmitJobRequest], held: Mapping[str, sa.Row[Any]], known: set[str]
+        self, tenant: Tenant, requests: Sequence[pb.SubmitJobRequest], held: Mapping[str, sa.Row[Any]], known: set[str]
     ) -> list[NewJob | exceptions.Refusal]:
         """Jobs that can be stored, and refusals. A `known` key matters only where something stands in the way."""
         now_s = time.time()
@@ -175,7 +176,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 outcomes.append(refusal)
         return outcomes
 
-    async def _known_keys(self, tenant: str, keys: set[str]) -> set[str]:
+    async def _known_keys(self, tenant: Tenant, keys: set[str]) -> set[str]:
         if len(keys) == 1:
             (key,) = keys
             return keys if await self._keys.get((tenant, key)) else set()
@@ -194,7 +195,7 @@ def _answer(wanted: NewJob, stored: tuple[JobRecord, bool], shown: jobs_pb2.Job)
     return shown
 
 
-def _used(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+def _used(connection: sa.Connection, keys: Collection[tuple[Tenant, str]]) -> dict[tuple[Tenant, str], bool]:
     return dict.fromkeys(records.known_keys(connection, keys), True)
 
 
@@ -208,7 +209,7 @@ async def reading(database: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
     return await asyncio.to_thread(work)
 
 
-async def list_page(database: sa.Engine, tenant: str | None, wanted: Page) -> tuple[list[JobRecord], str]:
+async def list_page(database: sa.Engine, tenant: Tenant | Everybody, wanted: Page) -> tuple[list[JobRecord], str]:
     """One page of jobs, and the token of the next one; empty on the last."""
     found = await reading(database, lambda connection: records.page(connection, tenant, wanted))
     return found, _make_token(found[-1].row.sequence) if len(found) == wanted.size else ""

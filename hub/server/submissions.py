@@ -15,6 +15,7 @@ from hub.artifacts.depot import check_hash
 from hub.core.admission import Admitted, Caution, Refused
 from hub.core.jobs import Requirement
 from hub.core.names import name_problem
+from hub.core.tenants import Tenant
 from hub.store.records import NewJob, seconds_of
 from sonic import parameters
 from sonic.parameters import Problem
@@ -30,7 +31,7 @@ _MAX_NAME_CHARACTERS = 64
 
 
 def new_job(
-    tenant: str,
+    tenant: Tenant,
     request: job_service_pb2.SubmitJobRequest,
     held: Mapping[str, sa.Row[Any]],
     known: bool,

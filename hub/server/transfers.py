@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from hub import exceptions
 from hub.artifacts.depot import Depot, Stored, check_hash
 from hub.core.jobs import Ref
+from hub.core.tenants import Tenant
 from hub.store import records
 from hub.store.artifacts import KnownArtifacts
 from sonic.parameters import Problem
@@ -28,7 +29,7 @@ class Transfers:
         self._known = known
         self._depot = depot
 
-    async def find(self, tenant: str, sha256: str) -> artifacts_pb2.Artifact | None:
+    async def find(self, tenant: Tenant, sha256: str) -> artifacts_pb2.Artifact | None:
         """A complete artifact of the tenant, or None. Raises InvalidRequest."""
         check_hash(sha256)
 
@@ -42,20 +43,20 @@ class Transfers:
             raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
         return _message(row) if row else None
 
-    async def seen(self, tenant: str, sha256: str) -> artifacts_pb2.Artifact | None:
+    async def seen(self, tenant: Tenant, sha256: str) -> artifacts_pb2.Artifact | None:
         """`find`, answered from memory where that is a moment old."""
         check_hash(sha256)
         row = (await self.held(tenant, (sha256,))).get(sha256)
         return _message(row) if row else None
 
-    async def held(self, tenant: str, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
+    async def held(self, tenant: Tenant, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
         """Those of the artifacts that the tenant has, by hash; what was seen a moment ago is not asked for again."""
         try:
             return await self._known.of(tenant, hashes)
         except sa.exc.SQLAlchemyError as error:
             raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
 
-    async def status(self, tenant: str, sha256: str) -> artifacts_pb2.ArtifactStatus:
+    async def status(self, tenant: Tenant, sha256: str) -> artifacts_pb2.ArtifactStatus:
         """How much of an artifact is there."""
         if artifact := await self.find(tenant, sha256):
             size = artifact.size_bytes
@@ -64,7 +65,7 @@ class Transfers:
         return artifacts_pb2.ArtifactStatus(sha256=sha256, received_bytes=received)
 
     async def upload(
-        self, tenant: str, header: artifacts_pb2.UploadHeader, chunks: AsyncIterator[bytes]
+        self, tenant: Tenant, header: artifacts_pb2.UploadHeader, chunks: AsyncIterator[bytes]
     ) -> artifacts_pb2.Artifact:
         """Store an artifact, or answer at once when it is there. Raises Refusal."""
         if artifact := await self.find(tenant, header.sha256):
@@ -72,18 +73,18 @@ class Transfers:
         stored = await self._depot.receive(tenant, header.sha256, header.size_bytes, header.offset_bytes, chunks)
         return await self._note(tenant, stored)
 
-    async def place(self, tenant: str, ref: Ref, sha256: str, size_bytes: int, valid_s: float) -> str:
+    async def place(self, tenant: Tenant, ref: Ref, sha256: str, size_bytes: int, valid_s: float) -> str:
         """Where the video of an attempt can be put directly; empty where it cannot. Raises Refusal."""
         check_hash(sha256)
         return await self._depot.place(tenant, f"{ref.job_id}-{ref.attempt}", sha256, size_bytes, valid_s)
 
-    async def adopt(self, tenant: str, ref: Ref, sha256: str, size_bytes: int) -> artifacts_pb2.Artifact | None:
+    async def adopt(self, tenant: Tenant, ref: Ref, sha256: str, size_bytes: int) -> artifacts_pb2.Artifact | None:
         """The video of an attempt that was put directly, checked and stored; None when it is not there or not it."""
         check_hash(sha256)
         stored = await self._depot.adopt(tenant, f"{ref.job_id}-{ref.attempt}", sha256, size_bytes)
         return await self._note(tenant, stored) if stored else None
 
-    async def _note(self, tenant: str, stored: Stored) -> artifacts_pb2.Artifact:
+    async def _note(self, tenant: Tenant, stored: Stored) -> artifacts_pb2.Artifact:
         def write() -> None:
             with self._database.begin() as connection:
                 records.add_artifact(connection, tenant, stored, time.time())
@@ -95,7 +96,7 @@ class Transfers:
         return artifacts_pb2.Artifact(sha256=stored.sha256, size_bytes=stored.size_bytes, media_type=stored.media_type)
 
     async def download(
-        self, tenant: str, sha256: str, wanted: artifacts_pb2.ByteRange
+        self, tenant: Tenant, sha256: str, wanted: artifacts_pb2.ByteRange
     ) -> tuple[artifacts_pb2.Artifact, AsyncIterator[bytes]]:
         """An artifact and the wanted bytes of it. Raises NotFound, InvalidRequest."""
         artifact = await self.find(tenant, sha256)

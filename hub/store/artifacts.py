@@ -10,11 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hub.core.tenants import Tenant
 from hub.store import records
 
 BELIEVED_S = 30.0
 _MOST = 20_000
-Key = tuple[str, str]  # tenant, sha256
+Key = tuple[Tenant, str]  # and sha256
 
 
 class KnownArtifacts:
@@ -24,7 +25,7 @@ class KnownArtifacts:
         self._database = database
         self._rows: OrderedDict[Key, tuple[float, sa.Row[Any]]] = OrderedDict()
 
-    async def of(self, tenant: str, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
+    async def of(self, tenant: Tenant, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
         """Those of the named artifacts that the tenant has, by hash."""
         wanted = set(hashes)
         found = self._seen(tenant, wanted)
@@ -37,7 +38,7 @@ class KnownArtifacts:
 
         return await asyncio.to_thread(ask)
 
-    def read(self, connection: sa.Connection, tenant: str, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
+    def read(self, connection: sa.Connection, tenant: Tenant, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
         """`of`, in a transaction."""
         wanted = set(hashes)
         found = self._seen(tenant, wanted)
@@ -50,11 +51,11 @@ class KnownArtifacts:
             found |= fresh
         return found
 
-    def forget(self, tenant: str, sha256: str) -> None:
+    def forget(self, tenant: Tenant, sha256: str) -> None:
         """The row has changed."""
         self._rows.pop((tenant, sha256), None)
 
-    def _seen(self, tenant: str, wanted: set[str]) -> dict[str, sa.Row[Any]]:
+    def _seen(self, tenant: Tenant, wanted: set[str]) -> dict[str, sa.Row[Any]]:
         now_s = time.monotonic()
         seen = {sha256: self._rows.get((tenant, sha256)) for sha256 in wanted}
         return {sha256: entry[1] for sha256, entry in seen.items() if entry and entry[0] > now_s}

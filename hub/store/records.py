@@ -1,4 +1,8 @@
-"""Reading and adding rows. Whatever a caller asks for is bound to a tenant here; only operators' calls pass None."""
+"""Reading and adding rows.
+
+Whatever is asked for a caller takes whose rows it may see, without a default: a Tenant, which only the guard and the
+store make, or EVERYBODY, for operators. The rest is for the hub's own decisions and for nodes, and answers no caller.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hub.artifacts.depot import Stored
 from hub.core.jobs import Input, Job, RegionRules, Requirement, State, Work
 from hub.core.nodes import Node
+from hub.core.tenants import EVERYBODY, Everybody, Tenant
 from hub.store.database import insert_ignoring
 from hub.store.schema import artifacts, attempts, decisions, jobs, nodes
 from sonic.v1 import jobs_pb2
 
+OwnedJob = tuple[Tenant, str]
+"""The tenant that asks, and the job's id."""
 _HASHES_AT_A_TIME = 500
 
-_JOBS_BY_ID = sa.select(jobs).where(jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
+_JOBS_OF = sa.select(jobs).where(
+    jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)),
+    jobs.c.tenant.in_(sa.bindparam("owners", expanding=True)),
+)
 _ATTEMPTS_BY_JOB = (
     sa.select(attempts)
     .where(attempts.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
@@ -41,7 +51,7 @@ class NewJob:
     """A submission that has passed every check."""
 
     job_id: str
-    tenant: str
+    tenant: Tenant
     idempotency_key: str
     spec: bytes  # JobSpec, complete, serialized deterministically
     requirement: Requirement
@@ -135,10 +145,12 @@ def add_jobs(connection: sa.Connection, new: Sequence[NewJob], now_s: float) -> 
     return [(found[job.tenant, job.idempotency_key], job.job_id in created) for job in new]
 
 
-def jobs_by_id(connection: sa.Connection, job_ids: Iterable[str]) -> dict[str, JobRecord]:
-    """Those of the named jobs that exist, of whatever tenant."""
-    rows = connection.execute(_JOBS_BY_ID, {"job_ids": list(job_ids)}).all()
-    return {record.row.job_id: record for record in with_attempts(connection, rows)}
+def jobs_of(connection: sa.Connection, keys: Collection[OwnedJob]) -> dict[OwnedJob, JobRecord]:
+    """Those of the jobs that exist, each asked for with the tenant that asks."""
+    wanted = set(keys)
+    asked = {"job_ids": [job_id for _, job_id in wanted], "owners": list({tenant for tenant, _ in wanted})}
+    rows = [row for row in connection.execute(_JOBS_OF, asked) if (row.tenant, row.job_id) in wanted]
+    return {(record.row.tenant, record.row.job_id): record for record in with_attempts(connection, rows)}
 
 
 def specs(connection: sa.Connection, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
@@ -165,7 +177,7 @@ def _job_values(new: NewJob, now_s: float) -> dict[str, Any]:
     }
 
 
-def job(connection: sa.Connection, tenant: str | None, job_id: str) -> JobRecord | None:
+def job(connection: sa.Connection, tenant: Tenant | Everybody, job_id: str) -> JobRecord | None:
     """One job of the tenant, or None."""
     row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id, *_of(tenant))).one_or_none()
     return with_attempts(connection, [row])[0] if row else None
@@ -176,7 +188,7 @@ def has_jobs(connection: sa.Connection, tenant: str) -> bool:
     return connection.execute(sa.select(jobs.c.sequence).where(jobs.c.tenant == tenant).limit(1)).first() is not None
 
 
-def page(connection: sa.Connection, tenant: str | None, wanted: Page) -> list[JobRecord]:
+def page(connection: sa.Connection, tenant: Tenant | Everybody, wanted: Page) -> list[JobRecord]:
     """At most `wanted.size` jobs of the tenant."""
     query = sa.select(jobs).where(*_of(tenant)).order_by(jobs.c.sequence.desc()).limit(wanted.size)
     if wanted.before_sequence is not None:
@@ -190,9 +202,9 @@ def page(connection: sa.Connection, tenant: str | None, wanted: Page) -> list[Jo
     return with_attempts(connection, connection.execute(query).all())
 
 
-def known_keys(connection: sa.Connection, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+def known_keys(connection: sa.Connection, keys: Iterable[tuple[Tenant, str]]) -> set[tuple[Tenant, str]]:
     """Those of the idempotency keys, each with its tenant, that have been used."""
-    by_tenant: dict[str, list[str]] = {}
+    by_tenant: dict[Tenant, list[str]] = {}
     for tenant, key in keys:
         by_tenant.setdefault(tenant, []).append(key)
     return {
@@ -255,19 +267,19 @@ def attempt(connection: sa.Connection, job_id: str, number: int, node_id: str) -
     return connection.execute(query).one_or_none()
 
 
-def add_artifact(connection: sa.Connection, tenant: str, stored: Stored, now_s: float) -> None:
+def add_artifact(connection: sa.Connection, tenant: Tenant, stored: Stored, now_s: float) -> None:
     """Note a stored artifact; a repeat changes nothing."""
     values = {"tenant": tenant, "stored_at_s": now_s} | asdict(stored)
     connection.execute(insert_ignoring(connection.engine, artifacts), values)
 
 
-def artifact(connection: sa.Connection, tenant: str, sha256: str) -> sa.Row[Any] | None:
+def artifact(connection: sa.Connection, tenant: Tenant, sha256: str) -> sa.Row[Any] | None:
     """One artifact of the tenant, or None."""
     query = sa.select(artifacts).where(artifacts.c.tenant == tenant, artifacts.c.sha256 == sha256)
     return connection.execute(query).one_or_none()
 
 
-def artifacts_of(connection: sa.Connection, tenant: str, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
+def artifacts_of(connection: sa.Connection, tenant: Tenant, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
     """Those of the named artifacts that the tenant has, by hash."""
     query = sa.select(artifacts).where(artifacts.c.tenant == tenant, artifacts.c.sha256.in_(set(hashes)))
     return {row.sha256: row for row in connection.execute(query)}
@@ -328,7 +340,7 @@ def known_nodes(connection: sa.Connection) -> list[Node]:
     return [Node(row.node_id, row.region, drain_wanted=row.drain_wanted) for row in node_rows(connection)]
 
 
-def learn_duration(connection: sa.Connection, tenant: str, sha256: str, duration_s: float) -> None:
+def learn_duration(connection: sa.Connection, tenant: Tenant, sha256: str, duration_s: float) -> None:
     """A render has told how long a recording is."""
     where = (artifacts.c.tenant == tenant, artifacts.c.sha256 == sha256)
     connection.execute(sa.update(artifacts).where(*where).values(duration_s=duration_s))
@@ -339,5 +351,5 @@ def seconds_of(when: Timestamp) -> float:
     return when.seconds + when.nanos / 1e9
 
 
-def _of(tenant: str | None) -> tuple[sa.ColumnElement[bool], ...]:
-    return () if tenant is None else (jobs.c.tenant == tenant,)
+def _of(tenant: Tenant | Everybody) -> tuple[sa.ColumnElement[bool], ...]:
+    return () if tenant is EVERYBODY else (jobs.c.tenant == tenant,)

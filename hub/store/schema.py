@@ -137,3 +137,26 @@ enrolments = sa.Table(
     sa.Column("enrolled_at_s", sa.Double, nullable=False),
     sa.Column("revoked_at_s", sa.Double),
 )
+
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("tenant", sa.String(150), primary_key=True),
+    sa.Column("created_at_s", sa.Double, nullable=False),
+    sa.Column("suspended_at_s", sa.Double),  # absent while it may call
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.String(12), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),  # SHA-256 of the secret
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("tenant", sa.String(150), sa.ForeignKey("tenants.tenant")),  # of a tenant's key
+    sa.Column("holder", sa.String(64), nullable=False),
+    sa.Column("created_at_s", sa.Double, nullable=False),
+    sa.Column("expires_at_s", sa.Double),
+    sa.Column("revoked_at_s", sa.Double),
+    sa.Column("last_used_at_s", sa.Double),
+    sa.Index("api_keys_by_tenant", "tenant"),
+)

@@ -7,7 +7,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sonic.cli import batch, demo, doctor, gameday, jobs, models, nodes, render, running, services, settings, submit
+from sonic.cli import (
+    batch,
+    demo,
+    doctor,
+    gameday,
+    jobs,
+    keys,
+    models,
+    nodes,
+    render,
+    running,
+    services,
+    settings,
+    submit,
+    tenants,
+)
 
 
 class Commands(TyperGroup):
@@ -51,6 +66,8 @@ app.command()(doctor.doctor)
 app.command()(gameday.gameday)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(settings.app, name="config")
 app.add_typer(services.hub_app, name="hub", rich_help_panel="Services")

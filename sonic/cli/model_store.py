@@ -19,6 +19,7 @@ from pathlib import Path
 from sonic import transfers
 from sonic.config import ClientConfig
 from sonic.connection import Connection
+from sonic.credentials import Credentials
 from sonic.exceptions import SonicError
 from sonic_runtime.models import folder
 from sonic_runtime.models.folder import FetchFailed, File, Manifest
@@ -128,7 +129,12 @@ def _parsed(text: bytes, sha256: str) -> _Index:
 @asynccontextmanager
 async def _connected(settings: ClientConfig) -> AsyncIterator[Connection]:
     hub = Connection(
-        settings.hub, settings.tenant, settings.patience_s, insecure=settings.insecure, ca_file=settings.ca_file
+        settings.hub,
+        settings.tenant,
+        settings.patience_s,
+        insecure=settings.insecure,
+        ca_file=settings.ca_file,
+        credentials=Credentials(settings.api_key_file, settings.token_file),
     )
     try:
         yield hub

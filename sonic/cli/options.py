@@ -152,7 +152,7 @@ def parameter_range(spec: Spec) -> str:
     return " ".join(said)
 
 
-_LINE = ("insecure", "ca_file")  # settings of [client] that say how the hub is spoken to
+_LINE = ("insecure", "ca_file", "api_key_file", "token_file")  # of [client], that say how the hub is spoken to
 CONFIG: Group = (_parameter("config", Path, ["--config"], help="Configuration file. Also SONIC_CONFIG."),)
 CLIENT: Group = (*(p for p in _table("client") if p.name in ("hub", "tenant", *_LINE)), *CONFIG)
 OPERATOR: Group = (*(p for p in _table("client") if p.name in ("hub", *_LINE)), *CONFIG)

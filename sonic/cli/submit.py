@@ -66,6 +66,8 @@ def connect(settings: config.ClientConfig, at_most_s: float = math.inf) -> Async
         patience_s=min(at_most_s, settings.patience_s),
         insecure=settings.insecure,
         ca_file=settings.ca_file,
+        api_key_file=settings.api_key_file,
+        token_file=settings.token_file,
     )
 
 

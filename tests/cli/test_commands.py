@@ -258,6 +258,9 @@ async def test_the_hub_that_the_command_starts_can_be_used_and_stopped(sonic, ho
             serving = next((line for line in lines if line["message"] == "serving"), None)
         assert serving["data_dir"] == str(tmp_path / "hub")
         at = ("--hub", serving["grpc"], "--ca-file", ca_file)
+        nobody = await sonic("nodes", "list", *at)
+        assert (nobody.code, "the call carries no credential" in nobody.err) == (6, True)
+        at += ("--api-key-file", tmp_path / "hub" / "operator.key")
         assert (await sonic("nodes", "list", "--json", *at)).data == []
         stranger = await sonic("nodes", "list", "--hub", serving["grpc"])
         assert (stranger.code, "set ca_file to the authority.pem of this hub" in stranger.err) == (4, True)

@@ -113,7 +113,7 @@ def test_json_logs_carry_what_was_passed_and_the_exception() -> None:
 
 def test_names_and_values_are_not_capitalised_in_help() -> None:
     text = helped("hub") + helped("agent") + helped("submit")
-    assert "gRPC, for callers" in text
+    assert "gRPC over TLS, for callers" in text
     assert "file:// or s3://" in text
     assert "How lines look: auto, json or text" in text
     for wrong in ("GRPC", "File://", "Auto,", "Debug,", "Host:port"):
@@ -122,6 +122,7 @@ def test_names_and_values_are_not_capitalised_in_help() -> None:
 
 def test_every_command_that_prints_data_takes_json() -> None:
     groups = {"jobs": ["list", "show", "cancel", "watch", "fetch"], "nodes": ["list", "show", "drain", "resume"]}
+    groups |= {"tenants": ["create", "list", "rotate", "suspend", "resume"], "keys": ["create", "list", "revoke"]}
     groups |= {"models": ["list", "fetch", "verify", "path"], "config": ["show", "path"]}
     commands = [(group, name) for group, names in groups.items() for name in names]
     commands += [("hub", "rules", "push"), ("hub", "rules", "diff")]

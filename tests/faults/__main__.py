@@ -38,6 +38,7 @@ SHOWN_VIOLATIONS = 20
 async def storm(made: Fleet, book: Book, seed: int, jobs: int, seconds: float) -> dict[str, Any]:
     """Let callers work on a fleet that suffers; the answer is what happened."""
     chance, began_s, stop = random.Random(seed), time.monotonic(), asyncio.Event()
+    made.let_in(TENANTS)
     callers = [
         Caller(
             f"{tenant}-{number}",
@@ -46,6 +47,7 @@ async def storm(made: Fleet, book: Book, seed: int, jobs: int, seconds: float) -
             book,
             random.Random(f"{seed}-{tenant}-{number}"),
             made.credentials,
+            made.keys[tenant],
         )
         for tenant in TENANTS
         for number in range(CALLERS_PER_TENANT)

@@ -188,7 +188,9 @@ class Storm:
         for target in self.fleet.targets * 10:  # the hub that holds its session may be away
             async with grpc.aio.secure_channel(target, self.fleet.credentials) as channel:
                 try:
-                    await admin_service_pb2_grpc.AdminServiceStub(channel).PlayFault(request, timeout=5)
+                    await admin_service_pb2_grpc.AdminServiceStub(channel).PlayFault(
+                        request, timeout=5, metadata=(("authorization", f"Bearer {self.fleet.keys['']}"),)
+                    )
                     break
                 except grpc.aio.AioRpcError:
                     await self._pause(0.5, 1.0)

@@ -51,6 +51,7 @@ class Caller:
     book: Book
     chance: random.Random
     credentials: grpc.ChannelCredentials
+    key: str
     submitted: int = 0
     following: dict[str, str] = field(default_factory=dict)  # jobs whose end it has not been told, and how it waits
     _stubs: list[Any] = field(default_factory=list)
@@ -207,7 +208,7 @@ class Caller:
 
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("sonic-tenant", self.tenant),)
+        return (("authorization", f"Bearer {self.key}"),)
 
 
 async def _parts(data: bytes) -> AsyncIterator[pb.UploadArtifactRequest]:

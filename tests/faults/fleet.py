@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent import identity
-from hub.store import records, schema
+from hub.core.roles import Role
+from hub.server.credentials import new_key
+from hub.store import records, schema, tenants
+from hub.store.database import open_database
 from hub.trust.authority import NodeName, open_authority
 from sonic.simulated_profile import unlike
 from sonic.v1 import fleet_service_pb2, jobs_pb2
@@ -103,6 +106,7 @@ class Fleet:
     disks: dict[str, Disk] = field(default_factory=dict)
     cluster: postgres.Cluster | None = None
     database_url: str = ""
+    keys: dict[str, str] = field(default_factory=dict)  # of each tenant, and of the operator under ""
 
     @property
     def authority_dir(self) -> Path:
@@ -113,6 +117,19 @@ class Fleet:
     def credentials(self) -> grpc.ChannelCredentials:
         """A caller's."""
         return grpc.ssl_channel_credentials((self.authority_dir / "authority.pem").read_bytes())
+
+    def let_in(self, names: Iterable[str]) -> None:
+        """Give tenants and an operator a key, by the store that all hubs look into."""
+        engine = open_database(self.database_url)
+        with engine.begin() as connection:
+            for name in ("", *names):
+                key, role = new_key(), Role.TENANT if name else Role.OPERATOR
+                if name:
+                    tenants.create(connection, name, time.time())
+                new = tenants.NewKey(key.key_id, key.digest, role, name or None, "storm", None)
+                tenants.add_key(connection, new, time.time())
+                self.keys[name] = key.text
+        engine.dispose()
 
     @property
     def targets(self) -> list[str]:

@@ -15,8 +15,13 @@ from .peers import Agent, Caller
 
 
 def config(data_dir: Path, **about: object) -> HubConfig:
-    own = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "heartbeat_interval_s": 0.5, "lease_s": 1.5} | {
-        "insecure": True
+    own = {
+        "listen": "127.0.0.1:0",
+        "agent_listen": "127.0.0.1:0",
+        "http_listen": "127.0.0.1:0",
+        "insecure": True,
+        "heartbeat_interval_s": 0.5,
+        "lease_s": 1.5,
     }
     return HubConfig(data_dir=data_dir, **(own | about))  # type: ignore[arg-type]
 

@@ -54,13 +54,20 @@ class Secured:
     @contextlib.asynccontextmanager
     async def caller(self) -> AsyncIterator[Caller]:
         roots = grpc.ssl_channel_credentials(self.ca_file.read_bytes())
+        key = (await self.operator.access.create_tenant("acme")).key
         async with grpc.aio.secure_channel(self.hub.grpc_address, roots) as channel:
-            yield Caller(channel)
+            caller = Caller(channel)
+            caller.metadata = (("authorization", f"Bearer {key.secret_text}"),)
+            yield caller
 
 
 @contextlib.asynccontextmanager
 async def secured(folder: Path, **about: Any) -> AsyncIterator[Secured]:
     settings = config(folder / "hub", **{"insecure": False, "agent_listen": "127.0.0.1:0"} | about)
     ca_file = settings.resolved_authority_dir / "authority.pem"
-    async with serving(settings) as hub, AsyncSonicClient(hub.grpc_address, patience_s=5, ca_file=ca_file) as operator:
+    key = settings.data_dir / "operator.key"
+    async with (
+        serving(settings) as hub,
+        AsyncSonicClient(hub.grpc_address, patience_s=5, ca_file=ca_file, api_key_file=key) as operator,
+    ):
         yield Secured(hub, folder, operator)

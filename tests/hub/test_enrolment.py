@@ -271,9 +271,9 @@ async def test_what_is_done_with_credentials_is_audited_without_secrets(
         await at.operator.revoke_node("n1")
     said = [record for record in caplog.records if record.name == "audit"]
     actions = [(record.action, record.subject, record.outcome) for record in said]  # type: ignore[attr-defined]
-    assert ("enrol", "n1", "done") in actions
-    assert ("enrol", "n2", "the join token is used up") in actions
-    assert actions[-1] == ("revoke node", "n1", "done")
+    assert ("node.enrol", "n1", "done") in actions
+    assert ("node.enrol", "n2", "refused: the join token is used up") in actions
+    assert actions[-1] == ("RevokeNode", "n1", "done")
     assert all(record.peer.startswith("ipv4:127.0.0.1") for record in said)  # type: ignore[attr-defined]
     assert JoinToken.of(box.join_token_file.read_text()).secret not in json.dumps(
         [vars(one) for one in said], default=str

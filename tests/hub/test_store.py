@@ -16,6 +16,7 @@ from hub.core import instructions as do
 from hub.core.faults import Failure, Fault
 from hub.core.instructions import Verdict
 from hub.core.jobs import Ref, Requirement, State
+from hub.core.tenants import EVERYBODY
 from hub.store import commits, records
 from hub.store.database import open_database
 from hub.store.records import NewJob, Page
@@ -70,7 +71,7 @@ def test_no_query_shows_another_tenants_job(database: sa.Engine) -> None:
     with database.connect() as connection:
         assert records.job(connection, "acme", "b") is None
         assert [r.row.job_id for r in records.page(connection, "acme", Page(10))] == ["a"]
-        assert len(records.page(connection, None, Page(10))) == 2
+        assert len(records.page(connection, EVERYBODY, Page(10))) == 2
 
 
 def test_pages_show_every_job_once_while_jobs_come_in(database: sa.Engine) -> None:
@@ -125,7 +126,7 @@ def test_sql_and_memory_agree_on_every_write(database: sa.Engine, writes: list[t
         for kind, attempt, node in writes:
             wanted = write(kind, attempt, node)
             assert commits.apply(connection, wanted, 2.0, "h1") == memory.apply(wanted)
-            stored = records.job(connection, None, "a")
+            stored = records.job(connection, EVERYBODY, "a")
             assert stored
             held = memory.rows["a"].job
             assert (stored.state, stored.row.attempt, stored.row.tries) == (held.state, held.attempt, held.tries)

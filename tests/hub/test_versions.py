@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from hub.config import InvalidConfig
 from hub.core.jobs import State
+from hub.core.tenants import EVERYBODY
 from hub.service import serving
 from hub.store import commits, records
 from hub.store.database import migrate, open_database
@@ -83,7 +84,7 @@ def test_a_database_of_the_next_version_is_served(database_url: str) -> None:
     with again.begin() as connection:
         records.note_node(connection, "n1", "eu", "0.1", 1.0)
         commits.apply(connection, commits.CommitCancel("a"), 2.0, "h1")
-        assert [record.row.job_id for record in records.page(connection, None, Page(10))] == ["b", "a"]
+        assert [record.row.job_id for record in records.page(connection, EVERYBODY, Page(10))] == ["b", "a"]
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0999"
     for engine in (again, database):
         engine.dispose()

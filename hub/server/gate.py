@@ -1,0 +1,219 @@
+"""Lets calls in by the rules of `hub.server.access`, and ends those whose credential has ceased to hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import unquote
+
+from hub import exceptions
+from hub.core.roles import Caller, Role
+from hub.core.tenants import Rate
+from hub.server import access, audit, callers
+from hub.server.access import Rule, Whom
+from hub.server.callers import Call, Context
+from hub.server.credentials import Credentials
+from hub.server.peers import names_of
+
+FAILURES_PER_MINUTE = 30.0  # of one address, before it has to wait
+MOST_ADDRESSES = 10_000
+RECHECK_S = 2.0
+_log = logging.getLogger("hub.gate")
+
+
+class Gate(Protocol):
+    """Decides about every call."""
+
+    async def admit(self, method: str, context: Context) -> Call:
+        """Raises Refusal."""
+
+    def open(self, call: Call, context: Context) -> contextlib.AbstractContextManager[None]:
+        """As long as a stream goes on."""
+
+    async def look_again(self) -> None:
+        """What was believed of credentials may have changed."""
+
+    async def run(self) -> None:
+        """What has to be looked after, until cancelled."""
+
+
+def declared(method: str) -> Rule:
+    """The rule for a call. Raises NotAllowed."""
+    rule = access.rule_of(method)
+    if rule is None:
+        raise exceptions.NotAllowed(f"nobody may call {method}")
+    return rule
+
+
+class Trusting:
+    """Of a hub that runs insecure: everybody is operator, and the tenant is what the call says."""
+
+    async def admit(self, method: str, context: Context) -> Call:
+        rule = declared(method)
+        if not rule.for_tenant:
+            return Call(None, None)
+        tenant = callers.named_tenant(context.invocation_metadata() or ())
+        if tenant is None:
+            raise exceptions.NotIdentified(f"the call metadata must name one tenant under {callers.TENANT_KEY!r}")
+        return Call(None, tenant)
+
+    @contextmanager
+    def open(self, call: Call, context: Context) -> Iterator[None]:
+        yield
+
+    async def look_again(self) -> None:
+        """Nothing is believed."""
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
+@dataclass(eq=False)
+class _Open:
+    """A stream that goes on."""
+
+    presented: str = field(repr=False)
+    context: Context
+    task: asyncio.Task[object] | None
+
+
+class Checking:
+    """Asks for credentials."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._failures = Failures()
+        self._open: set[_Open] = set()
+
+    async def admit(self, method: str, context: Context) -> Call:
+        rule = declared(method)
+        if rule.whom is Whom.ANYONE:
+            return Call(None, None)
+        if rule.whom is Whom.AGENT:
+            return Call(None, None, _node_of(context))
+        caller = await self._caller(method, context)
+        callers.enter(Call(caller, None))  # a refusal is theirs
+        if caller.role not in rule.roles:
+            wanted = " or ".join(sorted(rule.roles))
+            name = method.rpartition("/")[2]
+            raise exceptions.NotAllowed(f"{name} is for the role {wanted}; the credential has the role {caller.role}")
+        if not rule.for_tenant:
+            return Call(caller, None)
+        return await self._for_tenant(caller, method, context)
+
+    async def _for_tenant(self, caller: Caller, method: str, context: Context) -> Call:
+        named = callers.named_tenant(context.invocation_metadata() or ())
+        if caller.role is Role.TENANT:
+            if named not in (None, caller.tenant):
+                raise exceptions.NotAllowed(f"the credential is of tenant {caller.tenant}, the call names {named}")
+            return Call(caller, caller.tenant)
+        if named is None:
+            raise exceptions.NotIdentified(f"an operator must name a tenant under {callers.TENANT_KEY!r}, or --tenant")
+        call = Call(caller, await self._credentials.tenant(named))
+        audit.record(context, "tenant.act_for", named, method=method)
+        return call
+
+    async def _caller(self, method: str, context: Context) -> Caller:
+        address = address_of(context)
+        wait_s = self._failures.wait_s(address)
+        try:
+            presented = callers.bearer(context.invocation_metadata() or ())
+            if wait_s and not self._credentials.seen_good(presented):
+                limit = f"{FAILURES_PER_MINUTE:g} a minute may fail"
+                raise exceptions.LimitReached("credentials from this address", limit, retry_after_s=wait_s)
+            return await self._credentials.identify(presented)
+        except exceptions.NotIdentified as refusal:
+            if not wait_s:
+                audit.record(context, "credential.present", method, f"refused: {refusal.message}")
+            self._failures.count(address)
+            raise
+
+    @contextmanager
+    def open(self, call: Call, context: Context) -> Iterator[None]:
+        if call.caller is None:
+            yield
+            return
+        presented = callers.bearer(context.invocation_metadata() or ())
+        one = _Open(presented, context, asyncio.current_task())
+        self._open.add(one)
+        try:
+            yield
+        finally:
+            self._open.discard(one)
+
+    async def run(self) -> None:
+        """Look after the streams that are open, until cancelled."""
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            await self._end_refused()
+
+    async def look_again(self) -> None:
+        """Forget what is believed, and end the streams whose credential does not hold any more."""
+        self._credentials.forget()
+        await self._end_refused()
+
+    async def _end_refused(self) -> None:
+        for presented in {one.presented for one in self._open}:
+            try:
+                await self._credentials.identify(presented)
+            except exceptions.NotNow:
+                continue  # nothing is known to have changed
+            except exceptions.Refusal as refusal:
+                for one in [one for one in self._open if one.presented == presented]:
+                    await _end(one, refusal)
+
+
+class Failures:
+    """Who has presented too many credentials that were not good. Others at the same address that were good go on."""
+
+    def __init__(self) -> None:
+        self._rates: OrderedDict[str, tuple[Rate, float]] = OrderedDict()
+
+    def wait_s(self, address: str) -> float:
+        """How long nothing new is looked at from there."""
+        _, until_s = self._rates.get(address, (None, 0.0))
+        return max(until_s - time.monotonic(), 0.0)
+
+    def count(self, address: str) -> None:
+        now = time.monotonic()
+        rate, _ = self._rates.pop(address, (Rate.full(FAILURES_PER_MINUTE, now), 0.0))
+        self._rates[address] = (rate, now + rate.take(1, now))
+        while len(self._rates) > MOST_ADDRESSES:
+            self._rates.popitem(last=False)
+
+
+def address_of(context: Context) -> str:
+    """Where a call comes from: an address, or the network that a line to the internet is given, in IPv6."""
+    kind, _, rest = unquote(context.peer()).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return kind
+    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
+
+
+def _node_of(context: Context) -> str:
+    """A node that the certificate of the connection names; there are several where nodes are simulated."""
+    names = names_of(context)
+    if not names:
+        raise exceptions.NotIdentified("the call carries no certificate of a node; agents connect to agent_listen")
+    return min(names).node_id
+
+
+async def _end(one: _Open, refusal: exceptions.Refusal) -> None:
+    _log.info("a call has been ended", extra={"reason": refusal.message})
+    with contextlib.suppress(Exception):  # it says by an exception that it has ended the call, or that it had ended
+        await one.context.abort(refusal.code, refusal.message)
+    if one.task:
+        one.task.cancel()
