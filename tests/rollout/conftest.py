@@ -66,9 +66,8 @@ class Fleet:
         probe.write_voice(here / "voice.wav")
         (here / "load.py").write_text((Path(__file__).parent / "load.py").read_text())
         python = "/opt/sonic/current-hub/bin/python"
-        self.hub.ssh(
-            f"{OPERATOR} SONIC_TENANT=default setsid {python} {there}/load.py {there} {every_s} > {there}/ended 2> {there}/log < /dev/null &"
-        )
+        command = f"{OPERATOR} SONIC_TENANT=tester setsid {python} {there}/load.py {there} {every_s}"
+        self.hub.ssh(f"{command} > {there}/ended 2> {there}/log < /dev/null &")
         return here
 
     def stop_load(self, name: str) -> list[dict[str, Any]]:

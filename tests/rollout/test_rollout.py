@@ -56,6 +56,7 @@ def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
 
 
 def test_jobs_are_rendered_everywhere(fleet: Fleet) -> None:
+    fleet.hub.ssh(f"{SONIC} tenants create tester")
     load = fleet.submit_until_stopped("first", every_s=0.05)  # more than two of them could take
     _until(lambda: (load / "submitted").exists() and int((load / "submitted").read_text() or 0) >= 90)
     nodes = _ended_once(fleet.stop_load("first"))
