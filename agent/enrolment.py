@@ -19,7 +19,7 @@ from agent.folders import claimed
 from agent.identity import BadIdentity, Identity, IdentityFolder, fingerprint_of, new_key, signing_request
 from sonic import tls
 from sonic.addresses import addresses
-from sonic.join_tokens import JoinToken
+from sonic.join_tokens import HUB_NAME, JoinToken
 from sonic.lines import Line
 from sonic.v1 import enrolment_service_pb2, enrolment_service_pb2_grpc
 from sonic.v1 import fleet_service_pb2 as pb
@@ -92,7 +92,8 @@ async def _enrol_at(address: str, config: AgentConfig, token: JoinToken, folder:
         region=config.region,
         signing_request=signing_request(key, config.node_id),
     )
-    async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority_pem)) as channel:
+    options = [("grpc.ssl_target_name_override", HUB_NAME)]
+    async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority_pem), options) as channel:
         try:
             answer = await enrolment_service_pb2_grpc.EnrolmentServiceStub(channel).Enrol(
                 request, timeout=CALL_TIMEOUT_S
@@ -115,7 +116,7 @@ async def _enrol_at(address: str, config: AgentConfig, token: JoinToken, folder:
 async def _authority(address: str, token: JoinToken) -> bytes:
     """The certificate, in PEM, of the authority that the token names, as the hub shows it."""
     try:
-        chain = await asyncio.to_thread(tls.fetch_chain, address, CALL_TIMEOUT_S)
+        chain = await asyncio.to_thread(tls.fetch_chain, address, CALL_TIMEOUT_S, HUB_NAME)
     except ssl.SSLError as error:
         raise InvalidConfig(
             f"enrol_at is {address!r}, where something speaks no TLS ({error.reason}); it is the hub's listen address"

@@ -11,6 +11,7 @@ import re
 import ssl
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,9 +55,9 @@ class Identity:
             raise BadIdentity(f"it cannot be read: {error}") from error
         if key.public_key() != certificate.public_key():
             raise BadIdentity("the certificate is of another key")
-        uris = frozenset(named.get_values_for_type(x509.UniformResourceIdentifier))
+        uris = named.get_values_for_type(x509.UniformResourceIdentifier)
         begins, expires = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        return Identity(key_pem, certificate_pem, authority_pem, uris, begins.timestamp(), expires.timestamp())
+        return Identity(key_pem, certificate_pem, authority_pem, _names(uris), begins.timestamp(), expires.timestamp())
 
     @property
     def renew_at_s(self) -> float:
@@ -126,6 +127,10 @@ class IdentityFolder:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _names(uris: Iterable[str]) -> frozenset[str]:
+    return frozenset(uri for uri in uris if uri.startswith("sonic://"))
 
 
 def new_key() -> bytes:

@@ -13,6 +13,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -139,6 +140,10 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -154,6 +159,7 @@ def measure(size: str, device: torch.device, dtype: torch.dtype, compiling: str,
     """Seconds of calls, of decoding and of a whole clip, side by side."""
     pipeline, plain, tokens = build(size, device, dtype)
     name, frames = device_name(device), 25
+    say(f"calls of {frames} frames at {side} x {side} on {name}, {rounds} rounds; then whole clips, minutes on a CPU")
     clip = clip_of(pipeline, frames, side, tokens)
     call_plain = plain_call(plain, side, ROWS, frames, tokens, device)
 
@@ -191,6 +197,7 @@ def measure(size: str, device: torch.device, dtype: torch.dtype, compiling: str,
     for kind, shortcuts in (("exact", {}), ("approximate", APPROXIMATE)):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+        say(f"a clip of {VIDEO_S:g} s, {kind}")
         found[kind] = whole(pipeline, clip_of(pipeline, count, side, tokens), Sampling(**shortcuts), device)
     return {"size": size, "side": side, "dtype": str(dtype).removeprefix("torch."), "compile": compiling, **found}
 
@@ -258,12 +265,18 @@ def errors_of_shortcuts(side: int, frames: int) -> dict[str, Any]:
     return found
 
 
+def _side(text: str) -> int:
+    if not text.isdecimal() or int(text) % 64 or not 64 <= int(text) <= 2048:
+        raise argparse.ArgumentTypeError(f"{text!r}; a multiple of 64 from 64 to 2048 is wanted")
+    return int(text)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--size", choices=("auto", "tiny", "full"), default="auto", help="of the networks")
-    options.add_argument("--side", type=int, default=0, help="pixels (default: 512, on a CPU 128)")
+    options.add_argument("--side", type=_side, default=0, help="pixels, a multiple of 64 (default: 512, on a CPU 128)")
     options.add_argument("--compile", choices=("auto", "off", "on", "graphs"), default="auto")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--rounds", type=int, choices=range(1, 101), default=5, metavar="N", help="1 to 100")
     options.add_argument("--errors", action="store_true", help="measure the shortcuts' errors instead")
     given = options.parse_args()
     gpu = torch.cuda.is_available()

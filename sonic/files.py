@@ -15,7 +15,8 @@ def check_inputs(*paths: Path) -> None:
     for path in paths:
         try:
             if not path.is_file():
-                raise FileTrouble(f"there is no file {path}")
+                missing = f"{path} is a folder; name a file" if path.is_dir() else f"there is no file {path}"
+                raise FileTrouble(missing)
             with path.open("rb") as file:
                 empty = not file.read(1)
         except OSError as error:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+# By this name a box calls any hub when it enrols; which hub is the right one, the token says. So a hub can show it the
+# certificate of its own authority, even if callers are shown somebody else's.
+HUB_NAME = "enrolment.sonic-fleet.internal"
 _TEXT = re.compile(r"sonic-join-1\.([0-9a-f]{64})\.([0-9a-f]{12,32})\.([0-9a-f]{64})")
 
 

@@ -75,8 +75,10 @@ def speaks_tls(address: str) -> bool:
     return False
 
 
-def fetch_chain(address: str, timeout_s: float) -> list[bytes]:
+def fetch_chain(address: str, timeout_s: float, name: str = "") -> list[bytes]:
     """The certificates (DER) that the server at `address` shows, its own first. Nothing of them is verified.
+
+    `name` is asked for if it is another than that of the address.
 
     Raises OSError: nobody answers, or not with TLS.
     """
@@ -86,7 +88,7 @@ def fetch_chain(address: str, timeout_s: float) -> list[bytes]:
     host, port = host_of(address), int(address.rpartition(":")[2])
     with (
         socket.create_connection((host, port), timeout=timeout_s) as line,
-        context.wrap_socket(line, server_hostname=host) as secured,
+        context.wrap_socket(line, server_hostname=name or host) as secured,
     ):
         if hasattr(secured, "get_unverified_chain"):  # from Python 3.13 on
             return list(secured.get_unverified_chain())

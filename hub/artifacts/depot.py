@@ -76,15 +76,15 @@ class Depot:
         Raises InvalidRequest, OutOfSequence, BytesDiffer, LimitReached, NotNow.
         """
         key = _key(tenant, sha256)
-        head = await self._receive(key, tenant, sha256, size_bytes, offset_bytes, chunks)
+        head = await self._receive(key, (tenant, sha256), sha256, size_bytes, offset_bytes, chunks)
         return Stored(sha256, size_bytes, media_types.media_type(head), durations.told(head, size_bytes))
 
     async def receive_state(
         self, tenant: str, job_id: str, sha256: str, size_bytes: int, offset_bytes: int, chunks: AsyncIterator[bytes]
     ) -> None:
-        """`receive` for the state of a job's render."""
+        """`receive` for the state of a job's render; an upload of the tenant's is left alone, whatever its hash."""
         key = state_key(tenant, job_id, sha256)
-        await self._receive(key, tenant, sha256, size_bytes, offset_bytes, chunks)
+        await self._receive(key, (tenant, f"{job_id}-{sha256}"), sha256, size_bytes, offset_bytes, chunks)
 
     async def state_bytes(self, tenant: str, job_id: str, sha256: str) -> int:
         """How large a state is; 0 when it is not there. Raises NotNow."""
@@ -100,11 +100,17 @@ class Depot:
             await obstore.delete_async(self._objects, state_key(tenant, job_id, sha256))
 
     async def _receive(
-        self, key: str, tenant: str, sha256: str, size_bytes: int, offset_bytes: int, chunks: AsyncIterator[bytes]
+        self,
+        key: str,
+        staged: tuple[str, str],  # tenant and name, of what arrives meanwhile
+        sha256: str,
+        size_bytes: int,
+        offset_bytes: int,
+        chunks: AsyncIterator[bytes],
     ) -> bytes:
         """How the bytes begin."""
         self._check_size(size_bytes)
-        part = self._part(tenant, sha256)
+        part = self._part(*staged)
         lock = self._locks.setdefault(part, asyncio.Lock())
         async with lock:
             with _not_now():
@@ -230,8 +236,8 @@ class Depot:
             limit = f"a file may have 1 to {self._max_bytes} bytes, this one is said to have {size_bytes}"
             raise exceptions.LimitReached("size_bytes", limit)
 
-    def _part(self, tenant: str, sha256: str) -> Path:
-        return self._staging / quote(tenant, safe="") / f"{sha256}.part"
+    def _part(self, tenant: str, name: str) -> Path:
+        return self._staging / quote(tenant, safe="") / f"{name}.part"
 
     async def _append(self, part: Path, size_bytes: int, offset_bytes: int, chunks: AsyncIterator[bytes]) -> None:
         part.parent.mkdir(parents=True, exist_ok=True)

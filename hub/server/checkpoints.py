@@ -33,20 +33,32 @@ class Checkpoints:
     def __init__(self, database: sa.Engine, depot: Depot) -> None:
         self._database, self._depot = database, depot
         self._tenants: dict[str, str] = {}  # of jobs of which a state was taken here
+        self._untold: dict[str, str] = {}  # by job the state that was received here last and not told of yet
         self._ended: asyncio.Queue[str] = asyncio.Queue()
 
     async def receive(
-        self, tenant: str, job_id: str, header: artifacts_pb2.UploadHeader, chunks: AsyncIterator[bytes]
+        self, node_id: str, ref: Ref, header: artifacts_pb2.UploadHeader, chunks: AsyncIterator[bytes]
     ) -> artifacts_pb2.Artifact:
-        """Store the bytes of a state. Raises Refusal."""
+        """Store the bytes of a state, in place of one that was never told of. Raises Refusal."""
         check_hash(header.sha256)
+        job_id = ref.job_id
+        tenant = await self._in_thread(lambda connection: checkpoints.tenant_of(connection, node_id, ref))
+        if tenant is None:
+            raise exceptions.NotFound(
+                f"attempt {ref.attempt} of job {job_id!r} is not under way; no state is kept of it"
+            )
         self._tenants[job_id] = tenant
         await self._depot.receive_state(tenant, job_id, header.sha256, header.size_bytes, header.offset_bytes, chunks)
+        before, self._untold[job_id] = self._untold.get(job_id), header.sha256
+        if before and before != header.sha256:
+            await self._forget_unless_kept(tenant, job_id, before)
         return artifacts_pb2.Artifact(sha256=header.sha256, size_bytes=header.size_bytes)
 
     async def note(self, node_id: str, tenant: str, ref: Ref, said: pb.AttemptCheckpoint) -> None:
         """Keep a state that has been received, if it is of use."""
         sha256 = check_hash(said.state.sha256)
+        if self._untold.get(ref.job_id) == sha256:
+            del self._untold[ref.job_id]
         size_bytes = await self._depot.state_bytes(tenant, ref.job_id, sha256)
         if not size_bytes:
             return  # it was never received
@@ -55,17 +67,15 @@ class Checkpoints:
             lambda connection: checkpoints.note(connection, node_id, ref, noted, time.time())
         )
         _log.debug("state", extra={"job_id": ref.job_id, "done": said.done, "kept": replaced is not None})
-        useless = noted.sha256 if replaced is None else replaced
-        kept = await self._of(ref.job_id)
-        if useless and not (kept and kept.sha256 == useless):
-            await self._depot.forget_state(tenant, ref.job_id, useless)
+        if useless := noted.sha256 if replaced is None else replaced:
+            await self._forget_unless_kept(tenant, ref.job_id, useless)
 
     async def read(
         self, tenant: str, job_id: str, sha256: str, wanted: artifacts_pb2.ByteRange
     ) -> AsyncIterator[bytes] | None:
         """The bytes of the state that is kept of a job, from an offset on; None when it is another one."""
         row = await self._of(job_id)
-        if row is None or row.sha256 != sha256:
+        if row is None or row.sha256 != sha256 or not await self._depot.state_bytes(tenant, job_id, sha256):
             return None
         start = min(max(wanted.offset_bytes, 0), row.size_bytes)
         return self._depot.read_state(tenant, job_id, sha256, start, row.size_bytes)
@@ -105,8 +115,14 @@ class Checkpoints:
 
     async def _forget(self, tenant: str, job_id: str) -> None:
         """A job has ended: nothing of it stays, nor what was received and never told of."""
+        self._untold.pop(job_id, None)
         await self._in_thread(lambda connection: checkpoints.forget(connection, job_id))
         await asyncio.to_thread(self._depot.forget_states, tenant, job_id)
+
+    async def _forget_unless_kept(self, tenant: str, job_id: str, sha256: str) -> None:
+        kept = await self._of(job_id)
+        if not (kept and kept.sha256 == sha256):
+            await self._depot.forget_state(tenant, job_id, sha256)
 
     async def _of(self, job_id: str) -> sa.Row[tuple[object, ...]] | None:
         return await self._in_thread(lambda connection: checkpoints.of(connection, job_id))

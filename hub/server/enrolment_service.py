@@ -21,6 +21,7 @@ from hub import exceptions
 from hub.core.names import name_problem
 from hub.server import audit
 from hub.server.callers import Context
+from hub.server.peers import joined_of
 from hub.server.sessions import Sessions
 from hub.store import enrolments
 from hub.store.bulletin import Bulletin
@@ -64,7 +65,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         if refused:
             audit.record(context, "node.enrol", request.node_id, f"refused: {refused}", **detail)
             raise exceptions.NotAllowed(refused)
-        issued = self.issue(key, [NodeName(request.region, request.node_id)])
+        issued = self.issue(key, [NodeName(request.region, request.node_id)], request.token_id)
         audit.record(context, "node.enrol", request.node_id, **detail, serial=issued.serial)
         return pb.EnrolResponse(certificate=issued.pem.decode(), authority=self.authority.pem.decode())
 
@@ -72,21 +73,18 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         """A new certificate for names that a certificate already has. Raises NotAllowed, InvalidRequest."""
         named = sorted(names)
         for name in named:
-            await self.check_right(name.node_id)
-        issued = self.issue(_key_of(signing_request), named)
+            await self.check_right(name.node_id, context)
+        issued = self.issue(_key_of(signing_request), named, joined_of(context))
         audit.record(context, "node.renew", named[0].node_id, serial=issued.serial)
         return issued
 
-    async def check_right(self, node_id: str) -> None:
-        """Raises NotAllowed: the node was revoked."""
-        if await self.is_revoked(node_id):
-            raise exceptions.NotAllowed(f"node {node_id[:64]!r} was revoked")
-
-    async def is_revoked(self, node_id: str) -> bool:
-        """Never, at an insecure hub."""
+    async def check_right(self, node_id: str, context: Context) -> None:
+        """Raises NotAllowed: the node was revoked, or enrolled anew with another key. Never, at an insecure hub."""
         if self._authority is None:
-            return False
-        return await self._write(lambda connection: enrolments.is_revoked(connection, node_id))
+            return
+        joined = joined_of(context)
+        if why := await self._write(lambda connection: enrolments.objection(connection, node_id, joined)):
+            raise exceptions.NotAllowed(why)
 
     @property
     def authority(self) -> Authority:
@@ -97,8 +95,8 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             )
         return self._authority
 
-    def issue(self, key: ec.EllipticCurvePublicKey, names: Iterable[NodeName]) -> Issued:
-        return self.authority.node_certificate(key, names, self._valid)
+    def issue(self, key: ec.EllipticCurvePublicKey, names: Iterable[NodeName], joined: str) -> Issued:
+        return self.authority.node_certificate(key, names, self._valid, joined)
 
     # What operators do.
 

@@ -74,18 +74,17 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[Outgoing]:
         hello = await _first(aiter(request))
         check_node(context, hello.node_id, hello.region)
-        await self._enrolment.check_right(hello.node_id)
+        await self._enrolment.check_right(hello.node_id, context)
         session = AgentSession(uuid.uuid4().hex, hello, slots=list(hello.slots))
         await self._note(session)
         self._sessions.open(session)
-        if await self._enrolment.is_revoked(hello.node_id):  # meanwhile
-            self._sessions.end(session)
         self._neighbours.joined(session)
         _log.info("session opened", extra={"node_id": hello.node_id, "region": hello.region})
         session.outgoing.put_nowait(Outgoing(welcome=self._welcome(session)))
         self._dispatcher.post(_joined(session))
         listener = asyncio.create_task(self._listen(request, session), name=f"listen-{hello.node_id}")
         try:
+            await self._enrolment.check_right(hello.node_id, context)  # it may have been revoked meanwhile
             while (message := await session.outgoing.get()) is not None:
                 yield message
         finally:
@@ -130,7 +129,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         header, chunks = await transfers.unpack(request)
         attempt = await self._attempt_of(context, header.node_id, header.ref)
         if header.checkpoint:
-            state = await self._checkpoints.receive(attempt.tenant, attempt.job_id, header.upload, chunks)
+            state = await self._checkpoints.receive(header.node_id, wire.ref(header.ref), header.upload, chunks)
             return pb.UploadVideoResponse(video=state)
         return pb.UploadVideoResponse(video=await self._files.upload(attempt.tenant, header.upload, chunks))
 
@@ -146,7 +145,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def _attempt_of(self, context: Context, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
         check_node(context, node_id)
-        await self._enrolment.check_right(node_id)
+        await self._enrolment.check_right(node_id, context)
         return await self._attempt(node_id, ref)
 
     async def _attempt(self, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hub import exceptions
 from hub.server.callers import Context
-from hub.trust.authority import NodeName
+from hub.trust.authority import JOINED, NodeName
 
 
 def check_node(context: Context, node_id: str, region: str | None = None) -> None:
@@ -21,10 +21,19 @@ def check_node(context: Context, node_id: str, region: str | None = None) -> Non
         raise exceptions.NotAllowed(f"node {claimed} is claimed, and the certificate is of {own}")
 
 
+def joined_of(context: Context) -> str:
+    """Which enrolment the certificate of a connection goes back to; empty when it names none."""
+    found = [uri.removeprefix(JOINED) for uri in _uris(context) if uri.startswith(JOINED)]
+    return found[0] if found else ""
+
+
 def names_of(context: Context) -> frozenset[NodeName] | None:
     """The nodes that the certificate of a connection names; None for a connection without TLS."""
     about = context.auth_context()
     if "transport_security_type" not in about or about["transport_security_type"] == [b"insecure"]:
         return None
-    uris = (name.decode("utf-8", "replace") for name in about.get("x509_subject_alternative_name", ()))
-    return frozenset(name for uri in uris if (name := NodeName.of_uri(uri)))
+    return frozenset(name for uri in _uris(context) if (name := NodeName.of_uri(uri)))
+
+
+def _uris(context: Context) -> list[str]:
+    return [name.decode("utf-8", "replace") for name in context.auth_context().get("x509_subject_alternative_name", ())]

@@ -27,11 +27,8 @@ class Noted:
     total: int
 
 
-def note(connection: sa.Connection, node_id: str, ref: Ref, said: Noted, now_s: float) -> str | None:
-    """Keep a state if it is further than the one that is kept; the hash of the one whose place it takes, or "".
-
-    None when it is not kept: the job has ended, or another attempt has been given out since, or it is no further.
-    """
+def tenant_of(connection: sa.Connection, node_id: str, ref: Ref) -> str | None:
+    """Whose the job is; None when it has ended, or another attempt has been given out since, or to another node."""
     of_job = sa.select(jobs.c.tenant).join(attempts, attempts.c.job_id == jobs.c.job_id).where(
         jobs.c.job_id == ref.job_id,
         jobs.c.attempt == ref.attempt,
@@ -39,7 +36,18 @@ def note(connection: sa.Connection, node_id: str, ref: Ref, said: Noted, now_s: 
         attempts.c.attempt == ref.attempt,
         attempts.c.node_id == node_id,
     )  # fmt: skip
-    tenant = connection.execute(of_job).scalar()
+    tenant: str | None = connection.execute(of_job).scalar()
+    return tenant
+
+
+def note(connection: sa.Connection, node_id: str, ref: Ref, said: Noted, now_s: float) -> str | None:
+    """Keep a state if it is further than the one that is kept; the hash of the one whose place it takes, or "".
+
+    One that is not given any more is no measure: it may have been said to be as far as nobody gets.
+
+    None when it is not kept: the job has ended, or another attempt has been given out since, or it is no further.
+    """
+    tenant = tenant_of(connection, node_id, ref)
     if tenant is None:
         return None
     values = {"attempt": ref.attempt, "sha256": said.sha256, "size_bytes": said.size_bytes, "done": said.done}
@@ -48,7 +56,8 @@ def note(connection: sa.Connection, node_id: str, ref: Ref, said: Noted, now_s: 
     if connection.execute(insert_ignoring(connection.engine, checkpoints), row).rowcount == 1:
         return ""
     before = of(connection, ref.job_id)
-    where = (checkpoints.c.job_id == ref.job_id, checkpoints.c.done < said.done)
+    further = sa.or_(checkpoints.c.done < said.done, checkpoints.c.given >= MOST_GIVEN)
+    where = (checkpoints.c.job_id == ref.job_id, further)
     if connection.execute(sa.update(checkpoints).where(*where).values(**values)).rowcount != 1:
         return None
     return before.sha256 if before else ""

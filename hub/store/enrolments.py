@@ -123,9 +123,15 @@ def set_revoked(connection: sa.Connection, node_id: str, at_s: float | None) -> 
     return True
 
 
-def is_revoked(connection: sa.Connection, node_id: str) -> bool:
-    query = sa.select(enrolments.c.revoked_at_s).where(enrolments.c.node_id == node_id)
-    return connection.execute(query).scalar() is not None
+def objection(connection: sa.Connection, node_id: str, joined: str) -> str:
+    """Why a certificate that goes back to the enrolment `joined` gives no right to be the node; empty when it does."""
+    query = sa.select(enrolments.c.token_id, enrolments.c.revoked_at_s).where(enrolments.c.node_id == node_id)
+    found = connection.execute(query).one_or_none()
+    if found and found.revoked_at_s is not None:
+        return f"node {node_id[:64]!r} was revoked"
+    if found and joined and found.token_id not in ("", joined):
+        return f"node {node_id[:64]!r} was enrolled anew; this certificate is that of the box before"
+    return ""
 
 
 def revoked(connection: sa.Connection) -> set[str]:

@@ -34,6 +34,7 @@ from hub.config import InvalidConfig
 
 AUTHORITY_LIFE = timedelta(days=20 * 365)
 CLOCK_LEEWAY = timedelta(hours=1)  # a box whose clock is behind by less takes a certificate that has just been made
+JOINED = "urn:sonic:joined:"
 _SCHEME = "sonic://"
 _log = logging.getLogger("hub.trust")
 
@@ -80,13 +81,16 @@ class Authority:
         """SHA-256 of the certificate's DER, in hex: what a join token pins."""
         return hashlib.sha256(self._certificate.public_bytes(Encoding.DER)).hexdigest()
 
-    def node_certificate(self, key: ec.EllipticCurvePublicKey, names: Iterable[NodeName], valid: timedelta) -> Issued:
-        """A certificate of a node's own key, for the names of it."""
+    def node_certificate(
+        self, key: ec.EllipticCurvePublicKey, names: Iterable[NodeName], valid: timedelta, joined: str = ""
+    ) -> Issued:
+        """A certificate of a node's own key, for the names of it; `joined` is the enrolment that it goes back to."""
         named = sorted(names)
+        uris = [name.uri for name in named] + ([f"{JOINED}{joined}"] if joined else [])
         made = self._signed(
             key,
             named[0].node_id,
-            [x509.UniformResourceIdentifier(name.uri) for name in named],
+            [x509.UniformResourceIdentifier(uri) for uri in uris],
             ExtendedKeyUsageOID.CLIENT_AUTH,
             valid,
         )
@@ -130,6 +134,8 @@ def open_authority(folder: Path) -> Authority:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(folder / "authority.lock"):
             return _opened(folder / "authority.key", folder / "authority.pem")
+    except InvalidConfig:
+        raise
     except OSError as error:
         raise InvalidConfig(f"authority_dir is {str(folder)!r}, which cannot be used: {error.strerror}") from error
     except (ValueError, TypeError) as error:

@@ -116,10 +116,14 @@ def _parsed(text: bytes, sha256: str) -> _Index:
     try:
         content = json.loads(text)
         manifest = folder.parse_manifest(json.dumps(content["manifest"]).encode(), Path())
-        part_bytes, parts = int(content["part_bytes"]), dict(content["parts"])
-        if part_bytes < 1 or any(file.path not in parts for file in manifest.files):
-            raise ValueError("it does not name the parts of every file")
-    except (LookupError, TypeError, ValueError) as error:
+        part_bytes, parts = content["part_bytes"], dict(content["parts"])
+        if type(part_bytes) is not int or part_bytes < 1:
+            raise ValueError("it does not say how large parts are")
+        for file in manifest.files:
+            hashes = parts[file.path]
+            if len(hashes) != max(-(-file.bytes // part_bytes), 1) or not all(isinstance(each, str) for each in hashes):
+                raise ValueError(f"the parts that it names of {file.path} are not those of {file.bytes} bytes")
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise FetchFailed(
             f"artifact {sha256} of the hub is no model that `sonic models push` put there: {error}"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import typer
 
 from sonic.cli import options, output, running
 from sonic.cli.exit_codes import ExitCode
+from sonic.exceptions import BadSettings
 
 app = typer.Typer(help="See and fetch the models that the engines need.", no_args_is_help=True)
 STORE_VARIABLE = "SONIC_MODEL_STORE"
@@ -47,6 +49,11 @@ def fetch(
     **given: Any,
 ) -> None:
     """Fetch a model and check it; one that is here and whole is left alone."""
+    if store and not re.fullmatch(r"[0-9a-f]{64}", store):
+        given_as = f"--store or {STORE_VARIABLE}"
+        raise BadSettings(
+            f"{given_as} is {store!r}; the 64 hexadecimal digits are wanted that `sonic models push` printed"
+        )
     models = _models()
     running.need(*models.find(name).needs)
 
@@ -63,6 +70,7 @@ def fetch(
 def push(name: Name, json: options.Json = False, **given: Any) -> None:
     """Put a model that is here into the hub's store, for `sonic models fetch --store`."""
     models = _models()
+    models.path(*models.named(name))  # says how to get one that is not here
     model = models.verify(name)
     if model.problem:
         output.note(f"error: {model.name} {model.version}: {model.problem}")
@@ -74,7 +82,8 @@ def push(name: Name, json: options.Json = False, **given: Any) -> None:
 
 @app.command()
 def tiny(
-    seed: Annotated[int, typer.Option(min=0, help="Which weights are drawn.")] = 0, json: options.Json = False
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which weights are drawn.")] = 0,
+    json: options.Json = False,
 ) -> None:
     """Draw a tiny Sonic in the layout of the published one, for tests and dry runs: it renders noise."""
     models = _models()

@@ -112,4 +112,5 @@ def _of_model(model: Model) -> Finding:
         return Finding(
             name, State.SKIPPED, f"{model.version} is not here", f"to use it: sonic models fetch {model.name}"
         )
-    return Finding(name, State.PROBLEM, model.problem, f"sonic models fetch {model.name}")
+    wanted = model.version if model.path.exists() else model.name
+    return Finding(name, State.PROBLEM, f"{model.version}: {model.problem}", f"sonic models fetch {wanted}")

@@ -33,7 +33,7 @@ def load(path: Path, max_duration_s: float = MAX_DURATION_S) -> Voice:
     for frame in frames(path):
         duration_s += Fraction(frame.samples, frame.sample_rate)
         if duration_s > max_duration_s:
-            raise errors.VoiceTooLong(f"more than {max_duration_s:g} seconds; split it, or raise the limit")
+            raise errors.VoiceTooLong(f"more than {max_duration_s:g} seconds; split it")
     if duration_s < MIN_DURATION_S:
         raise errors.VoiceTooShort(f"{float(duration_s):.3f} seconds, at least {MIN_DURATION_S} are needed")
     return Voice(float(duration_s), path, lambda: speech(path))

@@ -104,10 +104,12 @@ def _agreed(known: Known, say: Say, agree: Agree | None) -> None:
     if not known.terms or licences.accepted(known.version, known.licence):
         return
     say(known.terms)
-    if os.environ.get(ACCEPT_VARIABLE) != "1" and not (agree and agree()):
+    said = os.environ.get(ACCEPT_VARIABLE, "")
+    if said != "1" and not (agree and agree()):
         raise licences.LicenceNotAccepted(
             f"the terms of {known.name} {known.version} have not been accepted, so it is not fetched; to accept them, "
             f"run `sonic models fetch {known.name} --accept-licence`, or set {ACCEPT_VARIABLE}=1"
+            + (f" ({said!r} is not understood)" if said and said != "0" else "")
         )
     licences.accept(known.version, known.licence)
 

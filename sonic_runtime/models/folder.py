@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ import platformdirs
 MANIFEST = "manifest.json"
 QUICK_BYTES = 64 << 20  # a larger file is only measured when nobody asked for more
 _CHUNK_BYTES = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FetchFailed(Exception):
@@ -91,9 +93,11 @@ def parse_manifest(text: bytes, folder: Path) -> Manifest:
         for part in (manifest.name, manifest.version, *(file.path for file in files)):
             if PurePosixPath(part).is_absolute() or not {"", ".", ".."}.isdisjoint(part.split("/")):
                 raise ValueError(f"it names {part!r}, which leads out of the folder")
-        if any(type(file.bytes) is not int or len(file.sha256) != 64 for file in files):
+            if part == MANIFEST or not part.isprintable():
+                raise ValueError(f"it names {part!r}, which no file of a model may be called")
+        if any(type(file.bytes) is not int or not _SHA256.fullmatch(file.sha256) for file in files):
             raise ValueError("it has a file without a size or a SHA-256")
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"it is none: {error}") from error
     return manifest
 
@@ -106,6 +110,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
 
 
+def how_to_repair(folder: Path) -> str:
+    """The command that brings the model of a folder again."""
+    return f"run `sonic models fetch {folder.name}`"
+
+
 def problem(folder: Path, thorough: bool = True) -> str:
     """What is wrong with a model's folder, empty when nothing is.
 
@@ -116,7 +125,7 @@ def problem(folder: Path, thorough: bool = True) -> str:
     except FileNotFoundError:
         return f"{MANIFEST} is missing" if folder.exists() else "is not here"
     except (OSError, ValueError) as error:
-        return f"{MANIFEST} cannot be read: {error}; run `sonic models fetch` again"
+        return f"{MANIFEST} cannot be read: {error}; {how_to_repair(folder)}"
     for file in manifest.files:
         path = folder / file.path
         try:
@@ -124,11 +133,11 @@ def problem(folder: Path, thorough: bool = True) -> str:
                 (not thorough and file.bytes > QUICK_BYTES) or sha256_of(path) == file.sha256
             )
         except FileNotFoundError:
-            return f"{file.path} is missing; run `sonic models fetch` again"
+            return f"{file.path} is missing; {how_to_repair(folder)}"
         except OSError as error:
             return f"{file.path} cannot be read: {error.strerror}"
         if not same:
-            return f"{file.path} has been changed; run `sonic models fetch` again"
+            return f"{file.path} has been changed; {how_to_repair(folder)}"
     return ""
 
 
@@ -143,14 +152,23 @@ def arriving(name: str, version: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             for old in folder.parent.glob(f".{version}.replaced-*"):  # of a process that was killed
-                shutil.rmtree(old)
-            yield folder
+                _remove(old)
+            with _leaving_nothing_empty(folder):
+                yield folder
     except OSError as error:
         raise unwritable(folder, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # nothing has come: nothing stays
+
+
+@contextlib.contextmanager
+def _leaving_nothing_empty(folder: Path) -> Iterator[None]:
+    """What failed before anything had come leaves no folder. For who holds it alone: another may be filling it."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
             for empty in (folder, folder.parent, root()):
                 empty.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -181,10 +199,15 @@ def settle(arrived: Path, manifest: Manifest) -> None:
     write_manifest(arrived, manifest)
     target = place(manifest.name, manifest.version)
     replaced = target.with_name(f".{target.name}.replaced-{os.getpid()}")
-    if target.exists():
+    if os.path.lexists(target):
         target.rename(replaced)
     arrived.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
+    _remove(replaced)
+
+
+def _remove(path: Path) -> None:
+    """A version's folder, or the link that stood for it; another process may be at it, too."""
+    path.unlink(missing_ok=True) if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
 
 
 def copy(source: Path, target: Path) -> str:
@@ -209,9 +232,11 @@ def sha256_of(path: Path) -> str:
 
 
 def listed(folder: Path, sources: Iterable[tuple[str, str]] = ()) -> tuple[File, ...]:
-    """Every file under a folder as a manifest has it. Raises OSError."""
+    """Every file under a folder as a manifest has it, but for what an earlier try left of its own. Raises OSError."""
     by_path = dict(sources)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST and path.name[0] != "."
+    )
     names = [path.relative_to(folder).as_posix() for path in paths]
     return tuple(
         File(name, sha256_of(path), path.stat().st_size, by_path.get(name, ""))
@@ -221,9 +246,8 @@ def listed(folder: Path, sources: Iterable[tuple[str, str]] = ()) -> tuple[File,
 
 def unwritable(path: Path, error: OSError) -> FetchFailed:
     """What to say when the folder takes no more."""
-    return FetchFailed(
-        f"{path} could not be written: {error.strerror or error}; set SONIC_MODELS to a folder with room"
-    )
+    advice = "set SONIC_MODELS to a folder with room, and that you may write to"
+    return FetchFailed(f"{path} could not be written: {error.strerror or error}; {advice}")
 
 
 def _size(path: Path) -> int:

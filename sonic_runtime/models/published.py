@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ Say = Callable[[str], None]
 _TWIN = {".pth": ".safetensors", ".pkl": ".safetensors"}  # taken instead where a folder has it
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK_BYTES = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _offers(files: Sequence[Published]) -> dict[Published, _Offer]:
                 if file.optional:
                     continue
                 raise
-        if not (told.etag and told.commit_hash and told.size is not None):
+        if not (told.etag and _DIGEST.fullmatch(told.etag) and told.commit_hash and told.size is not None):
             raise FetchFailed(f"what answers at {url} is no Hugging Face hub; is HF_ENDPOINT right?")
         commits[name] = told.commit_hash
         pinned = hf_hub_url(name, file.file, revision=told.commit_hash)

@@ -5,6 +5,7 @@ What it renders is noise; how it gets there is what the published weights go thr
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -209,19 +210,24 @@ def _sinusoids(rows: int, width: int) -> Tensor:
 
 
 def _keep(tensors: dict[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    _write(save(tensors), path)
 
 
 def _pickle(tensors: dict[str, Tensor], path: Path) -> None:
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(tensors, path)
+    content = io.BytesIO()
+    torch.save(tensors, content)
+    _write(content.getvalue(), path)
 
 
 def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    _write(f"{json.dumps(content, indent=2)}\n".encode(), path)
+
+
+def _write(content: bytes, path: Path) -> None:
+    """What the libraries raise where a disk is full is no OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_bytes(content)

@@ -89,6 +89,29 @@ async def test_an_artifact_that_is_no_model_is_refused(
         model_store._parsed((tmp_path / "some.json").read_bytes(), artifact.sha256)
 
 
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"parts": {"a.bin": ["0" * 64] * 1000}},
+        {"parts": {"a.bin": []}},
+        {"parts": {"a.bin": [5]}},
+        {"parts": {"a.bin": 5}},
+        {"parts": {}},
+        {"part_bytes": float("inf")},
+        {"part_bytes": 0},
+    ],
+    ids=str,
+)
+def test_an_index_with_other_parts_than_its_files_have_is_refused(about: dict[str, object]) -> None:
+    """A thousand parts in place of one would fill the disk before the whole is held to its hash."""
+    files = [{"path": "a.bin", "sha256": "0" * 64, "bytes": 10}]
+    index = {"manifest": {"name": "sonic", "version": "sonic-1", "licence": "", "files": files}}
+    index |= {"part_bytes": 10, "parts": {"a.bin": ["0" * 64]}}
+    assert model_store._parsed(json.dumps(index).encode(), "")
+    with pytest.raises(models.FetchFailed, match="no model that `sonic models push` put there"):
+        model_store._parsed(json.dumps(index | about).encode(), "")
+
+
 async def test_what_cannot_be_used_is_said_with_its_exit_code(sonic: Sonic, tmp_path: Path) -> None:
     own = {"SONIC_MODELS": str(tmp_path / "models")}
     listed = await sonic("models", "list", "--json", **own)
@@ -98,11 +121,13 @@ async def test_what_cannot_be_used_is_said_with_its_exit_code(sonic: Sonic, tmp_
     }
     unknown = await sonic("models", "fetch", "sonic-2", **own)
     assert (unknown.code, "there is no model 'sonic-2'" in unknown.err) == (2, True)
+    wrong = await sonic("models", "fetch", "sonic", "--store", "abc", **own)
+    assert (wrong.code, "64 hexadecimal digits are wanted" in wrong.err) == (2, True)
     missing = await sonic("models", "path", "sonic", **own)
     assert (missing.code, "run `sonic models fetch sonic`" in missing.err) == (7, True)
     refused = await sonic("models", "fetch", "sonic", **own)
     assert (refused.code, "NOT FOR COMMERCIAL USE" in refused.err) == (6, True)
     nothing = await sonic("models", "push", "sonic", **own)
-    assert (nothing.code, "is not here" in nothing.err) == (1, True)
+    assert (nothing.code, "run `sonic models fetch sonic`" in nothing.err) == (7, True)
     assert (await sonic("models", "verify", **own)).code == 0
     assert not (tmp_path / "models").exists()

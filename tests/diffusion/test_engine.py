@@ -233,7 +233,13 @@ def test_memory_that_runs_out_is_an_error_of_ours() -> None:
     ("given", "said"),
     [
         ("dtype=int8", "choose one of auto, bf16, fp16, fp32"),
-        ("window_frames=1", "a whole number from 2 on is wanted"),
+        ("window_frames=1", "a whole number from 2 to 10000 is wanted"),
+        ("decode_chunk=1" + "0" * 30, "a whole number from 1 to 10000 is wanted"),
+        ("device=gpu", "as in cuda:1"),
+        ("device=", "as in cuda:1"),
+        ("device=meta", "as in cuda:1"),
+        ("device=cuda:x", "as in cuda:1"),
+        ("dtype=bf16,dtype=fp16", "has dtype twice"),
         ("speed=fast", "known are device"),
     ],
 )
@@ -246,6 +252,39 @@ def test_options_are_read() -> None:
     read = options.from_environment({options.VARIABLE: "dtype=fp16, window_frames=12,"})
     assert read == Options(dtype="fp16", window_frames=12)
     assert read.torch_dtype == torch.float16
+
+
+def test_pictures_that_are_no_numbers_are_not_shown(
+    engine: SonicEngine, portrait: Portrait, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder in half precision can overflow where the latents have not."""
+    bias = engine.networks.vae.decoder.time_conv_out.bias
+    monkeypatch.setattr(bias, "data", torch.full_like(bias, torch.nan))
+    with pytest.raises(errors.OutputBroken, match="what are no numbers"):
+        rendered(engine.prepare(engine.portray(portrait, WANTED), voice, WANTED))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("image_encoder/config.json", '{"hidden_size": 0}'),
+        ("image_encoder/config.json", '{"hidden_size": null}'),
+        (
+            "image_encoder/config.json",
+            '{"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}',
+        ),
+        ("image_encoder/config.json", '{"num_hidden_layers": 999999}'),
+        ("unet/config.json", '{"layers_per_block": [2, 999999]}'),
+        ("unet/config.json", '{"num_frames": 1' + "0" * 30 + "}"),
+        ("unet/config.json", "[]"),
+        ("unet/config.json", "[" * 100_000),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(file: str, text: str, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "sonic-tiny")
+    (tmp_path / "sonic-tiny" / "stable-video-diffusion-img2vid-xt" / file).write_text(text)
+    with pytest.raises(errors.ModelBroken, match="run `sonic models verify`"):
+        SonicEngine(tmp_path / "sonic-tiny", SMALL)
 
 
 def test_half_precision_stays_near_to_single(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from sonic.parameters import ENGINE_DEFAULTS, RenderParameters
 from sonic.v1 import parameters_pb2
@@ -22,7 +23,7 @@ from sonic_runtime.engines.base import Face, Portrait
 from sonic_runtime.engines.sonic import SonicEngine, resuming
 from sonic_runtime.engines.sonic.engine import SonicTake
 from sonic_runtime.engines.sonic.lips import LipReader
-from sonic_runtime.engines.sonic.pipeline import Progress
+from sonic_runtime.engines.sonic.pipeline import Progress, Sampling
 from sonic_runtime.media import voices
 from sonic_runtime.models.samples import Samples
 from tests.workers import EAGER, Worker
@@ -33,6 +34,7 @@ CALLS = 6  # 8 frames, 4 at a time, 3 steps
 WANTED = RenderParameters(
     **{**ENGINE_DEFAULTS["sonic"], "min_resolution": 128, "inference_steps": 3, "lip_sync_correction": False}
 )
+SIX_CALLS = Sampling(steps=3, window_frames=1)  # for two frames
 Prepare = Callable[[RenderParameters], SonicTake]
 
 
@@ -127,7 +129,7 @@ def test_that_of_another_voice_or_model_or_precision_is_left_aside(
     take, like = prepare(WANTED), prepare(WANTED)._like_latents()
 
     def found() -> resuming.State | None:
-        return resuming.Saver(checkpoint, take._fingerprint(checkpoint)).load(like)
+        return resuming.Saver(checkpoint, take._fingerprint(checkpoint)).load(like, take.sampling())
 
     assert found()
     with monkeypatch.context() as changed:
@@ -139,7 +141,8 @@ def test_that_of_another_voice_or_model_or_precision_is_left_aside(
     with monkeypatch.context() as changed:
         changed.setattr(engine, "options", replace(SMALL, window_frames=5))
         assert not found()
-    assert not resuming.Saver(checkpoint, take._fingerprint(checkpoint)).load(like.to(torch.bfloat16))
+    saver = resuming.Saver(checkpoint, take._fingerprint(checkpoint))
+    assert not saver.load(like.to(torch.bfloat16), take.sampling())
     checkpoint.inputs = (folder / "whisper-tiny" / "config.json",)
     assert not found()
 
@@ -151,6 +154,33 @@ def test_a_file_that_is_damaged_is_left_aside(prepare: Prepare, checkpoint: Chec
     checkpoint.path.write_bytes(held[: len(held) // 2] if damage is None else damage)
     _, told = rendered(prepare(WANTED), checkpoint)
     assert told[0] == 0
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *(
+            {"step": "-1"},
+            {"step": "4"},
+            {"step": "9" * 30},
+            {"window": "-1"},
+            {"window": "2"},
+            {"step": "", "done": "0"},
+        ),
+        *({"late_s": "nan"}, {"late_s": "inf"}, {"late_s": "-1e6"}, {"late_s": "1e6", "done": "8", "total": "12"}),
+        *({"done": "-1"}, {"done": "3"}, {"total": "7"}, {"done": "9" * 30, "total": "9" * 30}),
+        {"step": "0", "window": "4", "done": "4"},
+    ],
+    ids=str,
+)
+def test_of_a_state_that_no_such_render_can_have_nothing_is_taken(checkpoint: Checkpoint, told: dict[str, str]) -> None:
+    """A node that had the job can make one that says it is of the same render, and the next node would pay for it."""
+    like = torch.zeros(2, 4, 8, 8)
+    true = {"fingerprint": "f", "step": "1", "window": "0", "late_s": "0.0", "done": "2", "total": "6"}
+    save_file({"latents": like, "total": like.clone()}, checkpoint.path, true)
+    assert resuming.Saver(checkpoint, "f").load(like, SIX_CALLS)
+    save_file({"latents": like, "total": like.clone()}, checkpoint.path, true | told)
+    assert resuming.Saver(checkpoint, "f").load(like, SIX_CALLS) is None
 
 
 def state(window: int = 0) -> resuming.State:
@@ -179,7 +209,7 @@ def test_a_slow_disk_does_not_hold_the_render_up(checkpoint: Checkpoint, monkeyp
     assert kept.wait(10)
     saver.close(wait=True)
     assert len(saved) == 1
-    assert saver.load(torch.zeros(2, 4, 8, 8))
+    assert saver.load(torch.zeros(2, 4, 8, 8), SIX_CALLS)
 
 
 def test_what_is_too_large_or_no_number_is_not_kept(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

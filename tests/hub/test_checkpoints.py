@@ -68,11 +68,15 @@ def kept(hub: object, database_url: str, tmp_path: Path) -> Iterator[Kept]:
     made.close()
 
 
-async def send(agent: Agent, ref: jobs_pb2.AttemptRef, state: bytes, done: int) -> None:
-    upload = artifacts_pb2.UploadHeader(sha256=digest(state), size_bytes=len(state))
-    header = fleet_pb.VideoHeader(node_id=agent.node_id, ref=ref, upload=upload, checkpoint=True)
-    parts = [fleet_pb.UploadVideoRequest(header=header), fleet_pb.UploadVideoRequest(chunk=state)]
+async def upload(agent: Agent, ref: jobs_pb2.AttemptRef, state: bytes, size_bytes: int = 0) -> None:
+    about = artifacts_pb2.UploadHeader(sha256=digest(state), size_bytes=len(state))
+    header = fleet_pb.VideoHeader(node_id=agent.node_id, ref=ref, upload=about, checkpoint=True)
+    parts = [fleet_pb.UploadVideoRequest(header=header), fleet_pb.UploadVideoRequest(chunk=state[: size_bytes or None])]
     await agent.fleet.UploadVideo(iter(parts))
+
+
+async def send(agent: Agent, ref: jobs_pb2.AttemptRef, state: bytes, done: int) -> None:
+    await upload(agent, ref, state)
     tell(agent, ref, digest(state), done)
 
 
@@ -134,7 +138,7 @@ async def test_only_what_is_further_is_kept_and_only_of_the_newest_attempt(
     other = Agent(channel, "n2")
     await other.join()
     second = await assigned(other)
-    await send(agent, first.ref, b"nine, of an attempt that is over", 9)
+    await refused(send(agent, first.ref, b"nine, of an attempt that is over", 9), grpc.StatusCode.NOT_FOUND)
     await kept.becomes(b"six")
     await send(other, second.ref, b"seven", 7)
     await kept.becomes(b"seven")
@@ -175,7 +179,7 @@ async def test_it_is_gone_however_the_job_ends(caller: Caller, agent: Agent, kep
         failure = jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_BAD_INPUT, reason="NO_FACE", message="none")
         agent.say(result=fleet_pb.AttemptResult(ref=attempt.ref, failure=failure))
     await kept.becomes()
-    await send(agent, attempt.ref, b"too late", 9)
+    await refused(send(agent, attempt.ref, b"too late", 9), grpc.StatusCode.NOT_FOUND)
     await kept.becomes()
 
 
@@ -208,6 +212,64 @@ async def test_what_is_named_as_a_state_and_is_none_stays(caller: Caller, agent:
     await kept.becomes()
     request = job_pb.GetArtifactRequest(sha256=digest(JPEG))
     assert (await caller.jobs.GetArtifact(request, metadata=caller.metadata)).status.complete
+
+
+async def test_states_that_are_never_told_of_do_not_pile_up(caller: Caller, agent: Agent, kept: Kept) -> None:
+    await caller.submit_new("k")
+    await agent.join()
+    attempt = await assigned(agent)
+    await send(agent, attempt.ref, b"told", 3)
+    await kept.becomes(b"told")
+    for number in range(5):
+        await upload(agent, attempt.ref, b"%d" % number)
+    await upload(agent, attempt.ref, b"told")
+    assert kept.files() == {digest(b"told")}
+    await upload(agent, attempt.ref, b"last")
+    assert kept.files() == {digest(b"told"), digest(b"last")}
+    tell(agent, attempt.ref, digest(b"last"), 4)
+    await kept.becomes(b"last")
+
+
+async def test_an_upload_of_the_tenants_is_not_touched(caller: Caller, agent: Agent) -> None:
+    await caller.submit_new("k")
+    await agent.join()
+    attempt = await assigned(agent)
+    portrait = JPEG * 2
+    await refused(caller.upload(portrait, stop=600), grpc.StatusCode.FAILED_PRECONDITION)
+    await refused(upload(agent, attempt.ref, portrait, 100), grpc.StatusCode.FAILED_PRECONDITION)
+    status = await caller.jobs.GetArtifact(job_pb.GetArtifactRequest(sha256=digest(portrait)), metadata=caller.metadata)
+    assert status.status.received_bytes == 600
+
+
+async def test_a_state_that_is_said_to_be_as_far_as_nobody_gets_does_not_hold_the_place(
+    caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept
+) -> None:
+    await caller.submit_new("k")
+    other = Agent(channel, "n2")
+    await agent.join()
+    attempt = await assigned(agent)
+    await send(agent, attempt.ref, b"poison", 2**63 - 1)
+    await kept.becomes(b"poison")
+    await fail(agent, attempt.ref)
+    await other.join()
+    attempt = await assigned(other)
+    await send(other, attempt.ref, b"early", 3)
+    await kept.becomes(b"poison")
+    await fail(other, attempt.ref)
+    attempt = await assigned(agent)
+    await send(agent, attempt.ref, b"early", 3)
+    await kept.becomes(b"early")
+
+
+async def test_a_state_whose_bytes_are_lost_is_not_there(caller: Caller, agent: Agent, kept: Kept) -> None:
+    await caller.submit_new("k")
+    await agent.join()
+    attempt = await assigned(agent)
+    await send(agent, attempt.ref, b"state", 5)
+    await kept.becomes(b"state")
+    for path in kept.folder.rglob(digest(b"state")):
+        path.unlink()
+    await refused(fetched(agent, attempt.ref, digest(b"state")), grpc.StatusCode.NOT_FOUND)
 
 
 async def test_what_a_killed_hub_or_agent_has_left_is_found_by_looking(tmp_path: Path, database_url: str) -> None:

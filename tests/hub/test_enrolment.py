@@ -19,10 +19,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from agent.config import InvalidConfig
 from agent.enrolment import identity_of
 from agent.identity import Identity, IdentityFolder, new_key, signing_request
+from hub import config as hub_config
 from hub.store.database import open_database
 from hub.trust.authority import NodeName, open_authority
+from sonic.client import AsyncSonicClient
 from sonic.exceptions import InvalidRequest, NotFound
-from sonic.join_tokens import JoinToken
+from sonic.join_tokens import HUB_NAME, JoinToken
 from sonic.v1 import enrolment_service_pb2, enrolment_service_pb2_grpc, fleet_service_pb2, jobs_pb2
 
 from .peers import MP4, digest
@@ -112,7 +114,17 @@ async def test_a_node_that_is_enrolled_is_enrolled_anew_only_by_a_token_for_it(a
     thief = at.box(await at.token(), "n1", data_dir=at.folder / "thief")
     with pytest.raises(InvalidConfig, match="sonic hub token create --region eu --node n1"):
         await identity_of(thief)
-    assert await identity_of(at.box(await at.token(node_id="n1"), "n1", data_dir=at.folder / "reinstalled"))
+    before = IdentityFolder(at.folder / "n1" / "data").load()
+    now = await identity_of(at.box(await at.token(node_id="n1"), "n1", data_dir=at.folder / "reinstalled"))
+    assert before
+    assert now
+    async with at.agent(before) as former, at.agent(now) as agent:
+        await agent.join()
+        with pytest.raises(grpc.aio.AioRpcError, match="certificate is that of the box before"):
+            await former.join()
+        with pytest.raises(grpc.aio.AioRpcError, match="certificate is that of the box before"):
+            await former.fleet.RenewCertificate(_renewal("n1"))
+        await agent.fleet.RenewCertificate(_renewal("n1"))
 
 
 async def test_nothing_is_sent_to_a_hub_that_is_not_the_one_of_the_token(at: Secured, tmp_path: Path) -> None:
@@ -134,9 +146,9 @@ async def test_the_authority_shown_by_somebody_who_has_not_its_key_is_no_use(at:
     assert asked == []
 
 
-async def test_a_node_cannot_pass_for_the_hub(at: Secured) -> None:
+async def test_a_node_cannot_pass_for_the_hub_whatever_it_is_called(at: Secured) -> None:
     asked: list[str] = []
-    node = await at.enrolled("127.0.0.1")
+    node = await at.enrolled(HUB_NAME)
     pair = (node.key_pem, node.certificate_pem + node.authority_pem)
     async with _imposter([pair], asked) as address:
         with pytest.raises(InvalidConfig, match="not let in"):
@@ -213,6 +225,47 @@ async def test_revocation_ends_the_session_and_the_job_goes_elsewhere(at: Secure
         assert again.ref.job_id == job.job_id
         await at.operator.revoke_node("n1", undo=True)
         await lost.join()
+
+
+async def test_boxes_enrol_also_where_callers_are_shown_the_certificate_of_somebody_else(tmp_path: Path) -> None:
+    other = open_authority(tmp_path / "other")
+    key, chain = other.server_certificate(["127.0.0.1", "hub.example"], timedelta(days=1))
+    for name, content in (("key", key), ("chain", chain), ("ca", other.pem)):
+        (tmp_path / name).write_bytes(content)
+    operator_key = tmp_path / "hub" / "operator.key"
+    files = {"tls_certificate_file": tmp_path / "chain", "tls_key_file": tmp_path / "key"}
+    async with (
+        secured(tmp_path, **files) as at,
+        AsyncSonicClient(
+            at.hub.grpc_address, patience_s=5, ca_file=tmp_path / "ca", api_key_file=operator_key
+        ) as operator,
+    ):
+        token = await operator.create_join_token("eu")
+        assert await identity_of(at.box(token.text))
+        (tmp_path / "key").write_bytes(b"")  # half replaced: the former pair goes on
+        async with AsyncSonicClient(
+            at.hub.grpc_address, patience_s=5, ca_file=tmp_path / "ca", api_key_file=operator_key
+        ) as another:
+            assert len(await another.join_tokens()) == 1
+    with pytest.raises(hub_config.InvalidConfig, match="are not a certificate and its key"):
+        async with secured(tmp_path, **files):
+            pass
+
+
+async def test_the_authority_is_never_made_anew_behind_the_back(tmp_path: Path) -> None:
+    folder = tmp_path / "authority"
+    made = open_authority(folder)
+    assert open_authority(folder).fingerprint == made.fingerprint
+    (folder / "authority.key").chmod(0o644)
+    with pytest.raises(hub_config.InvalidConfig, match="chmod 600"):
+        open_authority(folder)
+    (folder / "authority.key").unlink()
+    with pytest.raises(hub_config.InvalidConfig, match="bring it back from the backup"):
+        open_authority(folder)
+    (folder / "authority.key").write_bytes(b"nonsense")
+    (folder / "authority.key").chmod(0o600)
+    with pytest.raises(hub_config.InvalidConfig, match="bring both back from the backup"):
+        open_authority(folder)
 
 
 async def test_revoking_somebody_unknown_is_told(at: Secured) -> None:

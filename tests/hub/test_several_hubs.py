@@ -229,9 +229,10 @@ async def test_the_line_between_hubs_is_mended(channels: Channels, cluster: Clus
 
 
 async def test_two_hubs_do_not_bear_one_name(tmp_path: Path, url: str) -> None:
-    async with one_hub(tmp_path, "a", url):
+    patient = {"heartbeat_interval_s": 2.0, "lease_s": 5.0}  # a busy machine must not make the first seem dead
+    async with one_hub(tmp_path, "a", url, **patient):
         with pytest.raises(InvalidConfig, match="give each hub a hub_id of its own"):
-            async with serving(config(tmp_path / "other", hub_id="a", database_url=url)):
+            async with serving(config(tmp_path / "other", hub_id="a", database_url=url, **patient)):
                 pass
     async with serving(config(tmp_path / "other", hub_id="a", database_url=url)):
         pass  # the name was given back

@@ -64,6 +64,11 @@ class Fleet:
         for name in names or tuple(self.agents):
             self.until(lambda name=name: self.node(name).state == nodes_pb2.NODE_STATE_READY)
 
+    def until_serving(self, *names: str) -> None:
+        """Until they take work again; one that was struck twice is trusted less for a while, and works all the same."""
+        for name in names or tuple(self.agents):
+            self.until(lambda name=name: _serves(self.node(name)))
+
     def until_rendering(self, client: SonicClient, job_id: str) -> str:
         """The node that renders a job, as soon as frames are made."""
 
@@ -79,6 +84,12 @@ class Fleet:
         """Files of jobs on the boxes: there must be none once every job has ended."""
         found = [self.folder / name / part for name in self.agents for part in ("outbox", "scratch")]
         return [path for folder in found if folder.exists() for path in folder.rglob("*") if path.is_file()]
+
+
+def _serves(node: nodes_pb2.Node) -> bool:
+    up = {nodes_pb2.SLOT_STATE_READY, nodes_pb2.SLOT_STATE_BUSY}
+    takes_work = node.state in (nodes_pb2.NODE_STATE_READY, nodes_pb2.NODE_STATE_DEGRADED)
+    return takes_work and bool(node.slots) and all(slot.state in up for slot in node.slots)
 
 
 def workers_below(pid: int) -> list[int]:

@@ -71,7 +71,7 @@ def test_kill_9_in_the_middle_and_another_node_goes_on(
     fleet: Fleet, samples: Samples, short_voice: Path, tmp_path: Path, killed: str
 ) -> None:
     """The states lie on the hub while the job runs; the video is the one that an undisturbed render makes."""
-    fleet.until_ready()
+    fleet.until_serving()
     states = fleet.folder / "hub" / "artifacts" / "states"
     wanted = QUICK | {"inference_steps": 6, "seed": len(killed)}
     calls = 6 * 2

@@ -13,7 +13,7 @@ import pytest
 
 from sonic import exceptions
 from sonic.client import SonicClient
-from sonic.v1 import jobs_pb2
+from sonic.v1 import jobs_pb2, nodes_pb2
 from sonic_runtime.media import voices
 from sonic_runtime.models.samples import Samples
 
@@ -31,7 +31,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, finder: object) -> Iterator[
 
 @pytest.fixture
 def client(fleet: Fleet) -> Iterator[SonicClient]:
-    fleet.until_ready()
+    fleet.until_serving()
     with fleet.client() as made:
         yield made
 
@@ -62,7 +62,7 @@ def test_kill_9_of_a_worker(fleet: Fleet, client: SonicClient, samples: Samples,
     done = fetched(client, job, samples, tmp_path)
     assert ends(done) == ["WORKER_CRASHED", ""]
     assert done.attempts[1].node_id != first
-    fleet.until_ready(first)
+    fleet.until_serving(first)
 
 
 def test_kill_9_of_an_agent(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_kill_9_of_an_agent(fleet: Fleet, client: SonicClient, samples: Samples,
     assert done.attempts[1].node_id != first
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     fleet.agents[first].start()
-    fleet.until_ready(first)
+    fleet.until_serving(first)
     fleet.until(lambda: fleet.leftovers() == [])
 
 
@@ -129,6 +129,11 @@ def test_bad_input_fails_once_with_the_field_and_harms_no_node(
     from PIL import Image
 
     Image.new("RGB", (300, 300), "grey").save(tmp_path / "empty.png")
+
+    def states() -> dict[str, nodes_pb2.NodeState.ValueType]:
+        return {name: fleet.node(name).state for name in fleet.agents}
+
+    before = states()
     job = client.submit(tmp_path / "empty.png", samples.voice)
     with pytest.raises(exceptions.JobFailed) as caught:
         client.wait(job.job_id)
@@ -136,7 +141,7 @@ def test_bad_input_fails_once_with_the_field_and_harms_no_node(
     failed = client.get(job.job_id)
     assert (failed.failure.reason, failed.failure.problems[0].field) == ("NO_FACE", "portrait")
     assert len(failed.attempts) == 1
-    fleet.until_ready()
+    fleet.until(lambda: states() == before)
 
 
 def test_a_storm(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: Path) -> None:
@@ -183,7 +188,7 @@ def test_a_storm(fleet: Fleet, client: SonicClient, samples: Samples, tmp_path: 
             ]
             assert len(winners) == 1, job.attempts
             check_video(caller.download(job, tmp_path / f"{job.job_id}.mp4"), voices.load(samples.voice).duration_s)
-    fleet.until_ready()
+    fleet.until_serving()
     fleet.until(lambda: fleet.leftovers() == [])
 
 

@@ -63,6 +63,22 @@ def test_a_truncated_file_is_named(suffix: str, kept: float, tmp_path: Path) -> 
         checkpoints.load(path)
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(1).expand(1 << 20, 1 << 20),
+        torch.ones(2, 2, device="meta"),
+        torch.ones(2, 2).to_sparse(),
+        torch.ones(2, 2, dtype=torch.complex64),
+    ],
+    ids=["a terabyte of one number", "no numbers", "sparse", "complex"],
+)
+def test_a_tensor_whose_numbers_are_not_in_the_file_is_refused(tensor: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"a": tensor}, tmp_path / "a.pth")
+    with pytest.raises(errors.ModelBroken, match=r"a\.pth holds no table of tensors"):
+        checkpoints.load(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("content", [[torch.ones(1)], {}, {"a": 1}, {1: torch.ones(1)}, torch.ones(1)])
 def test_what_is_no_table_of_tensors_is_named(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pth")

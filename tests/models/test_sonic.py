@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from sonic_runtime import errors, models
-from sonic_runtime.models import folder, sonic
+from sonic_runtime.models import folder, licences, sonic
 from tests.models import hugging_face
 from tests.models.hugging_face import COMMIT, Hub
 
@@ -126,7 +126,7 @@ def test_it_comes_whole_and_its_manifest_holds_it_from_then_on(hub: Hub, command
     checked = command("verify", "sonic")
     assert (checked.code, checked.out) == (
         1,
-        f"sonic sonic-1: {LARGEST} has been changed; run `sonic models fetch` again\n",
+        f"sonic sonic-1: {LARGEST} has been changed; run `sonic models fetch sonic-1`\n",
     )
     assert command("fetch", "sonic").code == 0
     assert is_whole(root)
@@ -180,6 +180,14 @@ def test_bytes_that_differ_from_what_the_hub_says_are_refused(hub: Hub, command:
     hub.damaged.clear()
     assert command("fetch", "sonic").code == 0
     assert is_whole(root)
+
+
+def test_a_digest_that_would_lead_elsewhere_is_refused(hub: Hub, command: Command, root: Path) -> None:
+    hub.etag = "../../../../escaped"
+    ended = command("fetch", "sonic")
+    assert ended.code == 1
+    assert "is no Hugging Face hub" in ended.err
+    assert not (root / "sonic").exists()
 
 
 def test_a_hub_that_has_something_else_than_what_is_known_is_refused_at_once(hub: Hub, command: Command) -> None:
@@ -337,6 +345,65 @@ def test_a_manifest_cannot_lead_out_of_the_folder(path: str, tmp_path: Path) -> 
         folder.parse_manifest(text.encode(), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            json.dumps({"path": path, "sha256": "0" * 64, "bytes": 1})
+            for path in ("a\0", "\ud800", "\x1b[2J", "manifest.json")
+        ),
+        *(json.dumps({"path": "a", "sha256": sha256, "bytes": 1}) for sha256 in ("../" * 21 + "x", ["0"] * 64, None)),
+        "[" * 100_000,
+    ],
+)
+def test_whatever_a_manifest_says_it_is_said_to_be_none(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    manifest = tmp_path / "sonic" / "sonic-1" / folder.MANIFEST
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(f'{{"name": "sonic", "version": "sonic-1", "licence": "", "files": [{text}]}}')
+    assert "manifest.json cannot be read" in models.verify("sonic").problem
+    monkeypatch.setenv("SONIC_ACCEPT_LICENCE", "1")
+    with pytest.raises(models.FetchFailed, match=r"manifest\.json cannot be read"):
+        models.fetch("sonic", print, local=manifest.parent)
+
+
+@pytest.mark.parametrize("text", ['{"sonic-1": null}', '{"sonic-1": "yes"}', "[" * 100_000, "[]"], ids=range(4))
+def test_a_table_of_acceptances_that_is_none_accepts_nothing(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    (tmp_path / licences.ACCEPTED).write_text(text)
+    assert not licences.accepted("sonic-1", "own")
+    licences.accept("sonic-1", "own")
+    assert licences.accepted("sonic-1", "own")
+
+
+def test_a_link_that_stands_for_a_version_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a box whose large disk is elsewhere; what the link led to is not ours to remove."""
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path / "models"))
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "kept").touch()
+    for target in ("large", "gone"):
+        link = tmp_path / "models" / "sonic" / "sonic-own"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / target)
+        with folder.arriving("sonic", "sonic-own") as into:
+            (into / "a.bin").write_bytes(b"a")
+            folder.settle(into, folder.Manifest("sonic", "sonic-own", "own", folder.listed(into)))
+        assert models.verify("sonic-own").problem == ""
+        assert [path.name for path in link.parent.iterdir()] == ["sonic-own"]
+        link.rename(tmp_path / f"was {target}")
+    assert (tmp_path / "large" / "kept").exists()
+
+
+def test_what_a_killed_fetch_has_left_of_its_own_is_no_file_of_the_model(tmp_path: Path) -> None:
+    for name in ("a.bin", folder.MANIFEST, ".b.bin.0000.part"):
+        (tmp_path / name).touch()
+    assert [file.path for file in folder.listed(tmp_path)] == ["a.bin"]
+
+
 def a_version(root: Path, version: str) -> Path:
     place = root / "sonic" / version
     place.mkdir(parents=True)
@@ -372,12 +439,11 @@ def test_versions_lie_side_by_side_and_an_engine_takes_the_one_that_is_named(
 
 def test_two_fetches_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
-    with (
-        folder.arriving("sonic", "sonic-1"),
-        pytest.raises(models.FetchFailed, match="by another process"),
-        folder.arriving("sonic", "sonic-1"),
-    ):
-        pass
+    with folder.arriving("sonic", "sonic-1") as first:
+        for _ in range(2):
+            with pytest.raises(models.FetchFailed, match="by another process"), folder.arriving("sonic", "sonic-1"):
+                pass
+        assert first.exists(), "who came second has removed what the first one holds"
 
 
 def test_a_large_file_is_only_measured_when_nobody_asked_for_more(tmp_path: Path) -> None:

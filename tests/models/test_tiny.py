@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import resource
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +59,15 @@ def test_the_same_seed_draws_the_same_and_another_does_not(drawn: Path, tmp_path
     tiny.write(tmp_path / "other", seed=1)
     other = checkpoints.load(tmp_path / "other/Sonic/unet")
     assert not torch.equal(other["conv_in.weight"], checkpoints.load(drawn / "Sonic/unet")["conv_in.weight"])
+
+
+def test_a_disk_without_room_is_said_and_no_model_stays(tmp_path: Path) -> None:
+    env = os.environ | {"SONIC_MODELS": str(tmp_path)}
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    command = [sys.executable, "-m", "sonic", "models", "tiny"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert (ended.returncode, "set SONIC_MODELS to a folder with room" in ended.stderr) == (1, True), ended.stderr
+    assert not (tmp_path / "sonic" / tiny.VERSION).exists()
 
 
 def parameters(shapes: tiny.Shapes) -> tuple[int, int]:

@@ -40,7 +40,8 @@ def _find(path: Path) -> Path:
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    raise errors.ModelBroken(f"{stem} is there neither as {', '.join(c.suffix for c in candidates)}")
+    *others, last = (candidate.suffix for candidate in candidates)
+    raise errors.ModelBroken(f"{stem} is there neither as {', '.join(others)} nor as {last}; run `sonic models verify`")
 
 
 def _unpickle(path: Path) -> object:
@@ -50,4 +51,12 @@ def _unpickle(path: Path) -> object:
 
 
 def _is_entry(entry: tuple[object, object]) -> bool:
-    return isinstance(entry[0], str) and isinstance(entry[1], Tensor)
+    name, tensor = entry
+    return isinstance(name, str) and isinstance(tensor, Tensor) and _is_there(tensor)
+
+
+def _is_there(tensor: Tensor) -> bool:
+    """Whether every number of it is in the file: a pickle may describe tensors that have none, or one for a million."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_complex():
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()

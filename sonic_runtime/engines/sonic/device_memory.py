@@ -51,7 +51,8 @@ class DeviceMemory:
             return plan
         least = min(way.peak_bytes for way in memory_plan.ways(self.footprint, work, memory))
         side = memory_plan.largest_side(self.footprint, work, available, memory)
-        advice = f"choose min_resolution {side} or less" if side else "no smaller size would fit either"
+        fewer = f"no smaller size would fit either: choose window_frames below {options.window_frames}"
+        advice = f"choose min_resolution {side} or less" if side else fewer
         message = (
             f"{width} x {height} pixels take {least / GIB:.1f} GiB, {available / GIB:.1f} GiB are to be had; {advice}, "
             "or a node with more memory"

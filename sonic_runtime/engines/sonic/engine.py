@@ -31,6 +31,7 @@ from sonic_runtime.media.videos import frame_count
 from sonic_runtime.models.folder import MANIFEST, sha256_of
 
 _MAX_ENLARGEMENT = 2.5
+_NO_NUMBERS = "the network has computed what are no numbers; try dtype=fp32 or another node"
 _STATE_VERSION = 1  # to be raised when the same latents would be gone on with in another way
 
 
@@ -147,12 +148,14 @@ class SonicTake:
             if self._parameters.smooth_motion:
                 made = pipeline.smooth(made)
             for frame in frames.at_rate(made, self._made_hz, self.shape.fps, self.shape.frame_count):
+                if not frame.isfinite().all():
+                    raise errors.OutputBroken(_NO_NUMBERS)
                 yield frames.to_yuv420p(frame)
 
     def _latents(self, report: Report, saver: resuming.Saver) -> Tensor:
         """Those of the clip; where the mouth turns out to be off by more than a frame, those of a second look at it,
         which hears by so much later or earlier."""
-        state = saver.load(self._like_latents())
+        state = saver.load(self._like_latents(), self.sampling())
         late_s = state.late_s if state else 0.0
         if not late_s:
             latents = self._look(report, saver, state, late_s)
@@ -183,7 +186,7 @@ class SonicTake:
 
         latents = pipeline.denoise(clip, sampling, progress, picture_noise, on_call)
         if not latents.isfinite().all():
-            raise errors.OutputBroken("the network has computed what are no numbers; try dtype=fp32 or another node")
+            raise errors.OutputBroken(_NO_NUMBERS)
         return latents
 
     def _decoded(self, latents: Tensor) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -13,6 +14,8 @@ from sonic.parameters import Problem
 from sonic_runtime import errors
 
 VARIABLE = "SONIC_ENGINE_OPTIONS"
+_MOST = 10_000  # of any number
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -109,6 +112,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Options:
         if name not in known:
             problems.append(Problem(VARIABLE, f"has {pair!r}; known are {', '.join(known)}, each as name=value"))
             continue
+        if name in values:
+            problems.append(Problem(VARIABLE, f"has {name} twice; give it once"))
         try:
             values[name] = _value(known[name], text)
         except ValueError as error:
@@ -122,8 +127,10 @@ def _value(option: Field[Any], text: str) -> str | int:
     choices, least = option.metadata.get("choices"), option.metadata.get("least")
     if choices and text not in choices:
         raise ValueError(f"choose one of {', '.join(choices)}")
+    if option.name == "device" and not _DEVICE.fullmatch(text):
+        raise ValueError("auto, cpu, cuda, or cuda with the number of a GPU is wanted, as in cuda:1")
     if least is None:
         return text
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"a whole number from {least} on is wanted")
+    if not text.isdecimal() or not least <= int(text) <= _MOST:
+        raise ValueError(f"a whole number from {least} to {_MOST} is wanted")
     return int(text)

@@ -22,10 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sonic_runtime.checkpoint import Checkpoint
-from sonic_runtime.engines.sonic.pipeline import Progress
+from sonic_runtime.engines.sonic.pipeline import Progress, Sampling
 
 INTERVAL_S = 15.0  # at most so much work is lost, and a call of the network
 MOST_BYTES = 512 << 20
+MOST_LATE_S = 1.0  # that a second look may hear later or earlier
 _log = logging.getLogger("sonic_runtime.resuming")
 
 
@@ -53,12 +54,15 @@ class Saver:
         self._lock = threading.Lock()
         self._closed = self._said = False
 
-    def load(self, like: Tensor) -> State | None:
-        """What was kept, if it is whole and of this render; `like` has the shape, device and precision of latents."""
+    def load(self, like: Tensor, sampling: Sampling) -> State | None:
+        """What was kept, if it is whole and of this render; `like` has the shape, device and precision of latents.
+
+        Another node has sent it, which may be broken or hostile: nothing of it is taken that such a render cannot have.
+        """
         if self._checkpoint is None or not self._checkpoint.path.exists():
             return None
         try:
-            state = _read(self._checkpoint.path, self._fingerprint, like)
+            state = _read(self._checkpoint.path, self._fingerprint, like, sampling)
         except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
             _log.warning("the state that was kept is of no use; the render begins anew", extra={"detail": str(error)})
             return None
@@ -157,18 +161,25 @@ def _told(state: State) -> dict[str, str]:
     return {name: repr(value) for name, value in (numbers | {"done": state.done, "total": state.total}).items()}
 
 
-def _read(path: Path, fingerprint: str, like: Tensor) -> State:
+def _read(path: Path, fingerprint: str, like: Tensor, sampling: Sampling) -> State:
     """Raises ValueError and what safetensors and the reading of numbers raise."""
     with safe_open(path, framework="pt") as file:
         told = file.metadata() or {}
         if told.get("fingerprint") != fingerprint:
             raise ValueError("it is of another render, or was made by other networks, options or precision")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        names = ("latents", "total") if int(told["window"]) else ("latents",)
+        tensors = {name: file.get_tensor(name) for name in names}
     for name, tensor in tensors.items():
         if (tensor.shape, tensor.dtype) != (like.shape, like.dtype) or not tensor.isfinite().all():
             raise ValueError(f"its {name} are {tensor.dtype} {tuple(tensor.shape)}")
     tensors = {name: tensor.to(like.device) for name, tensor in tensors.items()}
     progress = Progress(tensors["latents"], int(told["step"]), int(told["window"]), tensors.get("total"))
-    if (progress.window > 0) != (progress.total is not None):
-        raise ValueError("a part of it is missing")
-    return State(progress, float(told["late_s"]), int(told["done"]), int(told["total"]))
+    state = State(progress, float(told["late_s"]), int(told["done"]), int(told["total"]))
+    calls = sampling.calls(len(like))
+    windows = calls // sampling.steps_done
+    in_look, before = progress.step * windows + progress.window, calls if state.late_s else 0
+    if not (0 <= progress.window < windows and 0 <= in_look <= calls and abs(state.late_s) <= MOST_LATE_S):
+        raise ValueError(f"it is at step {progress.step}, window {progress.window}, {state.late_s} s late")
+    if (state.done, state.total) != (before + in_look, before + calls):
+        raise ValueError(f"it says {state.done} of {state.total} calls")
+    return state

@@ -29,6 +29,7 @@ transformers.utils.logging.disable_progress_bar()
 
 SVD = "stable-video-diffusion-img2vid-xt"
 _SPEECH_ROWS, _MOTION_ROWS = 10, 50  # of Whisper's, that the two heads look at
+_MOST_DIGITS, _MOST_LAYERS = 7, 256  # of a number in a configuration, and what one may have built
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def _interpolator(folder: Path) -> FrameInterpolator:
 def load_detector(folder: Path) -> Any:
     """The reference's face detector, called as detector.Network says; on the CPU. Raises errors.ModelBroken."""
     path = folder / "yoloface_v5m.pt"
+    if not path.exists():
+        raise errors.ModelBroken(
+            f"{path} is missing, which face_detector=reference takes; fetch the model with it, "
+            "or set face_detector=own in SONIC_ENGINE_OPTIONS"
+        )
     with _reading(path):
         return torch.jit.load(str(path), map_location="cpu").eval()
 
@@ -113,6 +119,7 @@ def _vae(folder: Path) -> AutoencoderKLTemporalDecoder:
 
 def _stock(kind: Any, folder: Path, name: str) -> Any:
     """A network of diffusers or transformers, from its half-precision file where there is one."""
+    _config(folder / "config.json")  # for its bounds: the library reads it itself
     variant = "fp16" if any(folder.glob(f"{name}.fp16.*")) else None
     return kind.from_pretrained(str(folder), variant=variant, use_safetensors=True, local_files_only=True)
 
@@ -149,16 +156,27 @@ def _filled(module: nn.Module, state: Mapping[str, Tensor]) -> Any:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text())
+    loaded: dict[str, Any] = json.loads(path.read_text(), parse_int=_bounded)
+    for key, value in loaded.items():
+        counts = value if isinstance(value, list) else [value]
+        if "layers" in key and any(isinstance(count, int) and count > _MOST_LAYERS for count in counts):
+            raise ValueError(f"{path.name} has {key} {value}; at most {_MOST_LAYERS} are built")
     return {key: value for key, value in loaded.items() if not key.startswith("_")}
+
+
+def _bounded(digits: str) -> int:
+    """What a configuration counts is built one by one, before any file of weights speaks against it."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a configuration has a number of {len(digits)} digits; at most {_MOST_DIGITS} are read")
+    return int(digits)
 
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
-    except errors.RenderError:
+    except (errors.RenderError, MemoryError):
         raise
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+    except Exception as error:  # configurations are read by libraries that raise whatever they stumble over
         said = " ".join(str(error).split())[:300]
-        raise errors.ModelBroken(f"{folder}: {said}; run `sonic models verify sonic`") from error
+        raise errors.ModelBroken(f"{folder}: {said}; run `sonic models verify`") from error
