@@ -101,7 +101,7 @@ def test_the_roles_install_what_the_wheelhouse_carries() -> None:
         ("cpu", ["PrivateDevices=true", "MemoryDenyWriteExecute=true"], ["DeviceAllow="]),
         (
             "nvidia",
-            ["DevicePolicy=closed", "DeviceAllow=char-nvidia rw"],
+            ["DevicePolicy=closed", "DeviceAllow=char-nvidia* rw"],
             ["PrivateDevices=", "MemoryDenyWriteExecute="],
         ),
     ],
@@ -112,6 +112,18 @@ def test_a_box_has_the_devices_that_it_needs_and_no_others(
     unit = _rendered(collections, tmp_path, "sonic-agent.service.j2", {"sonic_agent_chosen_runtime": runtime})
     assert set(there) <= set(unit)
     assert not [line for line in unit if line.startswith(tuple(missing))]
+
+
+def test_the_agent_of_a_box_with_a_gpu_starts_after_the_driver_has_its_device_files(
+    collections: Path, tmp_path: Path
+) -> None:
+    for runtime, there in (("cpu", False), ("nvidia-diffusion", True)):
+        unit = _rendered(collections, tmp_path, "sonic-agent.service.j2", {"sonic_agent_chosen_runtime": runtime})
+        for name in ("Wants=", "After="):
+            (line,) = [line for line in unit if line.startswith(name)]
+            assert ("sonic-agent-gpu.service" in line.split()) == there, line
+    made = _rendered(collections, tmp_path, "sonic-agent-gpu.service.j2", {})
+    assert [line for line in made if line.startswith("ExecStart=") and "nvidia-modprobe -u" in line]
 
 
 def test_settings_are_in_the_environment_and_nowhere_in_the_unit(collections: Path, tmp_path: Path) -> None:

@@ -51,6 +51,20 @@ def test_one_command_takes_bare_boxes_to_serving(fleet: Fleet) -> None:
         assert fleet.boxes[name].ssh("ls /etc/sonic").stdout.split() == ["agent.env"]  # no token is left behind
 
 
+def test_a_worker_can_leave_the_network_and_make_nothing_else(fleet: Fleet) -> None:
+    box = fleet.boxes["us-1"]
+    for spaces, allowed in (("--user --net", True), ("--user --mount", False), ("--user --pid --fork", False)):
+        # As the agent's unit lets its processes, and at another time than the agent itself.
+        box.ssh(
+            "sed -e 's/^Type=.*/Type=oneshot/' -e '/^WatchdogSec=/d' -e '/^Restart/d'"
+            f" -e 's|^ExecStart=.*|ExecStart=/usr/bin/unshare {spaces} true|'"
+            " /etc/systemd/system/sonic-agent.service > /run/systemd/system/try.service && systemctl daemon-reload"
+        )
+        done = box.ssh("systemctl start try.service", check=False)
+        assert (done.returncode == 0) == allowed, box.ssh("journalctl --unit try --lines 20 --no-pager").stdout
+    box.ssh("rm /run/systemd/system/try.service && systemctl daemon-reload")
+
+
 def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
     _changes_nothing(fleet, "1.0.0")
 
@@ -127,6 +141,9 @@ def test_drained_boxes_get_nothing_until_they_are_resumed(fleet: Fleet) -> None:
     done = fleet.play("drain", "--limit", "us-1", version="1.0.0")
     _passed(done)
     assert fleet.nodes()["us-1"][0] == "DRAINING"
+    fleet.boxes["us-1"].ssh("ln -sfn /opt/sonic/releases/1.1.1-cpu /opt/sonic/current.previous")
+    _passed(fleet.play("rollback", "--limit", "us-1", version="1.0.0"))
+    _until(lambda: fleet.nodes()["us-1"] == ("DRAINING", "1.1.1"))
     done = fleet.play("drain", "--limit", "us-1", "-e", "sonic_resume=true", version="1.0.0")
     _passed(done)
     assert fleet.nodes()["us-1"][0] in WORKS
