@@ -24,7 +24,7 @@ def render(request, *arguments, **given):  # type: ignore[no-untyped-def]
     started_s = time.monotonic()
     report = _sound_render(request, *arguments, **given)
     if not request.output.name.startswith("out"):  # the probe clip is as quick as ever
-        pause_s = 2 * (time.monotonic() - started_s) + 1.5
+        pause_s = 4 * (time.monotonic() - started_s) + 1.5
         time.sleep(pause_s)
         report.stages[-1].seconds += pause_s
     return report
