@@ -108,7 +108,7 @@ def test_a_box_that_was_cut_off_comes_back_without_a_hand(fleet: Fleet) -> None:
     _until(lambda: fleet.nodes()["eu-2"][0] == "OFFLINE", timeout_s=120)
     box.mend()
     _until(lambda: fleet.nodes()["eu-2"][0] in WORKS, timeout_s=120)
-    _ended_once(fleet.stop_load("fourth"), "LEASE_EXPIRED")
+    _ended_once(fleet.stop_load("fourth"), "LEASE_EXPIRED", "ASSIGNMENT_LOST")
 
 
 def test_a_box_that_lost_its_power_comes_back_without_a_hand(fleet: Fleet) -> None:
@@ -121,9 +121,12 @@ def test_a_box_that_lost_its_power_comes_back_without_a_hand(fleet: Fleet) -> No
 
 def test_the_release_before_is_seconds_away(fleet: Fleet) -> None:
     fleet.submit_until_stopped("fifth")
+    began_s = time.monotonic()
     done = fleet.play("rollback", version="1.1.1")
+    took_s = time.monotonic() - began_s
     jobs = fleet.stop_load("fifth")
     _passed(done)
+    assert took_s < 60  # on a machine that all boxes share
     _until(lambda: _all_work(fleet, "1.0.0"))
     _ended_once(jobs)
 
