@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := hub,agent,runtime,postgresql
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate fuzz quality gallery mouth lint format proto docs bench clean
+.PHONY: help setup demo test test-rollout wheelhouse simulate fuzz quality gallery mouth lint format proto docs bench clean
 
 help: ## Show what can be made.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
@@ -32,6 +32,12 @@ test: setup ## Run every test.
 	$(BIN)/sonic models fetch sonic-tiny
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+test-rollout: setup ## Roll out to boxes with systemd, and upgrade them under load; needs root, systemd-nspawn and mmdebstrap.
+	$(BIN)/python -m pytest -p no:cacheprovider --override-ini addopts=-ra --timeout 3600 tests/rollout
+
+wheelhouse: $(VENV)/.installed $(VENV)/.models ## Pack what boxes without an index need (RUNTIMES, PYTHON_VERSION, MACHINE).
+	$(BIN)/python -m scripts.wheelhouse $(addprefix --runtime ,$(RUNTIMES)) --model face-mesh $(addprefix --model ,$(MODELS)) --python $(or $(PYTHON_VERSION),3.11) --machine $(or $(MACHINE),x86_64)
+
 simulate: $(VENV)/.installed ## Run the hub's decisions through drawn faults for MINUTES (10).
 	$(BIN)/python -m hub.simulation --minutes $(or $(MINUTES),10)
 
@@ -53,6 +59,7 @@ lint: $(VENV)/.installed-dev ## Check format, lint, types and the wire contract.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/buf lint proto
+	$(BIN)/python -m tests.ansible.collection
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/breaking.sh
 
 format: $(VENV)/.installed-dev ## Rewrite the code in the agreed format.

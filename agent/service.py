@@ -34,7 +34,6 @@ from agent.folders import Folders, claimed
 from agent.identity import Identity
 from agent.inputs import Download, InputCorrupt, Inputs
 from agent.metrics import NO_MODEL, NO_TENANT, Metrics
-from agent.notify import Notifier
 from agent.outbox import Outbox
 from agent.probes import hardware
 from agent.session import CLOSE_TIMEOUT_S, Session, open_line
@@ -43,6 +42,7 @@ from agent.telemetry import Telemetry
 from agent.workers import WorkerId, Workers
 from sonic.exceptions import HubError
 from sonic.lines import Line
+from sonic.notify import Notifier
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, nodes_pb2, worker_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 

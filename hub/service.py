@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ from hub.trust.authority import Authority, open_authority
 from sonic import listener
 from sonic.addresses import is_loopback
 from sonic.listener import Bearer
+from sonic.notify import Notifier
 from sonic.v1 import (
     access_service_pb2,
     access_service_pb2_grpc,
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
 
 STOP_GRACE_S = 5.0
 SWEEP_INTERVAL_S = 3600.0
+_NOTIFY_INTERVAL_S = 1.0
 _log = logging.getLogger("hub")
 _SERVICES = [
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -124,9 +127,16 @@ async def run(config: HubConfig, forward: ForwardConfig | None = None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    notifier = Notifier(os.environ)
     async with serving(config, forward) as hub:
         loop.add_signal_handler(signal.SIGHUP, hub.limits.reread)
-        await stop.wait()
+        notifier.ready()
+        while not stop.is_set():
+            notifier.alive(time.monotonic())
+            notifier.status(hub.dispatcher.stalled or "serving")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _NOTIFY_INTERVAL_S)
+        notifier.stopping(2 * STOP_GRACE_S)
         _log.info("stopping")
 
 

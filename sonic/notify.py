@@ -20,19 +20,19 @@ class Notifier:
         self._ready = False
 
     def ready(self) -> None:
-        """The agent can render; said once."""
+        """The service can do its work; said once."""
         if not self._ready:
             self._ready = True
             self._send("READY=1")
 
     def starting(self, seconds: float, now: float) -> None:
-        """The agent may need so much longer until it is ready; said again when half of it has passed."""
+        """The service may need so much longer until it is ready; said again when half of it has passed."""
         if not self._ready and now >= self._extend_at_s:
             self._extend_at_s = now + seconds / 2
             self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def stopping(self, seconds: float) -> None:
-        """The agent drains, for at most so long."""
+        """The service ends what it does, for at most so long."""
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def status(self, text: str) -> None:
@@ -42,7 +42,7 @@ class Notifier:
             self._send(f"STATUS={text}")
 
     def alive(self, now: float) -> None:
-        """The agent decides; said twice per watchdog period, if systemd watches."""
+        """The service decides; said twice per watchdog period, if systemd watches."""
         if self._watchdog_interval_s and now >= self._watchdog_at_s:
             self._watchdog_at_s = now + self._watchdog_interval_s
             self._send("WATCHDOG=1")

@@ -1,0 +1,236 @@
+"""What of the rollout can be tried without a box."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts import wheelhouse
+from tests.ansible import collection
+
+PLAYBOOKS = ("site", "upgrade", "rollback", "drain", "enroll")
+INVENTORY = """
+all:
+  vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}", sonic_version: 1.2.3}
+  children:
+    sonic_hub: {hosts: {hub-1: {}}}
+    sonic_agent: {hosts: {box-1: {sonic_agent_region: eu}}}
+"""
+
+
+def test_the_strictest_lint_finds_nothing(collections: Path) -> None:
+    done = collection.lint(collections)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_playbooks_can_be_read(playbook: str, collections: Path, tmp_path: Path) -> None:
+    inventory = tmp_path / "fleet.yml"
+    inventory.write_text(INVENTORY)
+    done = collection.run(
+        "ansible-playbook", "-i", str(inventory), "--syntax-check", f"sonic.fleet.{playbook}", collections=collections
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_is_installed_from_the_checkout_without_the_network(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    done = collection.run(
+        *(
+            "ansible-galaxy",
+            "collection",
+            "install",
+            "--offline",
+            "-p",
+            str(tmp_path / "there"),
+            str(collection.SOURCE),
+        ),
+        collections=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    listed = collection.run("ansible-doc", "-t", "role", "sonic.fleet.sonic_agent", collections=tmp_path / "there")
+    assert "sonic_agent_region" in listed.stdout, listed.stderr
+
+
+@pytest.mark.parametrize("playbook", ["drain", "enroll"])
+def test_a_whole_fleet_is_not_meant_by_forgetting_limit(playbook: str, collections: Path, tmp_path: Path) -> None:
+    inventory = tmp_path / "fleet.yml"
+    inventory.write_text(INVENTORY)
+    done = collection.run("ansible-playbook", "-i", str(inventory), f"sonic.fleet.{playbook}", collections=collections)
+    assert done.returncode != 0
+    assert "name boxes or regions with --limit" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sonic_agent_slots": "many"}, "sonic_agent_slots"),
+        ({"sonic_agent_runtime": "gpu"}, "value of sonic_agent_runtime must be one of: auto, cpu"),
+        ({"sonic_agent_region": None}, "missing required arguments: sonic_agent_region"),
+    ],
+)
+def test_arguments_are_held_to_their_types(given: dict[str, Any], said: str, collections: Path, tmp_path: Path) -> None:
+    done = _play(collections, tmp_path, {"sonic_agent_region": "eu"} | given, {"include_role": {"name": ROLE}})
+    assert done.returncode != 0
+    assert said in " ".join(done.stdout.split()), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("role", ["sonic_common", "sonic_agent", "sonic_hub"])
+def test_every_default_is_described(role: str) -> None:
+    folder = collection.SOURCE / "roles" / role
+    defaults = yaml.safe_load((folder / "defaults/main.yml").read_text())
+    specs = yaml.safe_load((folder / "meta/argument_specs.yml").read_text())["argument_specs"]
+    described = {name for spec in specs.values() for name in spec["options"]}
+    inside = {"sonic_common_require_time_sync", "sonic_common_clock_tolerance_s"} if role == "sonic_common" else set()
+    assert set(defaults) <= described | inside
+
+
+def test_the_roles_install_what_the_wheelhouse_carries() -> None:
+    variables = yaml.safe_load((collection.SOURCE / "roles/sonic_common/vars/main.yml").read_text())
+    assert variables["sonic_common_extras"] == wheelhouse.RUNTIMES
+
+
+@pytest.mark.parametrize(
+    ("runtime", "there", "missing"),
+    [
+        ("cpu", ["PrivateDevices=true", "MemoryDenyWriteExecute=true"], ["DeviceAllow="]),
+        (
+            "nvidia",
+            ["DevicePolicy=closed", "DeviceAllow=char-nvidia* rw"],
+            ["PrivateDevices=", "MemoryDenyWriteExecute="],
+        ),
+    ],
+)
+def test_a_box_has_the_devices_that_it_needs_and_no_others(
+    runtime: str, there: list[str], missing: list[str], collections: Path, tmp_path: Path
+) -> None:
+    unit = _rendered(collections, tmp_path, "sonic-agent.service.j2", {"sonic_agent_chosen_runtime": runtime})
+    assert set(there) <= set(unit)
+    assert not [line for line in unit if line.startswith(tuple(missing))]
+
+
+def test_the_agent_of_a_box_with_a_gpu_starts_after_the_driver_has_its_device_files(
+    collections: Path, tmp_path: Path
+) -> None:
+    for runtime, there in (("cpu", False), ("nvidia-diffusion", True)):
+        unit = _rendered(collections, tmp_path, "sonic-agent.service.j2", {"sonic_agent_chosen_runtime": runtime})
+        for name in ("Wants=", "After="):
+            (line,) = [line for line in unit if line.startswith(name)]
+            assert ("sonic-agent-gpu.service" in line.split()) == there, line
+    made = _rendered(collections, tmp_path, "sonic-agent-gpu.service.j2", {})
+    assert [line for line in made if line.startswith("ExecStart=") and "nvidia-modprobe -u" in line]
+
+
+def test_settings_are_in_the_environment_and_nowhere_in_the_unit(collections: Path, tmp_path: Path) -> None:
+    given = {"sonic_agent_environment": {"SONIC_AGENT_LOAD_TIMEOUT_S": 7}, "sonic_agent_chosen_runtime": "cpu"}
+    written = _rendered(collections, tmp_path, "agent.env.j2", given)
+    assert {"SONIC_AGENT_REGION=eu", "SONIC_AGENT_NODE_ID=box-1", "SONIC_AGENT_LOAD_TIMEOUT_S=7"} <= set(written)
+    unit = _rendered(collections, tmp_path, "sonic-agent.service.j2", given)
+    assert "EnvironmentFile=/etc/sonic/agent.env" in unit
+    assert not [line for line in unit if "SONIC_" in line]
+
+
+ROLE = "sonic.fleet.sonic_agent"
+
+
+def _rendered(collections: Path, folder: Path, template: str, given: dict[str, Any]) -> list[str]:
+    task = {
+        "template": {
+            "src": str(collection.SOURCE / "roles/sonic_agent/templates" / template),
+            "dest": str(folder / "made"),
+            "mode": "0600",
+        }
+    }
+    defaults = yaml.safe_load((collection.SOURCE / "roles/sonic_agent/defaults/main.yml").read_text())
+    values = yaml.safe_load((collection.SOURCE / "roles/sonic_agent/vars/main.yml").read_text())
+    done = _play(collections, folder, defaults | values | {"sonic_agent_region": "eu"} | given, task)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return (folder / "made").read_text().splitlines()
+
+
+def _play(
+    collections: Path, folder: Path, variables: dict[str, Any], task: dict[str, Any]
+) -> subprocess.CompletedProcess[str]:
+    inventory, playbook = folder / "fleet.yml", folder / "play.yml"
+    inventory.write_text(INVENTORY.replace("{sonic_agent_region: eu}", "{}"))
+    variables = {name: value for name, value in variables.items() if value is not None}
+    play = {"hosts": "box-1", "gather_facts": False, "vars": variables, "tasks": [task]}
+    playbook.write_text(yaml.safe_dump([play]))
+    return collection.run("ansible-playbook", "-i", str(inventory), str(playbook), collections=collections)
+
+
+def _filters() -> Any:
+    spec = importlib.util.spec_from_file_location("fleet_filters", collection.SOURCE / "plugins/filter/fleet.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+filters = _filters()
+
+
+@pytest.mark.parametrize(
+    ("boxes", "sizes"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (10, [1, 4, 5]), (40, [1, 3, 16, 20]), (0, [])]
+)
+def test_waves_grow(boxes: int, sizes: list[int]) -> None:
+    hosts = [f"box-{number}" for number in range(boxes)]
+    found = filters.waves(hosts, {host: {"sonic_agent_region": "eu"} for host in hosts})
+    assert [len(wave) for wave in found] == sizes
+    assert [host for wave in found for host in wave] == hosts
+
+
+def test_each_region_has_a_canary_of_its_own() -> None:
+    regions = {"a": "us", "b": "eu", "c": "us", "d": "eu"}
+    found = filters.waves(list(regions), {host: {"sonic_agent_region": region} for host, region in regions.items()})
+    assert found == [["b"], ["d"], ["a"], ["c"]]
+
+
+def test_the_driver_of_most_is_the_usual_one() -> None:
+    said = {"a": "NVIDIA L4, 550.1", "b": "NVIDIA L4, 550.1", "c": "NVIDIA L4, 535.9", "d": "Tesla T4, 470.2"}
+    boxes = {host: {"sonic_agent_region": "eu", "sonic_agent_gpus": [line]} for host, line in said.items()}
+    boxes["e"] = {"sonic_agent_region": "us", "sonic_agent_gpus": ["NVIDIA L4, 535.9"] * 4}
+    assert filters.usual_drivers(boxes, boxes, "eu", "NVIDIA L4, 535.9") == ["NVIDIA L4, 550.1"]
+    assert filters.usual_drivers(boxes, ["a", "c"], "eu", "NVIDIA L4, 535.9") == []  # one against one is no majority
+
+
+def _job(node: str, began: str, work_s: float, width: int = 256, **report: Any) -> dict[str, Any]:
+    facts = {"engine": "warp", "width": width, "height": width, "video_seconds": 2.0, "portrait_was_prepared": True}
+    return {
+        "attempts": [{"node_id": node, "started_at": began}],
+        "report": facts | {"stages": [{"stage": "rendering", "seconds": work_s}]} | report,
+    }
+
+
+def test_renders_are_compared_with_their_like() -> None:
+    before = [_job("a", "2026-01-01T00:00:00Z", work_s) for work_s in (1.0, 1.2, 0.9)]
+    before += [_job("a", "2026-01-01T00:00:00Z", 8.0, width=1024)]
+    after = [_job("a", "2026-01-01T01:00:00.250Z", 3.0), _job("b", "2026-01-01T01:00:00Z", 50.0)]
+    after += [_job("a", "2026-01-01T01:00:01Z", 0.2, resumed_from="7")]  # another node has done most of it
+    since = 1767229200.0
+    slow = filters.paces(before + after, ["a"], since)
+    assert len(slow) == 1
+    assert filters.slowdown(slow, filters.paces(before, ["a"])) == 3.0
+    assert filters.slowdown(filters.paces(after, ["b"]), []) == 0.0  # nothing to compare with
+
+
+def test_a_box_that_vanished_in_the_middle_has_not_passed() -> None:
+    boxes = {
+        "was-there": {},
+        "passed": {"sonic_agent_touched": True, "sonic_agent_passed": True},
+        "vanished": {"sonic_agent_touched": True},
+        "failed": {"sonic_why_not": "slow"},
+    }
+    assert filters.not_passed(boxes, boxes) == ["vanished", "failed"]
+
+
+def test_a_release_that_renders_nothing_right_has_no_speed() -> None:
+    right = {"rc": 0, "stdout": '{"realtime_factor": 4.5}'}
+    assert filters.fastest([right, {"rc": 1, "stdout": ""}]) == 4.5
+    assert filters.fastest([{"rc": 1, "stdout": ""}]) == 0.0
