@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,9 @@ from sonic import exceptions, statuses
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 TOO_MANY_CALLS = "TOO_MANY_CALLS"  # the hub's reason; it says when to come back
+SAID_AGAIN_AFTER_S = 10.0
 _log = logging.getLogger(__name__)
+_said: dict[tuple[str, grpc.StatusCode], float] = {}  # when a hub's trouble was last said; many calls meet it at once
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -55,7 +58,9 @@ class Patience:
         pause_s = max(random.uniform(longest / 2, longest), failure.retry_after_s or 0.0)  # noqa: S311 - no secret
         if time.monotonic() + pause_s > self._until:
             raise failure from error
-        if not self._tries:
+        now, trouble = time.monotonic(), (self._target, error.code())
+        if not self._tries and now >= _said.get(trouble, -math.inf) + SAID_AGAIN_AFTER_S:
+            _said[trouble] = now
             _log.warning("%s Trying again for up to %.0f s.", failure.message, self._seconds)
         self._tries += 1
         if error.code() in _PASSING:

@@ -17,6 +17,7 @@ from sonic.v1 import job_service_pb2 as pb
 from sonic.v1 import job_service_pb2_grpc, jobs_pb2, nodes_pb2
 from tests.client.conftest import busy, hub_config
 from tests.hub import peers
+from tests.processes import free_port
 
 
 async def test_a_job_goes_from_files_to_a_file(client, node, files, tmp_path) -> None:
@@ -129,6 +130,13 @@ async def test_a_hub_that_is_not_there_is_said_with_its_address(files) -> None:
     async with AsyncSonicClient("127.0.0.1:9", patience_s=0.1, insecure=True) as client:
         with pytest.raises(exceptions.HubUnreachable, match=r"127\.0\.0\.1:9"):
             await client.submit(*files)
+
+
+async def test_many_calls_that_meet_one_outage_say_so_once(caplog) -> None:
+    async with AsyncSonicClient(f"127.0.0.1:{free_port()}", patience_s=1, insecure=True) as client:
+        met = await asyncio.gather(*(client.nodes() for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(one, exceptions.HubUnreachable) for one in met)
+    assert sum("Trying again" in record.message for record in caplog.records) == 1
 
 
 async def test_a_call_waits_until_the_hub_is_back(client, proxy, files) -> None:
