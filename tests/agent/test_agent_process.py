@@ -336,8 +336,8 @@ async def test_http_tells_health_readiness_and_numbers(hub: ScriptedHub, start: 
         for job, voice in (("good", b"ok"), ("bad", b"no face")):
             hub.assign(job, voice)
             await hub.result(job)
-        text = ""
-        while "sonic_worker_memory_bytes{" not in text:  # gauges come with the next tick
+        text, gauges = "", ("sonic_worker_memory_bytes{", "sonic_execution_provider_info{", "sonic_probe_up{")
+        while not all(gauge in text for gauge in gauges):  # they come with a tick
             text = await (await http.get("/metrics")).text()
         openmetrics = await http.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
         assert openmetrics.content_type == "application/openmetrics-text"
