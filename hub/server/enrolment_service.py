@@ -22,10 +22,12 @@ from hub.core.names import name_problem
 from hub.server import audit, failures
 from hub.server.callers import Context
 from hub.server.failures import Failures
+from hub.server.job_service import reading
 from hub.server.peers import address_of, joined_of
 from hub.server.sessions import Sessions
 from hub.store import enrolments
 from hub.store.bulletin import Bulletin
+from hub.store.database import changing
 from hub.trust.authority import Authority, Issued, NodeName
 from sonic.join_tokens import JoinToken
 from sonic.parameters import Problem
@@ -89,7 +91,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         if self._authority is None:
             return
         joined = joined_of(context)
-        if why := await self._write(lambda connection: enrolments.objection(connection, node_id, joined)):
+        if why := await reading(self._database, lambda connection: enrolments.objection(connection, node_id, joined)):
             raise exceptions.NotAllowed(why)
 
     @property
@@ -128,7 +130,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         return row, text.text
 
     async def tokens(self) -> list[sa.Row[Any]]:
-        return await self._write(enrolments.tokens)
+        return await reading(self._database, enrolments.tokens)
 
     async def end_token(self, token_id: str) -> None:
         """Raises NotFound."""
@@ -150,7 +152,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
 
     async def _write(self, work: Callable[[sa.Connection], T]) -> T:
         def write() -> T:
-            with self._database.begin() as connection:
+            with changing(self._database) as connection:
                 return work(connection)
 
         return await asyncio.to_thread(write)
