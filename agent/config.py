@@ -75,7 +75,7 @@ class AgentConfig:
             self._check_at_least(name, above=True)
         for name in ("keep_inputs_s", "cancel_grace_s", "drain_timeout_s", "flush_timeout_s", "simulate"):
             self._check_at_least(name, above=False)
-        if problem := self.http_access.problem:
+        if problem := self.http_access.problem(self.http_listen):
             raise InvalidConfig(problem)
         if not self.worker_command:
             raise InvalidConfig("worker_command is empty; give a program and its arguments")

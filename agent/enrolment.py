@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 LOOK_AGAIN_S = 60.0  # the clock may be put forward, and the box may sleep
-_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,  # others behind this address were refused too often
+)
 _log = logging.getLogger("agent.enrolment")
 
 
@@ -103,6 +108,8 @@ async def _enrol_at(address: str, config: AgentConfig, token: JoinToken, folder:
             why = await tls.trouble(details, address, insecure=False) if error.code() in _PASSING else ""
             if why or error.code() not in _PASSING:
                 raise InvalidConfig(f"enrol_at is {address!r}, and the box was not let in: {why or details}") from error
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise NotReached(f"the hub at {address} takes no more now ({details})") from error
             raise NotReached(f"the hub at {address} cannot be reached ({details.rpartition(': ')[2]})") from error
     try:
         identity = Identity.of(key, answer.certificate.encode(), authority_pem)

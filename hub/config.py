@@ -6,11 +6,10 @@ import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import platformdirs
 
-from sonic.addresses import host_of, is_loopback
+from sonic.addresses import host_of, is_loopback, is_safe_url
 from sonic.http_access import HttpAccess
 
 MIB = 1 << 20
@@ -72,7 +71,7 @@ class HubConfig:
         self._check_oidc()
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise InvalidConfig("tls_certificate_file and tls_key_file belong together; give both or none")
-        if problem := self.http_access.problem:
+        if problem := self.http_access.problem(self.http_listen):
             raise InvalidConfig(problem)
         if self.lease_s < 2 * self.heartbeat_interval_s:
             raise InvalidConfig(
@@ -80,9 +79,7 @@ class HubConfig:
             )
 
     def _check_oidc(self) -> None:
-        issuer = urlsplit(self.oidc_issuer)
-        safe = issuer.scheme == "https" or (issuer.scheme == "http" and is_loopback(issuer.hostname or ""))
-        if self.oidc_issuer and not (safe and issuer.hostname):
+        if self.oidc_issuer and not is_safe_url(self.oidc_issuer):
             raise InvalidConfig(f"oidc_issuer is {self.oidc_issuer!r}; a URL that begins with https:// is wanted")
         if self.oidc_issuer and not self.oidc_audience:
             raise InvalidConfig("oidc_audience is empty; say what access tokens must be for, or leave oidc_issuer out")

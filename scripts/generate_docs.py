@@ -108,10 +108,10 @@ METRICS = """# Metrics
 
 ## Of a node
 
-Every agent serves these at `http://HOST:8091/metrics` (`http_listen`), in the classic text format or as OpenMetrics, by
-what the scraper accepts. Every series carries `region`, `node_id` and `model_version`. Series of jobs carry the
-`tenant` that owns the job, series of accelerators the `gpu`'s index and its `uuid`. No label holds the id of a job, so
-the number of series is bounded by the tenants, the reasons and the hardware.
+Every agent serves these at `/metrics` of `http_listen`, for [those who may read them](scraping.md), in the classic text
+format or as OpenMetrics, by what the scraper accepts. Every series carries `region`, `node_id` and `model_version`.
+Series of jobs carry the `tenant` that owns the job, series of accelerators the `gpu`'s index and its `uuid`. No label
+holds the id of a job, so the number of series is bounded by the tenants, the reasons and the hardware.
 
 | metric | type | unit | labels | what it says |
 |---|---|---|---|---|
@@ -122,7 +122,7 @@ offer has no series; `sonic_probe_up` says when a source has stopped working.
 
 ## Of a hub
 
-A hub serves these at `http://HOST:8090/metrics` (`http_listen`). Where it forwards metrics they go into the operator's
+A hub serves these at `/metrics` of its `http_listen`. Where it forwards metrics they go into the operator's
 tenant, with a label `hub` (`hub_id`).
 
 | metric | type | unit | labels | what it says |

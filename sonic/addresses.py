@@ -1,9 +1,10 @@
-"""Addresses of hubs, as settings name them."""
+"""Addresses and URLs, as settings name them."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from urllib.parse import urlsplit
 
 
 def addresses(text: str) -> list[str]:
@@ -28,3 +29,13 @@ def is_loopback(host: str) -> bool:
 def host_of(address: str) -> str:
     """The host of host:port, without the brackets of IPv6."""
     return address.rpartition(":")[0].strip("[]")
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether what is fetched there comes from whom the URL names: https, or this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))

@@ -7,18 +7,18 @@ caller can make us ask it more than once in `REFETCH_S`.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import jwt
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from sonic.addresses import is_safe_url
 
 MAX_TOKEN_CHARACTERS = 6144  # a call takes no more metadata than 8 KiB
 MAX_DOCUMENT_BYTES = 256 * 1024
@@ -124,7 +124,7 @@ async def fetch_keys(issuer: str) -> Mapping[str, _Key]:
         if about.get("issuer") != issuer:
             raise ValueError(f"its discovery says that it is {str(about.get('issuer'))[:100]!r}, not {issuer!r}")
         where = about.get("jwks_uri")
-        if not isinstance(where, str) or not is_safe(where):
+        if not isinstance(where, str) or not is_safe_url(where):
             raise ValueError(f"its jwks_uri is {str(where)[:100]!r}; an https URL is wanted")
         found = (await _document(session, where)).get("keys")
     if not isinstance(found, list):
@@ -135,16 +135,6 @@ async def fetch_keys(issuer: str) -> Mapping[str, _Key]:
     return keys
 
 
-def is_safe(url: str) -> bool:
-    """Whether what is fetched there comes from whom the URL names: https, or this machine."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        return False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
-
-
 def claim(claims: Mapping[str, Any], name: str) -> Any:
     """A claim by its name, or by a path with dots such as realm_access.roles; None when it is not there."""
     if name in claims:
@@ -153,13 +143,6 @@ def claim(claims: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _header(token: str) -> tuple[str, str]:

@@ -216,6 +216,7 @@ async def scraped(settings: dict[str, Any], folder: Path) -> dict[str, list[tupl
         ({"metrics_token_file": "empty"}, "metrics_token_file"),
         ({"metrics_oidc_issuer": "https://issuer"}, "metrics_oidc_audience"),
         ({"metrics_oidc_issuer": "ftp://issuer", "metrics_oidc_audience": "a"}, "metrics_oidc_issuer"),
+        ({"metrics_oidc_issuer": "http://127.0.0.1.example", "metrics_oidc_audience": "a"}, "metrics_oidc_issuer"),
     ],
 )
 @pytest.mark.usefixtures("authority")
@@ -226,6 +227,24 @@ def test_settings_that_cannot_be_used_are_named(tmp_path: Path, settings: dict[s
         HubConfig(**given)
     with pytest.raises(InvalidAgentConfig, match=named):
         AgentConfig(**given)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8090", "10.0.0.1:8090", "[::]:8090", "box-1.example:8090"])
+@pytest.mark.usefixtures("authority")
+def test_nothing_is_served_to_other_machines_in_the_clear_or_to_everybody(tmp_path: Path, listen: str) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    tls = {"http_tls_certificate_file": tmp_path / "cert.pem", "http_tls_key_file": tmp_path / "key.pem"}
+    token = {"metrics_token_file": tmp_path / "token"}
+    oidc = {"metrics_oidc_issuer": "https://issuer", "metrics_oidc_audience": "a"}
+    for given, missing in (({}, "key_file and metrics"), (tls, "set metrics_token_file"), (token, "set http_tls")):
+        wanted = f"other machines can reach; .*{missing}.*, or listen on 127.0.0.1"
+        with pytest.raises(InvalidConfig, match=wanted):
+            HubConfig(http_listen=listen, **given)
+        with pytest.raises(InvalidAgentConfig, match=wanted):
+            AgentConfig(http_listen=listen, **given)
+    for one in (token, oidc):
+        assert HubConfig(http_listen=listen, **tls, **one).http_access.authenticates
+        assert AgentConfig(http_listen=listen, **tls, **one).http_access.authenticates
 
 
 # Guests that only sit there.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.conftest import DOUBLE
 from tests.processes import free_port, process, wait_until_ready
 
 SONIC = [str(Path(sys.executable).parent / "sonic")]
@@ -24,6 +25,7 @@ class Setting:
 
     folder: Path
     address: str
+    agents_address: str
     secrets: dict[str, str] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
     pids: list[int] = field(default_factory=list)
@@ -62,15 +64,15 @@ def _arguments(pid: int) -> str:
 
 @pytest.fixture
 def secure(tmp_path: Path) -> Iterator[Setting]:
-    address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    made = Setting(tmp_path, address)
+    address, agents, http = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    made = Setting(tmp_path, address, agents)
     settings = f"""
 [log]
 level = "debug"
 format = "json"
 [hub]
 listen = "{address}"
-agent_listen = "127.0.0.1:0"
+agent_listen = "{agents}"
 http_listen = "{http}"
 data_dir = "{tmp_path / "hub"}"
 metrics_token_file = "{made.secret("metrics-token", "metrics-token-8f7a6b5c4d3e2f1a")}"
@@ -96,13 +98,16 @@ def _body(pem: str) -> str:
 
 def test_nothing_secret_is_told(secure: Setting) -> None:
     operator = str(secure.folder / "hub/operator.key")
+    joined(secure, operator)
     shown = secure.run("tenants", "create", "acme", "--api-key-file", operator)
     shown += secure.run("keys", "create", "ci", "--role", "tenant", "--of-tenant", "acme", "--api-key-file", operator)
     keys = [word for word in shown.split() if word.startswith("sonic_") and len(word) > 40]
     assert keys, shown
     for number, key in enumerate(keys):
         secure.secret(f"tenants-key-{number}", key)
-    secure.seen = {"arguments": secure.seen["arguments"]}  # a new key is shown once, to whom it was made for
+    secure.seen = {  # a new key is shown once, to whom it was made for
+        name: text for name, text in secure.seen.items() if not name.startswith(("tenants create", "keys create"))
+    }
     assert "cannot" not in secure.run("jobs", "list", "--json", SONIC_API_KEY=keys[0])
     wrong = secure.secret("wrong-key", f"{Path(operator).read_text().strip()[:-6]}wrong1")
     secure.run("jobs", "list", "--api-key-file", str(wrong))
@@ -117,6 +122,7 @@ def test_nothing_secret_is_told(secure: Setting) -> None:
     time.sleep(1.5)  # the hub tries to forward, and is told nothing
     secure.seen["the hub's log"] = (secure.folder / "hub.log").read_text()
     secure.seen["the audit log"] = (secure.folder / "hub/audit.log").read_text()
+    secure.seen["the box's log"] = (secure.folder / "box.log").read_text()
     told = [
         f"{name} in {where}: {text[max(text.find(secret) - 80, 0) :][:200]}"
         for where, text in secure.seen.items()
@@ -125,6 +131,51 @@ def test_nothing_secret_is_told(secure: Setting) -> None:
     ]
     assert not told, "\n".join(told)
     assert "acme" in secure.seen["the audit log"]
+    assert "node.enrol" in secure.seen["the audit log"]
+    assert "session opened" in secure.seen["the box's log"]
+    for path in (secure.folder / "hub").rglob("*"):  # what a backup of the hub holds opens nothing
+        if path.is_file() and path.name not in ("operator.key", "authority.key"):
+            kept = path.read_bytes()
+            assert not [name for name, secret in secure.secrets.items() if secret.encode() in kept], path
+
+
+def joined(secure: Setting, operator: str) -> None:
+    """A box enrols, runs its agent and ends; others try with tokens that are not good."""
+    made = secure.run("hub", "token", "create", "--region", "eu", "--uses", "2", "--api-key-file", operator)
+    del secure.seen[next(name for name in secure.seen if name.startswith("hub token create"))]  # shown this one time
+    line = next(word for word in made.split() if word.startswith("sonic-join-1."))
+    token = secure.secret("join-token", line)
+    secure.secrets["join token's secret"] = line.rpartition(".")[2]
+    wrong = secure.secret("wrong-join-token", f"{line[:-6]}000000")
+    no_token = secure.secret("no-join-token", f"{line}-and-something-else")
+    box = [
+        "--enrol-at",
+        secure.address,
+        "--region",
+        "eu",
+        "--node-id",
+        "box-1",
+        "--data-dir",
+        str(secure.folder / "box"),
+    ]
+    for file in (wrong, no_token):
+        assert "join" in secure.run("agent", "enrol", *box, "--join-token-file", str(file))
+    start = [*SONIC, "agent", *box, "--hub", secure.agents_address, "--join-token-file", str(token)]
+    start += ["--http-listen", "127.0.0.1:0", "--log-level", "debug"]
+    start += [part for word in DOUBLE for part in ("--worker-command", word)]
+    with process(start, secure.folder / "box.log") as agent:
+        secure.pids.append(agent.pid)
+        until = time.monotonic() + 60
+        while "READY" not in secure.run("nodes", "list", "--api-key-file", operator).upper():
+            assert time.monotonic() < until, (secure.folder / "box.log").read_text()
+        secure.run("hub", "token", "list", "--json", "--api-key-file", operator)
+        secure.run("config", "show", SONIC_AGENT_JOIN_TOKEN_FILE=str(token))
+        assert agent.stop() == 0
+    secure.pids.remove(agent.pid)
+    identity = secure.folder / "box/identity/identity.pem"
+    secure.secrets["the box's key"] = _body(identity.read_text())
+    for path in (identity, identity.parent):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_what_is_secret_is_readable_by_its_owner_alone(secure: Setting) -> None:

@@ -17,7 +17,9 @@ from hub.core.tenants import tenant_problem
 from hub.server import audit, credentials
 from hub.server.callers import Context
 from hub.server.gate import Gate
+from hub.server.job_service import reading
 from hub.store import tenants
+from hub.store.database import changing
 from sonic.parameters import Problem
 from sonic.v1 import access_pb2, access_service_pb2_grpc
 from sonic.v1 import access_service_pb2 as pb
@@ -136,23 +138,21 @@ class AccessService(access_service_pb2_grpc.AccessServiceServicer):
                 for row in tenants.all_of(connection)
             ]
 
-        return await self._transact(read)
+        return await reading(self._database, read)
 
     async def _keys(self) -> list[access_pb2.ApiKey]:
-        return await self._transact(lambda connection: [_shown(row) for row in tenants.keys(connection)])
+        return await reading(self._database, lambda connection: [_shown(row) for row in tenants.keys(connection)])
 
     async def _change(self, work: Callable[[sa.Connection], T]) -> T:
         """Carry out a change; when it is answered, it holds for every call and every stream of this hub."""
-        done = await self._transact(work)
-        await self._gate.look_again()
-        return done
 
-    async def _transact(self, work: Callable[[sa.Connection], T]) -> T:
         def transact() -> T:
-            with self._database.begin() as connection:
+            with changing(self._database) as connection:
                 return work(connection)
 
-        return await asyncio.to_thread(transact)
+        done = await asyncio.to_thread(transact)
+        await self._gate.look_again()
+        return done
 
 
 def first_key(connection: sa.Connection) -> str | None:

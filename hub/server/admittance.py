@@ -10,12 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from hub import exceptions
 from hub.core.tenants import Rate
 from hub.server.callers import Call, Context
-from sonic.addresses import is_loopback
+from hub.server.peers import address_of, names_of
 
 BURST_S = 10.0  # so many seconds' worth of calls may come at once
 OPEN_RETRY_S = 5.0  # nobody knows when a call of the caller will end
@@ -76,16 +75,9 @@ class Admittance:
 
 
 def name_of(call: Call, context: Context) -> str:
-    """For whom a call is counted: a node, a credential, else an address; for nobody on a machine that trusts itself."""
+    """For whom a call is counted: a node, a credential, else an address; for nobody at a hub that is insecure."""
     if call.node_id:
         return f"node {call.node_id}"
     if call.caller:
         return f"{call.caller.role} {call.caller.tenant} {call.caller.who}"
-    return address_of(context)
-
-
-def address_of(context: Context) -> str:
-    """The address that a call comes from, without its port; empty on this machine, where all are one user's."""
-    kind, _, rest = unquote(context.peer()).partition(":")
-    host = rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
-    return "" if not host or is_loopback(host) else host
+    return "" if names_of(context) is None else address_of(context)

@@ -19,12 +19,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hub import exceptions
 from hub.core.names import name_problem
-from hub.server import audit
+from hub.server import audit, failures
 from hub.server.callers import Context
-from hub.server.peers import joined_of
+from hub.server.failures import Failures
+from hub.server.job_service import reading
+from hub.server.peers import address_of, joined_of
 from hub.server.sessions import Sessions
 from hub.store import enrolments
 from hub.store.bulletin import Bulletin
+from hub.store.database import changing
 from hub.trust.authority import Authority, Issued, NodeName
 from sonic.join_tokens import JoinToken
 from sonic.parameters import Problem
@@ -53,8 +56,12 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         self._database = database
         self._bulletin = bulletin
         self._sessions = sessions
+        self._failures = Failures()
 
     async def Enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolResponse:
+        authority, address = self.authority, address_of(context)
+        if wait_s := self._failures.wait_s(address):
+            raise failures.too_many("join tokens", wait_s)
         problems = list(_name_problems(node_id=request.node_id, region=request.region))
         if problems:
             raise exceptions.InvalidRequest(problems)
@@ -63,11 +70,12 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         refused = await self._write(lambda connection: enrolments.enrol(connection, wish, time.time()))
         detail = {"token_id": request.token_id[:32], "region": request.region}
         if refused:
+            self._failures.count(address)
             audit.record(context, "node.enrol", request.node_id, f"refused: {refused}", **detail)
             raise exceptions.NotAllowed(refused)
         issued = self.issue(key, [NodeName(request.region, request.node_id)], request.token_id)
         audit.record(context, "node.enrol", request.node_id, **detail, serial=issued.serial)
-        return pb.EnrolResponse(certificate=issued.pem.decode(), authority=self.authority.pem.decode())
+        return pb.EnrolResponse(certificate=issued.pem.decode(), authority=authority.pem.decode())
 
     async def renewed(self, signing_request: bytes, names: Iterable[NodeName], context: Context) -> Issued:
         """A new certificate for names that a certificate already has. Raises NotAllowed, InvalidRequest."""
@@ -83,7 +91,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         if self._authority is None:
             return
         joined = joined_of(context)
-        if why := await self._write(lambda connection: enrolments.objection(connection, node_id, joined)):
+        if why := await reading(self._database, lambda connection: enrolments.objection(connection, node_id, joined)):
             raise exceptions.NotAllowed(why)
 
     @property
@@ -122,7 +130,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         return row, text.text
 
     async def tokens(self) -> list[sa.Row[Any]]:
-        return await self._write(enrolments.tokens)
+        return await reading(self._database, enrolments.tokens)
 
     async def end_token(self, token_id: str) -> None:
         """Raises NotFound."""
@@ -144,7 +152,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
 
     async def _write(self, work: Callable[[sa.Connection], T]) -> T:
         def write() -> T:
-            with self._database.begin() as connection:
+            with changing(self._database) as connection:
                 return work(connection)
 
         return await asyncio.to_thread(write)

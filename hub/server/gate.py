@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
-from urllib.parse import unquote
 
 from hub import exceptions
 from hub.core.roles import Caller, Role
-from hub.core.tenants import Rate
-from hub.server import access, audit, callers
+from hub.server import access, audit, callers, failures
 from hub.server.access import Rule, Whom
 from hub.server.callers import Call, Context
 from hub.server.credentials import Credentials
-from hub.server.peers import names_of
+from hub.server.failures import Failures
+from hub.server.peers import address_of, names_of
 
-FAILURES_PER_MINUTE = 30.0  # of one address, before it has to wait
-MOST_ADDRESSES = 10_000
 RECHECK_S = 2.0
 _log = logging.getLogger("hub.gate")
 
@@ -127,8 +121,7 @@ class Checking:
         try:
             presented = callers.bearer(context.invocation_metadata() or ())
             if wait_s and not self._credentials.seen_good(presented):
-                limit = f"{FAILURES_PER_MINUTE:g} a minute may fail"
-                raise exceptions.LimitReached("credentials from this address", limit, retry_after_s=wait_s)
+                raise failures.too_many("credentials", wait_s)
             return await self._credentials.identify(presented)
         except exceptions.NotIdentified as refusal:
             if not wait_s:
@@ -169,38 +162,6 @@ class Checking:
             except exceptions.Refusal as refusal:
                 for one in [one for one in self._open if one.presented == presented]:
                     await _end(one, refusal)
-
-
-class Failures:
-    """Who has presented too many credentials that were not good. Others at the same address that were good go on."""
-
-    def __init__(self) -> None:
-        self._rates: OrderedDict[str, tuple[Rate, float]] = OrderedDict()
-
-    def wait_s(self, address: str) -> float:
-        """How long nothing new is looked at from there."""
-        _, until_s = self._rates.get(address, (None, 0.0))
-        return max(until_s - time.monotonic(), 0.0)
-
-    def count(self, address: str) -> None:
-        now = time.monotonic()
-        rate, _ = self._rates.pop(address, (Rate.full(FAILURES_PER_MINUTE, now), 0.0))
-        self._rates[address] = (rate, now + rate.take(1, now))
-        while len(self._rates) > MOST_ADDRESSES:
-            self._rates.popitem(last=False)
-
-
-def address_of(context: Context) -> str:
-    """Where a call comes from: an address, or the network that a line to the internet is given, in IPv6."""
-    kind, _, rest = unquote(context.peer()).partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return kind
-    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
 
 
 def _node_of(context: Context) -> str:

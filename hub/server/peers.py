@@ -1,6 +1,9 @@
-"""Which nodes a connection may speak for: those that its certificate names."""
+"""Who is at the other end of a connection: the nodes that its certificate names, and an address."""
 
 from __future__ import annotations
+
+import ipaddress
+from urllib.parse import unquote
 
 from hub import exceptions
 from hub.server.callers import Context
@@ -33,6 +36,19 @@ def names_of(context: Context) -> frozenset[NodeName] | None:
     if "transport_security_type" not in about or about["transport_security_type"] == [b"insecure"]:
         return None
     return frozenset(name for uri in _uris(context) if (name := NodeName.of_uri(uri)))
+
+
+def address_of(context: Context) -> str:
+    """Where a call comes from: an address, or the network that a line to the internet is given, in IPv6."""
+    kind, _, rest = unquote(context.peer()).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return kind
+    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
 
 
 def _uris(context: Context) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ _NOTICE_CUTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
 }
+_CHANGES = "sonic_changes"
 _log = logging.getLogger("hub.store")
 
 
@@ -100,6 +102,11 @@ def snapshot(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
+def changing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
+    """A transaction that writes by what it has read: SQLite waits for its turn before it reads, instead of failing."""
+    return engine.execution_options(**{_CHANGES: True}).begin()
+
+
 def notify(connection: sa.Connection, channel: str, payload: str) -> None:
     """Tell whoever listens, if this transaction is committed."""
     connection.execute(sa.select(sa.func.pg_notify(channel, payload)))
@@ -163,4 +170,4 @@ def _set_up_postgresql(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_CHANGES) else "BEGIN")

@@ -86,11 +86,16 @@ def revoke_key(connection: sa.Connection, key_id: str, now_s: float) -> None:
 
 
 def operators_keys(connection: sa.Connection, now_s: float) -> set[str]:
-    """The ids of those operators' keys that hold."""
-    query = sa.select(api_keys.c.key_id).where(
-        api_keys.c.role == Role.OPERATOR,
-        api_keys.c.revoked_at_s.is_(None),
-        sa.or_(api_keys.c.expires_at_s.is_(None), api_keys.c.expires_at_s > now_s),
+    """The ids of those operators' keys that hold; nobody else changes them before the transaction has ended."""
+    query = (
+        sa.select(api_keys.c.key_id)
+        .where(
+            api_keys.c.role == Role.OPERATOR,
+            api_keys.c.revoked_at_s.is_(None),
+            sa.or_(api_keys.c.expires_at_s.is_(None), api_keys.c.expires_at_s > now_s),
+        )
+        .order_by(api_keys.c.key_id)
+        .with_for_update()
     )
     return set(connection.execute(query).scalars())
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hub import exceptions
 from hub.core import api_keys
-from hub.server import callers, credentials, gate
+from hub.server import callers, credentials, failures, gate
 from hub.service import Hub, serving
 from sonic.v1 import access_pb2
 from sonic.v1 import admin_service_pb2 as admin_pb
@@ -273,25 +273,25 @@ async def test_bad_credentials_are_bounded_without_locking_out_who_is_known(
     await listing(acme)
     codes = [
         (await refused(listing(KeyHolder(operator.channel, credentials.new_key().text)))).code()
-        for _ in range(int(gate.FAILURES_PER_MINUTE) + 20)
+        for _ in range(int(failures.FAILURES_PER_MINUTE) + 20)
     ]
-    assert codes[: int(gate.FAILURES_PER_MINUTE)] == [UNAUTHENTICATED] * int(gate.FAILURES_PER_MINUTE)
+    assert codes[: int(failures.FAILURES_PER_MINUTE)] == [UNAUTHENTICATED] * int(failures.FAILURES_PER_MINUTE)
     assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) >= 15
     await listing(acme)
     await nodes(operator)
     refusals = [one for one in audited(tmp_path) if one["action"] == "credential.present"]
-    assert len(refusals) <= gate.FAILURES_PER_MINUTE + 5
+    assert len(refusals) <= failures.FAILURES_PER_MINUTE + 5
 
 
 def test_one_address_does_not_make_another_wait() -> None:
-    failures = gate.Failures()
-    for _ in range(int(gate.FAILURES_PER_MINUTE) + 1):
-        failures.count("10.0.0.1")
-    assert failures.wait_s("10.0.0.1") > 0
-    assert failures.wait_s("10.0.0.2") == 0
-    for number in range(gate.MOST_ADDRESSES + 10):
-        failures.count(str(number))
-    assert len(failures._rates) == gate.MOST_ADDRESSES
+    seen = failures.Failures()
+    for _ in range(int(failures.FAILURES_PER_MINUTE) + 1):
+        seen.count("10.0.0.1")
+    assert seen.wait_s("10.0.0.1") > 0
+    assert seen.wait_s("10.0.0.2") == 0
+    for number in range(failures.MOST_ADDRESSES + 10):
+        seen.count(str(number))
+    assert len(seen._rates) == failures.MOST_ADDRESSES
 
 
 async def test_use_is_stored_at_the_end(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -15,7 +16,7 @@ from hub.core.roles import Role
 from hub.server import credentials
 from hub.service import serving
 from hub.store import tenants
-from hub.store.database import migrate, open_database
+from hub.store.database import changing, migrate, open_database
 from tests.hub.conftest import config, database_url
 from tests.hub.test_versions import write_as_before
 
@@ -83,6 +84,24 @@ def test_only_operators_keys_that_hold_keep_the_first_one_away(database: sa.Engi
         assert tenants.operators_keys(connection, now) == {"live"}
         tenants.revoke_key(connection, "live", now)
         assert tenants.operators_keys(connection, now) == set()
+
+
+def test_two_operators_who_revoke_each_other_at_once_are_not_both_gone(database: sa.Engine) -> None:
+    def revoke(key_id: str) -> bool:
+        with changing(database) as connection:
+            if tenants.operators_keys(connection, 1.0) == {key_id}:
+                return False
+            time.sleep(0.05)  # long enough for the other one to look, too
+            tenants.revoke_key(connection, key_id, 1.0)
+            return True
+
+    with database.begin() as connection:
+        for key_id in ("ann", "bob"):
+            tenants.add_key(connection, tenants.NewKey(key_id, "digest", Role.OPERATOR, None, key_id, None), 0.0)
+    with ThreadPoolExecutor() as both:
+        assert sorted(both.map(revoke, ("ann", "bob"))) == [False, True]
+    with database.begin() as connection:
+        assert len(tenants.operators_keys(connection, 1.0)) == 1
 
 
 async def test_what_one_hub_is_told_the_others_hold_to_soon(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -27,7 +27,11 @@ from tests.fuzz.targets import TARGETS, Target
 SLOWEST_S = 20.0  # for one input
 MOST_MEMORY_BYTES = 3 << 30
 MOST_FINDINGS = 20
-LIVE = {"calls of a real hub": "rpc", "requests to its HTTP listener": "http"}
+LIVE = {
+    "calls of a real hub": "rpc",
+    "calls with credentials": "secured",
+    "requests to its HTTP listener": "http",
+}
 
 
 class Runner:

@@ -21,6 +21,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
+from tests.fuzz import joining
 from tests.fuzz.mutations import message, mutated
 
 
@@ -552,6 +553,9 @@ TARGETS = {
         Target("answers to remote write", _answers, _answer),
         Target("grants of a token endpoint", lambda: [b'{"access_token": "abc", "expires_in": 300}'], _grant),
         Target("access tokens", _tokens, _token),
+        Target("join tokens", joining.tokens, joining.token),
+        Target("signing requests of boxes", joining.requests, joining.request),
+        Target("certificates for boxes", joining.certificates, joining.certificate),
         Target("states of renders", _states, _state),
         Target("published archives", _archives, _archive),
         Target("names", _names, _name),

@@ -41,7 +41,7 @@ def test_no_bytes_at_all_are_more_than_refused(target: Target, data: bytes) -> N
     target.run(data)
 
 
-@pytest.mark.parametrize("what", ["rpc", "http"])
+@pytest.mark.parametrize("what", ["rpc", "secured", "http"])
 async def test_a_hub_refuses_what_it_does_not_understand_and_goes_on(what: str) -> None:
     outcome = await attack(2.0, 1, what)
     assert outcome["tried"] > 20

@@ -52,9 +52,9 @@ class Secured:
             yield Agent(channel, node_id, region)
 
     @contextlib.asynccontextmanager
-    async def caller(self) -> AsyncIterator[Caller]:
+    async def caller(self, tenant: str = "acme") -> AsyncIterator[Caller]:
         roots = grpc.ssl_channel_credentials(self.ca_file.read_bytes())
-        key = (await self.operator.access.create_tenant("acme")).key
+        key = (await self.operator.access.create_tenant(tenant)).key
         async with grpc.aio.secure_channel(self.hub.grpc_address, roots) as channel:
             caller = Caller(channel)
             caller.metadata = (("authorization", f"Bearer {key.secret_text}"),)

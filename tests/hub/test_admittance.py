@@ -6,38 +6,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import transfers as agents_transfers
 from hub import exceptions, service
-from hub.server import admittance, fleet_service, guard, sessions, transfers
+from hub.server import admittance, fleet_service, sessions, transfers
 from hub.server.admittance import Admittance
 from hub.service import Hub, serving
-from sonic.client import AsyncSonicClient
 from sonic.v1 import artifacts_pb2, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
 
 from .conftest import config
 from .peers import JPEG, Agent, Caller, digest
-from .test_services import details, refused
-
-
-@pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On this machine nobody is counted: let whoever says a tenant be that caller."""
-
-    def name_of(_call: Any, context: Any) -> str:
-        return str(dict(context.invocation_metadata() or ()).get("sonic-tenant", ""))
-
-    monkeypatch.setattr(guard, "name_of", name_of)
+from .test_services import refused
 
 
 def test_a_caller_may_make_so_many_calls_and_is_told_when_the_next_one_is_welcome() -> None:
@@ -87,54 +73,6 @@ def test_callers_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatch)
         assert len(door._callers) <= 12
         with pytest.raises(exceptions.TooManyCalls), door.passing("stays"):
             pass
-
-
-@pytest.mark.usefixtures("named")
-async def test_too_many_calls_are_refused_with_the_time_to_come_back(tmp_path: Path) -> None:
-    async with (
-        serving(config(tmp_path / "hub", max_calls_per_s=1.0)) as hub,
-        grpc.aio.insecure_channel(hub.grpc_address) as channel,
-    ):
-        caller, other = Caller(channel), Caller(channel, "other")
-        await caller.upload(JPEG)
-        asked = job_pb.GetArtifactRequest(sha256=digest(JPEG))
-        answers = [caller.jobs.GetArtifact(asked, metadata=caller.metadata) for _ in range(20)]
-        error = next(
-            one for one in await asyncio.gather(*answers, return_exceptions=True) if isinstance(one, Exception)
-        )
-        assert isinstance(error, grpc.aio.AioRpcError)
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        delay = details(error, error_details_pb2.RetryInfo).retry_delay
-        assert 0 < delay.ToNanoseconds() <= 1e9
-        assert details(error, error_details_pb2.ErrorInfo).reason == "TOO_MANY_CALLS"
-        assert not agents_transfers.is_refusal(error)
-        await other.jobs.GetArtifact(asked, metadata=other.metadata)
-        async with AsyncSonicClient(hub.grpc_address, "acme", insecure=True) as client:  # comes back when it is welcome
-            assert [job async for job in client.jobs()] == []
-
-
-@pytest.mark.usefixtures("named")
-async def test_too_many_open_calls_are_refused_until_one_ends(tmp_path: Path) -> None:
-    async with (
-        serving(config(tmp_path / "hub", max_open_calls=2)) as hub,
-        grpc.aio.insecure_channel(hub.grpc_address) as channel,
-    ):
-        caller = Caller(channel)
-        job = await caller.submit_new("k")
-        watch = job_pb.WatchJobRequest(job_id=job.job_id)
-        open_calls = [caller.jobs.WatchJob(watch, metadata=caller.metadata) for _ in range(2)]
-        for call in open_calls:
-            await call.read()
-        error = await refused(caller.get(job.job_id), grpc.StatusCode.RESOURCE_EXHAUSTED)
-        assert details(error, error_details_pb2.RetryInfo)
-        open_calls[0].cancel()
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    await caller.get(job.job_id)
-                    break
-                except grpc.aio.AioRpcError:
-                    await asyncio.sleep(0.05)
 
 
 async def test_a_message_that_is_too_large_is_refused_before_it_is_read(hub: Hub, caller: Caller) -> None:
