@@ -156,6 +156,7 @@ def _plug_in(made: contextlib.ExitStack, box: Box, bridge: str) -> None:
     _run("ip", "netns", "add", box.name)
     made.callback(_run, "ip", "netns", "del", box.name)
     _run("ip", "link", "add", box.cable, "type", "veth", "peer", "name", "host0", "netns", box.name)
+    made.callback(_run, "ip", "link", "del", box.cable)  # a namespace may outlive its name, and keep its cable
     _run("ip", "link", "set", box.cable, "master", bridge, "up")
     for arguments in (
         ("address", "add", f"{box.address}/24", "dev", "host0"),

@@ -102,7 +102,7 @@ def test_a_sound_release_goes_through_all_waves(fleet: Fleet) -> None:
 
 def test_a_box_that_was_cut_off_comes_back_without_a_hand(fleet: Fleet) -> None:
     box = fleet.boxes["eu-2"]
-    fleet.submit_until_stopped("fourth")
+    fleet.submit_until_stopped("fourth", every_s=0.2)  # all boxes are at work
     time.sleep(3)
     box.cut()
     _until(lambda: fleet.nodes()["eu-2"][0] == "OFFLINE", timeout_s=120)
