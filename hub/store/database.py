@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from hub.config import InvalidConfig
 
 _MIGRATING = 0x50A1C  # the advisory lock of whoever changes the schema
+_NAMED = 0x50A1D  # the class of the advisory locks on names
 # A dead line to PostgreSQL is noticed within half a minute; the system itself would take a quarter of an hour.
 _NOTICE_CUTS = {
     "connect_timeout": 10,
@@ -103,6 +105,13 @@ def snapshot(connection: sa.Connection) -> None:
 def notify(connection: sa.Connection, channel: str, payload: str) -> None:
     """Tell whoever listens, if this transaction is committed."""
     connection.execute(sa.select(sa.func.pg_notify(channel, payload)))
+
+
+def lock_names(connection: sa.Connection, names: Iterable[str]) -> None:
+    """Let other transactions on a shared database that lock one of these names wait until this one has ended."""
+    for name in sorted(set(names)):  # in one order, so that none waits for another that waits for it
+        key = sa.func.pg_advisory_xact_lock(_NAMED, sa.func.hashtext(sa.bindparam("name", name, sa.String)))
+        connection.execute(sa.select(key))
 
 
 def listening_to(engine: sa.Engine) -> dict[str, Any]:
