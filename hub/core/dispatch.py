@@ -245,6 +245,7 @@ class Dispatch:
 
     def _load(self, event: events.Loaded, now: float) -> None:
         self._fleet = None
+        self.forecasts.remember(event.lessons)
         self.nodes.update((node.node_id, node) for node in event.nodes)
         for job in event.jobs:
             self._admit(job, now)

@@ -25,6 +25,7 @@ from hub.core.admission import Admitted, Refused
 from hub.core.decisions import Decision
 from hub.core.decisions import Kind as DecisionKind
 from hub.core.dispatch import Dispatch, Rules
+from hub.core.forecast import Forecasts
 from hub.core.health import Health
 from hub.core.jobs import Job, Ref, State
 from hub.core.nodes import Node
@@ -33,7 +34,7 @@ from hub.core.tenants import Limits, Tenant
 from hub.server import metrics
 from hub.server.sessions import Outgoing, Sessions
 from hub.server.watchers import Watchers
-from hub.store import records
+from hub.store import forecasts, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import snapshot
@@ -108,6 +109,11 @@ class Dispatcher:
     def nodes(self) -> dict[str, Node]:
         """The nodes as the decisions see them; not to be changed."""
         return self._dispatch.nodes
+
+    @property
+    def forecasts(self) -> Forecasts:
+        """What the decisions have learned; for keeping it."""
+        return self._dispatch.forecasts
 
     def jobs_by_state(self) -> Counter[tuple[str, State]]:
         """How many jobs of each tenant are in each state; those that have ended are in none."""
@@ -184,12 +190,13 @@ class Dispatcher:
             with self._database.connect() as connection:
                 snapshot(connection)
                 live = records.live_jobs(connection, _clock_offset_s())
-                return events.Loaded(tuple(live), tuple(records.known_nodes(connection)))
+                return events.Loaded(tuple(live), tuple(records.known_nodes(connection)), forecasts.load(connection))
 
         loaded = await self._in_writer(read)
         self._dispatch.handle(loaded, time.monotonic())
         self._tenants = {job.job_id: job.tenant for job in loaded.jobs}
-        _log.info("loaded", extra={"live_jobs": len(loaded.jobs), "known_nodes": len(loaded.nodes)})
+        counts = {"live_jobs": len(loaded.jobs), "known_nodes": len(loaded.nodes), "lessons": len(loaded.lessons)}
+        _log.info("loaded", extra=counts)
 
     async def run(self) -> None:
         """Work until `stop`; what has come in by then is dealt with first."""

@@ -91,6 +91,13 @@ def insert_ignoring(engine: sa.Engine, table: sa.Table) -> Any:
     return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
+def upsert(engine: sa.Engine, table: sa.Table) -> Any:
+    """An INSERT that takes the place of a row with the same key."""
+    new = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert(table)
+    rest = {column.name: new.excluded[column.name] for column in table.c if not column.primary_key}
+    return new.on_conflict_do_update(index_elements=list(table.primary_key), set_=rest)
+
+
 def clock_s() -> sa.ColumnElement[float]:
     """The clock of a shared database: the one that all hubs can see."""
     return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
