@@ -44,6 +44,7 @@ from hub.server.fleet_service import FleetService
 from hub.server.gate import Checking, Gate, Trusting
 from hub.server.guard import Guard
 from hub.server.job_service import JobService, reading
+from hub.server.learned import Learned
 from hub.server.neighbours import Neighbours, bearing_name
 from hub.server.observer import Observer
 from hub.server.sessions import Sessions
@@ -181,6 +182,7 @@ async def _serving(
         database, known, rules, sessions, watchers, bulletin, link, config.hub_id, checkpoints.job_ended
     )
     await dispatcher.load()
+    learned = Learned(database, dispatcher.forecasts)
     beat_s = config.heartbeat_interval_s
     neighbours = Neighbours(config.hub_id, life, beat_s, database, bulletin, dispatcher, sessions)
     files = Transfers(database, known, depot)
@@ -214,6 +216,7 @@ async def _serving(
             asyncio.create_task(limits.watch(), name="tenant-limits"),
             asyncio.create_task(checkpoints.run(), name="checkpoints"),
             asyncio.create_task(gate.run(), name="gate"),
+            asyncio.create_task(learned.run(), name="learned"),
             asyncio.create_task(credentials.run(), name="credentials"),
         ]
         if forwarder:
@@ -239,6 +242,7 @@ async def _serving(
                 task.cancel()
             await asyncio.wait(background)
             await credentials.note_use()
+            await learned.save()
 
 
 def _listening(

@@ -245,6 +245,7 @@ class Dispatch:
 
     def _load(self, event: events.Loaded, now: float) -> None:
         self._fleet = None
+        self.forecasts.remember(event.lessons)
         self.nodes.update((node.node_id, node) for node in event.nodes)
         for job in event.jobs:
             self._admit(job, now)
@@ -285,7 +286,15 @@ class Dispatch:
         node.busy[job.ref] = Busy(choice.slot, at.now, at.now + option.work_s)
         self.board.file(node, at.now)
         return Assign(
-            job.ref, node.node_id, node.region, choice.slot, choice.reason, passed_over, finish_s=option.finish_s
+            job.ref,
+            node.node_id,
+            node.region,
+            choice.slot,
+            choice.reason,
+            passed_over,
+            option.finish_s,
+            job.tenant,
+            self._limits.of(job.tenant).max_running,
         )
 
     def _passed_over(self, job: Job, choice: Placement, at: Round) -> tuple[PassedOver, ...]:

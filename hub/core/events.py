@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hub.core.faults import Failure
+from hub.core.forecast import Lesson
 from hub.core.health import GpuReading
 from hub.core.jobs import Job, Progress, Ref
 from hub.core.nodes import Gpu, Node, Slot
@@ -16,6 +17,7 @@ class Loaded:
 
     jobs: tuple[Job, ...]
     nodes: tuple[Node, ...]
+    lessons: tuple[Lesson, ...] = ()
 
 
 @dataclass(frozen=True)

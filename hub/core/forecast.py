@@ -8,13 +8,15 @@ no single render counts for much (Huber, Robust Statistics, 1981). Each node has
 
 from __future__ import annotations
 
+import contextlib
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hub.core.jobs import Work
 from sonic.parameters import PROBE_STEPS
@@ -82,6 +84,16 @@ class Kind(NamedTuple):
     gpu_class: str  # "cpu" for those without
 
 
+class Lesson(NamedTuple):
+    """What was learned of one subject, for keeping: both consist of numbers, strings, None, and sequences of them.
+
+    The subject is what it is about ("class", "node", "line", "memory" or "typical"), and the names of that.
+    """
+
+    subject: tuple[str, ...]
+    state: tuple[Any, ...]
+
+
 class Forecasts:
     """What the hub has learned of its fleet's speed and memory."""
 
@@ -92,6 +104,69 @@ class Forecasts:
         self._memory: dict[tuple[str, str], _Memory] = {}
         self._cache: dict[Kind, dict[tuple[str, Work, bool], Estimate]] = {}
         self._typical = math.log(_TYPICAL_VIDEO_S)
+        self._changed: dict[tuple[str, ...], None] = {}  # subjects of which something new was learned
+
+    # Keeping.
+
+    def take_lessons(self, at_most: int) -> list[Lesson]:
+        """What was learned since it was taken last, but for so much; it is the caller's to keep."""
+        subjects = list(islice(self._changed, at_most))
+        for subject in subjects:
+            del self._changed[subject]
+        return [lesson for subject in subjects if (lesson := self._lesson(subject))]
+
+    def give_back(self, lessons: Iterable[Lesson]) -> None:
+        """They could not be kept: let them be taken again, as they are by then."""
+        for lesson in lessons:
+            self._note(*lesson.subject)
+
+    def remember(self, lessons: Iterable[Lesson]) -> None:
+        """Know what was learned before; lessons that cannot be understood are left out. For one that knows nothing."""
+        for lesson in lessons:
+            with contextlib.suppress(ValueError, TypeError):  # another version has written it
+                self._remember(lesson)
+        for (kind, _), node in self._nodes.items():
+            if node.calibration is not None and kind in self._classes:
+                self._classes[kind].calibrations.append(node.calibration)
+        for cls in self._classes.values():
+            cls.calibrations.sort()
+
+    def _lesson(self, subject: tuple[str, ...]) -> Lesson | None:
+        """None for what has made room meanwhile."""
+        match subject:
+            case ("class", *names) if cls := self._classes.get(Kind(*names)):
+                return Lesson(subject, cls.kept)
+            case ("node", node_id, *names) if node := self._nodes.get((Kind(*names), node_id)):
+                return Lesson(subject, (node.calibration, tuple(node.renders)))
+            case ("line", node_id) if line := self._lines.get(node_id):
+                return Lesson(subject, (line.mean, line.variance))
+            case ("memory", engine, version) if memory := self._memory.get((engine, version)):
+                return Lesson(subject, (tuple(memory.taken.items()), tuple(memory.too_little.items())))
+            case ("typical",):
+                return Lesson(subject, (self._typical,))
+        return None
+
+    def _remember(self, lesson: Lesson) -> None:
+        """Raises ValueError, TypeError."""
+        match lesson.subject:
+            case ("class", *names):
+                made = _Class.again(*lesson.state)
+                _kept(self._classes, Kind(*names), MAX_KINDS, lambda: made)
+            case ("node", node_id, *names):
+                calibration, renders = lesson.state
+                node = self._node(Kind(*names), node_id)
+                node.calibration = None if calibration is None else _number(calibration)
+                for off, variance in renders:
+                    node.observe(_number(off), _number(variance))
+            case ("line", node_id):
+                _kept(self._lines, node_id, MAX_NODES, lambda: _Line(*map(_number, lesson.state)))
+            case ("memory", engine, version):
+                memory = _kept(self._memory, (engine, version), MAX_KINDS, _Memory)
+                taken, too_little = lesson.state
+                memory.taken = {int(side): _number(size) for side, size in taken}
+                memory.too_little = {int(side): (_number(size), int(times)) for side, (size, times) in too_little}
+            case ("typical",):
+                (self._typical,) = map(_number, lesson.state)
 
     # Render work.
 
@@ -103,7 +178,7 @@ class Forecasts:
             return
         cls.calibrate(calibration(kind.engine), node.calibration, took)
         node.calibration = took
-        self._cache.pop(kind, None)
+        self._learned_of(kind, node_id)
 
     def rendered(
         self, kind: Kind, node_id: str, work: Work, took_s: float, warm: bool, preparing_s: float = 0.0
@@ -119,7 +194,8 @@ class Forecasts:
         node.observe(math.log(took_s) - usual, cls.noise + own)
         if preparing_s:
             cls.observe_preparing(preparing_s / math.exp(ratio), warm, unsure)
-        self._cache.pop(kind, None)
+        self._note("typical")
+        self._learned_of(kind, node_id)
 
     def render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
         """Seconds of work on that node; `warm` when its worker has the portrait prepared."""
@@ -157,6 +233,7 @@ class Forecasts:
         """Inputs have come to the node."""
         if size_bytes > 0 and took_s > 0:
             _kept(self._lines, node_id, MAX_NODES, _Line).observe(size_bytes / took_s)
+            self._note("line", node_id)
 
     def transfer(self, node_id: str, size_bytes: int) -> Estimate:
         """Seconds until so many bytes are on the node."""
@@ -171,12 +248,14 @@ class Forecasts:
         """A render has finished, and this was the most that it took."""
         if peak_bytes > 0:
             _kept(self._memory, (engine, version), MAX_KINDS, _Memory).observe(work.side_px, peak_bytes)
+            self._note("memory", engine, version)
 
     def ran_out(self, kind: Kind, work: Work, had_bytes: int) -> None:
         """A render did not fit into a device of so many bytes."""
         if had_bytes > 0:
             memory = _kept(self._memory, (kind.engine, kind.model_version), MAX_KINDS, _Memory)
             memory.run_out(work.side_px, had_bytes)
+            self._note("memory", kind.engine, kind.model_version)
 
     def memory(self, engine: str, version: str, work: Work) -> int:
         """Bytes of a device's memory that the work should take, with a margin; 0 when nothing is known.
@@ -190,6 +269,14 @@ class Forecasts:
         """Bytes that videos of this size or smaller were seen to take, for refusing. 0 when nothing is known."""
         memory = self._memory.get((engine, version))
         return memory.needs(work.side_px)[0] if memory else 0
+
+    def _learned_of(self, kind: Kind, node_id: str) -> None:
+        self._cache.pop(kind, None)
+        self._note("class", *kind)
+        self._note("node", node_id, *kind)
+
+    def _note(self, *subject: str) -> None:
+        _kept(self._changed, subject, 2 * MAX_NODES, lambda: None)
 
     def _render(self, kind: Kind, node_id: str, work: Work, warm: bool) -> Estimate:
         cls, node = self._class(kind), self._nodes.get((kind, node_id))
@@ -243,6 +330,20 @@ class _Class:
     @property
     def median(self) -> float:
         return self.calibrations[len(self.calibrations) // 2] if self.calibrations else 0.0
+
+    @property
+    def kept(self) -> tuple[Any, ...]:
+        """What is not known from its nodes."""
+        return (tuple(self.mean), tuple(map(tuple, self.covariance)), self.noise, self.count, self.warm_preparing_s)
+
+    @classmethod
+    def again(cls, mean: Any, covariance: Any, noise: Any, count: Any, warm_preparing_s: Any) -> _Class:
+        """From what was `kept`. Raises ValueError, TypeError."""
+        rows = [[_number(number) for number in row] for row in covariance]
+        made = cls([_number(number) for number in mean], rows, _number(noise), int(count), _number(warm_preparing_s))
+        if {len(made.mean), len(rows), *map(len, rows)} != {len(_MEAN)}:
+            raise ValueError(f"a class has {len(_MEAN)} numbers")
+        return made
 
     def heir(self, scale_variance: float) -> _Class:
         """A class that is like this one, but for its speed."""
@@ -409,6 +510,13 @@ def _prior(scale_variance: float, share: float = 1.0) -> list[list[float]]:
         for b in _SCALES:
             covariance[a][b] += scale_variance
     return covariance
+
+
+def _number(kept: Any) -> float:
+    """Raises ValueError, TypeError."""
+    if not math.isfinite(number := float(kept)):
+        raise ValueError(f"{number} is no finite number")
+    return number
 
 
 def _along(covariance: list[list[float]], slope: list[float]) -> tuple[list[float], float]:

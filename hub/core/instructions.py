@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,7 +25,10 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class Assign:
-    """Give a queued job whose newest attempt is ref.attempt - 1 to a slot; then send it there."""
+    """Give a queued job whose newest attempt is ref.attempt - 1 to a slot; then send it there.
+
+    Not while as many of its tenant's jobs as `at_most` are with nodes: other hubs may have given some away.
+    """
 
     ref: Ref
     node_id: str
@@ -33,6 +37,8 @@ class Assign:
     reason: str
     passed_over: tuple[PassedOver, ...] = ()
     finish_s: float = 0.0  # expected, from now on
+    tenant: str = ""
+    at_most: float = math.inf
 
     @property
     def decision(self) -> Decision:

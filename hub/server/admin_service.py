@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +18,7 @@ from hub.server.dispatcher import Dispatcher
 from hub.server.enrolment_service import EnrolmentService
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
-from hub.server.sessions import Outgoing, Sessions
+from hub.server.sessions import Sessions
 from hub.store import records
 from hub.store.bulletin import Bulletin
 from hub.store.records import Page
@@ -27,9 +27,7 @@ from sonic.v1 import admin_service_pb2 as pb
 from sonic.v1 import admin_service_pb2_grpc, decisions_pb2, nodes_pb2
 
 MAX_DECISIONS = 100
-
 LONGEST_FAULT_S = 86_400.0
-_log = logging.getLogger("hub.admin")
 
 
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
@@ -84,6 +82,10 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
 
     async def ExplainNode(self, request: pb.ExplainNodeRequest, context: Context) -> pb.ExplainNodeResponse:
         node = await self._node(request.node_id)
+        if self._is_elsewhere(node):
+            with contextlib.suppress(exceptions.NotNow):  # then as that hub has described it with its last sign of life
+                await self._neighbours.favours.ask(node.hub_id, node.node_id)
+                node = await self._node(request.node_id)
         stored = await reading(
             self._database, lambda connection: records.decisions_about(connection, request.node_id, MAX_DECISIONS)
         )
@@ -94,15 +96,12 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         if problems := list(_fault_problems(request.fault)):
             raise exceptions.InvalidRequest(problems)
         node = await self._node(request.node_id)
-        session = self._sessions.get(node.node_id)
-        if session is None:
-            raise exceptions.NoGameDay(f"node {node.node_id} is not connected; it plays faults only while it is")
-        if not session.hello.plays_faults:
-            raise exceptions.NoGameDay(f"node {node.node_id} does not allow it; start its agent with --plays-faults")
-        self._sessions.send(node.node_id, Outgoing(play_fault=request.fault))
-        fault = nodes_pb2.GameDayFault.Name(request.fault.fault)
-        extra = {"node_id": node.node_id, "fault": fault, "seconds": request.fault.seconds}
-        _log.warning("game day", extra=extra)
+        if self._is_elsewhere(node):
+            refusal = await self._neighbours.favours.ask(node.hub_id, node.node_id, request.fault.SerializeToString())
+        else:
+            refusal = self._sessions.play(node.node_id, request.fault)
+        if refusal:
+            raise exceptions.NoGameDay(refusal)
         return pb.PlayFaultResponse()
 
     async def CreateJoinToken(self, request: pb.CreateJoinTokenRequest, context: Context) -> pb.CreateJoinTokenResponse:
@@ -120,6 +119,9 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     async def RevokeNode(self, request: pb.RevokeNodeRequest, context: Context) -> pb.RevokeNodeResponse:
         await self._enrolment.revoke(request.node_id, request.undo)
         return pb.RevokeNodeResponse()
+
+    def _is_elsewhere(self, node: nodes_pb2.Node) -> bool:
+        return node.hub_id not in ("", self._neighbours.hub_id)
 
     async def _nodes(self) -> list[nodes_pb2.Node]:
         return [self._shown(row) for row in await reading(self._database, records.node_rows)]

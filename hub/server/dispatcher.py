@@ -25,6 +25,7 @@ from hub.core.admission import Admitted, Refused
 from hub.core.decisions import Decision
 from hub.core.decisions import Kind as DecisionKind
 from hub.core.dispatch import Dispatch, Rules
+from hub.core.forecast import Forecasts
 from hub.core.health import Health
 from hub.core.jobs import Job, Ref, State
 from hub.core.nodes import Node
@@ -33,11 +34,12 @@ from hub.core.tenants import Limits, Tenant
 from hub.server import metrics
 from hub.server.sessions import Outgoing, Sessions
 from hub.server.watchers import Watchers
-from hub.store import records
+from hub.store import forecasts, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import snapshot
-from hub.store.ledger import Committed, Given, Ledger, Stored, is_passing
+from hub.store.ledger import Committed, Given, Ledger, Stored, Taken, is_passing
+from hub.store.quotas import Full, Submission
 from hub.store.records import NewJob
 from sonic.v1 import artifacts_pb2, fleet_service_pb2
 
@@ -65,8 +67,8 @@ class _Posted:
 
 @dataclass
 class _Submission:
-    jobs: Sequence[NewJob]
-    done: asyncio.Future[Stored]
+    wanted: Submission
+    done: asyncio.Future[Taken]
 
 
 class Dispatcher:
@@ -107,6 +109,11 @@ class Dispatcher:
     def nodes(self) -> dict[str, Node]:
         """The nodes as the decisions see them; not to be changed."""
         return self._dispatch.nodes
+
+    @property
+    def forecasts(self) -> Forecasts:
+        """What the decisions have learned; for keeping it."""
+        return self._dispatch.forecasts
 
     def jobs_by_state(self) -> Counter[tuple[str, State]]:
         """How many jobs of each tenant are in each state; those that have ended are in none."""
@@ -170,10 +177,10 @@ class Dispatcher:
         self._put(_Posted(event, done))
         await done
 
-    async def submit(self, jobs: Sequence[NewJob]) -> Stored:
+    async def submit(self, wanted: Submission) -> Taken:
         """Store jobs, all or none, and let them be placed. Returns each job and whether it is new. Raises NotNow."""
-        done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        self._put(_Submission(jobs, done))
+        done: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+        self._put(_Submission(wanted, done))
         return await done
 
     async def load(self) -> None:
@@ -183,12 +190,13 @@ class Dispatcher:
             with self._database.connect() as connection:
                 snapshot(connection)
                 live = records.live_jobs(connection, _clock_offset_s())
-                return events.Loaded(tuple(live), tuple(records.known_nodes(connection)))
+                return events.Loaded(tuple(live), tuple(records.known_nodes(connection)), forecasts.load(connection))
 
         loaded = await self._in_writer(read)
         self._dispatch.handle(loaded, time.monotonic())
         self._tenants = {job.job_id: job.tenant for job in loaded.jobs}
-        _log.info("loaded", extra={"live_jobs": len(loaded.jobs), "known_nodes": len(loaded.nodes)})
+        counts = {"live_jobs": len(loaded.jobs), "known_nodes": len(loaded.nodes), "lessons": len(loaded.lessons)}
+        _log.info("loaded", extra=counts)
 
     async def run(self) -> None:
         """Work until `stop`; what has come in by then is dealt with first."""
@@ -265,33 +273,37 @@ class Dispatcher:
                 self._follow_up(next(committed), now)
         return new
 
-    def _admit(self, stored: list[Stored]) -> list[events.Event]:
+    def _admit(self, taken: list[Taken]) -> list[events.Event]:
         submitted, self._submitted = self._submitted, []
         new: list[events.Event] = []
-        for item, answer in zip(submitted, stored, strict=True):
-            fresh = [(record, job) for (record, created), job in zip(answer, item.jobs, strict=True) if created]
-            for record, _ in fresh:
-                self._tenants[record.row.job_id] = record.row.tenant
-                metrics.JOBS_SUBMITTED.labels(record.row.tenant).inc()
-            new += [events.JobStored(record.live(_clock_offset_s(), job.sizes)) for record, job in fresh]
+        for item, answer in zip(submitted, taken, strict=True):
+            if not isinstance(answer, Full):
+                new += self._new(answer, item.wanted.jobs)
             if not item.done.done():
                 item.done.set_result(answer)
         return new
 
+    def _new(self, answer: Stored, jobs: Sequence[NewJob]) -> list[events.Event]:
+        fresh = [(record, job) for (record, created), job in zip(answer, jobs, strict=True) if created]
+        for record, _ in fresh:
+            self._tenants[record.row.job_id] = record.row.tenant
+            metrics.JOBS_SUBMITTED.labels(record.row.tenant).inc()
+        return [events.JobStored(record.live(_clock_offset_s(), job.sizes)) for record, job in fresh]
+
     async def _commit(self, writes: list[instructions.Write]) -> tuple[list[Committed], list[events.Event]]:
         """One transaction for all, the submissions included."""
 
-        async def attempt() -> tuple[list[Committed], list[Stored]]:
+        async def attempt() -> tuple[list[Committed], list[Taken]]:
             if not writes and not self._submitted:
                 return [], []
-            return await self._write(writes, [item.jobs for item in self._submitted])
+            return await self._write(writes, [item.wanted for item in self._submitted])
 
-        committed, stored = await self._until_done(attempt)
-        return committed, self._admit(stored)
+        committed, taken = await self._until_done(attempt)
+        return committed, self._admit(taken)
 
     async def _write(
-        self, writes: list[instructions.Write], new: list[Sequence[NewJob]]
-    ) -> tuple[list[Committed], list[Stored]]:
+        self, writes: list[instructions.Write], new: list[Submission]
+    ) -> tuple[list[Committed], list[Taken]]:
         with metrics.COMMIT_SECONDS.time():
             durable = bool(new) or not all(map(is_passing, writes))
             if self._ledger.quick and not durable:
@@ -356,7 +368,7 @@ class Dispatcher:
             _log.info("somebody else was first", extra={"write": type(write).__name__, "job_id": _job_id(write)})
             if isinstance(write, instructions.Assign):
                 self._dispatch.handle(events.ClaimLost(write.ref), now)
-            self.look_again([_job_id(write)])
+            self.look_again([_job_id(write), *outcome.in_the_way])
         elif isinstance(write, instructions.Assign):
             assert item.given
             metrics.PLACEMENTS.labels(write.region, "retry" if write.ref.attempt > 1 else "first").inc()

@@ -23,6 +23,7 @@ from hub.server.guard import status_of
 from hub.server.tenant_limits import Door
 from hub.server.watchers import Watchers
 from hub.store import records
+from hub.store.quotas import Full, Submission
 from hub.store.records import JobRecord, NewJob, Page
 from sonic.parameters import Problem
 from sonic.v1 import job_service_pb2 as pb
@@ -157,8 +158,11 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
             known = await self._known_keys(tenant, {item.idempotency_key for item in requests})
             outcomes = self._judge(tenant, requests, held, known)
         good = [outcome for outcome in outcomes if isinstance(outcome, NewJob)]
-        with self._door.passing(tenant, len({job.idempotency_key for job in good} - known)):
-            stored = await self._dispatcher.submit(good) if good else []
+        count = len({job.idempotency_key for job in good} - known)
+        with self._door.passing(tenant, count) as at_most:
+            stored = await self._dispatcher.submit(Submission(good, at_most)) if good else []
+        if isinstance(stored, Full):
+            raise self._door.full(tenant, stored.queued, count)
         shown = self.show_all([record for record, _ in stored])
         answers = map(_answer, good, stored, shown)
         return [next(answers) if isinstance(one, NewJob) else one for one in outcomes]

@@ -22,9 +22,10 @@ from hub.core import events
 from hub.core.nodes import Node, NodeState
 from hub.server import views
 from hub.server.dispatcher import Dispatcher
+from hub.server.favours import Favours
 from hub.server.sessions import AgentSession, Sessions
 from hub.store import enrolments, hubs, records
-from hub.store.bulletin import Bulletin, Note
+from hub.store.bulletin import Bulletin, Favour, Note
 from hub.store.hubs import Sighting
 from sonic.v1 import nodes_pb2
 
@@ -66,6 +67,7 @@ class Neighbours:
         self._progress: dict[str, events.AttemptProgressed] = {}  # by job, not told yet
         self._new: list[AgentSession] = []  # not described yet
         self.alive: frozenset[str] = frozenset()  # without this one
+        self.favours = Favours(hub_id, database, bulletin, self._do)
 
     def progressed(self, event: events.AttemptProgressed) -> None:
         """An attempt on a node of this hub is further on."""
@@ -164,6 +166,18 @@ class Neighbours:
             self._dispatcher.post(event)
         if note.nodes:
             await self._look_at_nodes(note.nodes)
+        await self.favours.heard(note)
+
+    async def _do(self, favour: Favour) -> str:
+        """Let a node of this hub play a fault, if there is one, and store how it is now."""
+        if favour.fault:
+            fault = nodes_pb2.PlayFault.FromString(favour.fault)
+            if fault.fault not in nodes_pb2.GameDayFault.values():
+                return f"hub {self.hub_id}, which holds the session of node {favour.node_id}, is too old for this fault"
+            return self._sessions.play(favour.node_id, fault)
+        if session := self._sessions.get(favour.node_id):
+            await self._describe([session])
+        return ""
 
     async def _look_at_all(self) -> None:
         """Find every difference between what is stored and what this hub believes."""

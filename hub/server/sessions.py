@@ -94,6 +94,18 @@ class Sessions:
         if session := self._by_node.get(node_id):
             session.outgoing.put_nowait(message)
 
+    def play(self, node_id: str, fault: nodes_pb2.PlayFault) -> str:
+        """Let a node play a fault of a game day; returns why not, or nothing."""
+        session = self._by_node.get(node_id)
+        if session is None:
+            return f"node {node_id} is not connected; it plays faults only while it is"
+        if not session.hello.plays_faults:
+            return f"node {node_id} does not allow it; start its agent with --plays-faults"
+        session.outgoing.put_nowait(Outgoing(play_fault=fault))
+        name = nodes_pb2.GameDayFault.Name(fault.fault)
+        _log.warning("game day", extra={"node_id": node_id, "fault": name, "seconds": fault.seconds})
+        return ""
+
     def end_all(self) -> None:
         for session in self._by_node.values():
             session.outgoing.put_nowait(None)

@@ -31,6 +31,7 @@ LOOK_INTERVAL_S = 2.0
 RETRY_S = 30.0  # where it is not known how fast a tenant's queue drains
 _LONGEST_RETRY_S = 300.0
 _DRAIN_WINDOW_S = 60.0
+_ALWAYS_COUNTED = 1000  # jobs in a queue: counting more takes the store its time
 _KEYS = {f.name: "a number above 0" for f in fields(TenantLimits)} | {
     "max_queued": "a whole number of 1 or more, or inf",
     "max_running": "a whole number of 1 or more, or inf",
@@ -114,8 +115,12 @@ class Door:
         return math.isinf(limits.submits_per_minute) and queued + count <= limits.max_queued
 
     @contextmanager
-    def passing(self, tenant: str, count: int) -> Iterator[None]:
-        """So many new jobs come in. Raises LimitReached."""
+    def passing(self, tenant: str, count: int) -> Iterator[float]:
+        """So many new jobs come in. Raises LimitReached.
+
+        Yields how many the store may let wait: what other hubs have taken in just now, this one has not heard of yet.
+        It need not count a long queue as long as it is less than half full here.
+        """
         now = time.monotonic()
         limits = self.limits.of(tenant)
         coming = self._coming.get(tenant, 0)
@@ -123,7 +128,10 @@ class Door:
         self._check_rate(tenant, limits, count, now)
         self._coming[tenant] = coming + count
         try:
-            yield
+            roomy = (
+                limits.max_queued > _ALWAYS_COUNTED and self._waiting(tenant) + coming + count < limits.max_queued / 2
+            )
+            yield math.inf if roomy else limits.max_queued
         finally:
             if left := self._coming.pop(tenant, 0) - count:  # gone already when all others of the tenant were repeats
                 self._coming[tenant] = left
@@ -132,8 +140,15 @@ class Door:
         queued = self._waiting(tenant) + coming
         drain_s = self._drain_s(tenant, queued + count - limits.max_queued, now)
         if queued + count > limits.max_queued:
-            limit = f"{queued} jobs wait and {count} more were sent; {limits.max_queued:.0f} may wait at a time"
-            raise exceptions.LimitReached(f"queued jobs of tenant {tenant}", limit, retry_after_s=drain_s)
+            raise _full(tenant, limits, queued, count, drain_s)
+
+    def full(self, tenant: str, queued: int, count: int) -> exceptions.LimitReached:
+        """The refusal of so many jobs that were let in, and for which the store had no room beside `queued` others."""
+        if rate := self._rates.get(tenant):
+            rate.tokens += count
+        limits = self.limits.of(tenant)
+        drain_s = self._drain_s(tenant, queued + count - limits.max_queued, time.monotonic())
+        return _full(tenant, limits, queued, count, drain_s)
 
     def _drain_s(self, tenant: str, surplus: float, now: float) -> float:
         """When so many more will have left the queue, at the pace of the last minute."""
@@ -155,6 +170,11 @@ class Door:
         if wait_s := rate.take(count, now):
             limit = f"{count} jobs were sent; {limits.submits_per_minute:g} a minute may be"
             raise exceptions.LimitReached(f"submissions of tenant {tenant}", limit, retry_after_s=wait_s)
+
+
+def _full(tenant: str, limits: TenantLimits, queued: int, count: int, drain_s: float) -> exceptions.LimitReached:
+    limit = f"{queued} jobs wait and {count} more were sent; {limits.max_queued:.0f} may wait at a time"
+    return exceptions.LimitReached(f"queued jobs of tenant {tenant}", limit, retry_after_s=drain_s)
 
 
 class LimitsFile:

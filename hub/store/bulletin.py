@@ -1,10 +1,11 @@
 """What one hub changes the others hear of at once: PostgreSQL's NOTIFY within the transaction that changes it.
 
-A note only says where to look: whoever hears it reads the rows. Progress is the exception; it is in no row.
+A note only says where to look: whoever hears it reads the rows. Progress, and what hubs ask of each other, is in none.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -24,13 +25,33 @@ _log = logging.getLogger("hub.bulletin")
 
 
 @dataclass(frozen=True)
+class Favour:
+    """What is asked of the hub that holds a node's session: to store how the node is now, and let it play a fault."""
+
+    favour_id: str
+    hub_id: str  # that is asked
+    node_id: str
+    fault: bytes = b""  # PlayFault; empty when there is none to play
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A favour has been done, or refused for a reason."""
+
+    favour_id: str
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
 class Note:
-    """What another hub has changed."""
+    """What another hub has changed, wants or answers."""
 
     jobs: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     progress: tuple[AttemptProgressed, ...] = ()
     everything: bool = False  # too much to name
+    favours: tuple[Favour, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
 
 class Bulletin:
@@ -50,6 +71,15 @@ class Bulletin:
     def tell_progress(self, connection: sa.Connection, progress: Iterable[AttemptProgressed]) -> None:
         """Say how far attempts are."""
         self._send(connection, list(self._pack("progress", map(_from_progress, progress))))
+
+    def ask(self, connection: sa.Connection, favour: Favour) -> None:
+        """Ask another hub for something."""
+        said = [favour.favour_id, favour.hub_id, favour.node_id, base64.b64encode(favour.fault).decode()]
+        self._send(connection, list(self._pack("favours", [said])))
+
+    def answer(self, connection: sa.Connection, answer: Answer) -> None:
+        """Say what became of a favour."""
+        self._send(connection, list(self._pack("answers", [[answer.favour_id, answer.refusal]])))
 
     async def listen(self) -> AsyncIterator[Note]:
         """What the others tell; the first note is empty, when nothing more can be missed. Raises psycopg.Error."""
@@ -93,7 +123,12 @@ class Bulletin:
                 return None
             progress = tuple(map(_to_progress, said.get("progress", ())))
             return Note(
-                tuple(said.get("jobs", ())), tuple(said.get("nodes", ())), progress, bool(said.get("everything"))
+                tuple(said.get("jobs", ())),
+                tuple(said.get("nodes", ())),
+                progress,
+                bool(said.get("everything")),
+                tuple(_to_favour(*one) for one in said.get("favours", ())),
+                tuple(Answer(*one) for one in said.get("answers", ())),
             )
         except (ValueError, TypeError, KeyError):
             _log.warning("a note of another hub cannot be read", extra={"payload": payload[:200]})
@@ -108,3 +143,7 @@ def _from_progress(event: AttemptProgressed) -> list[Any]:
 def _to_progress(said: list[Any]) -> AttemptProgressed:
     node_id, job_id, attempt, stage, done, total, fraction = said
     return AttemptProgressed(node_id, Ref(job_id, attempt), Progress(stage, done, total, fraction))
+
+
+def _to_favour(favour_id: str, hub_id: str, node_id: str, fault: str) -> Favour:
+    return Favour(favour_id, hub_id, node_id, base64.b64decode(fault))

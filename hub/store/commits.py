@@ -40,6 +40,7 @@ class Outcome:
 
     applied: bool
     verdict: Verdict = Verdict.SUPERSEDED
+    in_the_way: tuple[str, ...] = ()  # other jobs, for which it was not applied
 
 
 _APPLIED = Outcome(True, Verdict.COMMITTED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from hub.config import InvalidConfig
 
 _MIGRATING = 0x50A1C  # the advisory lock of whoever changes the schema
+_NAMED = 0x50A1D  # the class of the advisory locks on names
 # A dead line to PostgreSQL is noticed within half a minute; the system itself would take a quarter of an hour.
 _NOTICE_CUTS = {
     "connect_timeout": 10,
@@ -91,6 +93,13 @@ def insert_ignoring(engine: sa.Engine, table: sa.Table) -> Any:
     return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
+def upsert(engine: sa.Engine, table: sa.Table) -> Any:
+    """An INSERT that takes the place of a row with the same key."""
+    new = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert(table)
+    rest = {column.name: new.excluded[column.name] for column in table.c if not column.primary_key}
+    return new.on_conflict_do_update(index_elements=list(table.primary_key), set_=rest)
+
+
 def clock_s() -> sa.ColumnElement[float]:
     """The clock of a shared database: the one that all hubs can see."""
     return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
@@ -110,6 +119,13 @@ def changing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
 def notify(connection: sa.Connection, channel: str, payload: str) -> None:
     """Tell whoever listens, if this transaction is committed."""
     connection.execute(sa.select(sa.func.pg_notify(channel, payload)))
+
+
+def lock_names(connection: sa.Connection, names: Iterable[str]) -> None:
+    """Let other transactions on a shared database that lock one of these names wait until this one has ended."""
+    for name in sorted(set(names)):  # in one order, so that none waits for another that waits for it
+        key = sa.func.pg_advisory_xact_lock(_NAMED, sa.func.hashtext(sa.bindparam("name", name, sa.String)))
+        connection.execute(sa.select(key))
 
 
 def listening_to(engine: sa.Engine) -> dict[str, Any]:

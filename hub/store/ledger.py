@@ -11,7 +11,7 @@ is whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +19,21 @@ import sqlalchemy as sa
 
 from hub.core.instructions import Assign, CommitSuccess, Instruction, MarkRunning, Record, Send, Write
 from hub.core.jobs import Ref
-from hub.store import checkpoints, commits, records
+from hub.store import checkpoints, commits, quotas, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.commits import Apart, Outcome
 from hub.store.database import is_local, passing
-from hub.store.records import JobRecord, NewJob
+from hub.store.quotas import Full, Submission
+from hub.store.records import JobRecord
 from sonic.v1 import fleet_service_pb2, jobs_pb2
 
 _EXACT_ENOUGH = 0.02
 _MOST_FRESH = 10_000
 Stored = list[tuple[JobRecord, bool]]
 """Each job of a submission, and whether it is new."""
+Taken = Stored | Full
+"""What became of a submission."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +83,48 @@ class Ledger:
             self._passing.dispose()
 
     def write(
-        self, writes: Sequence[Write], new: Sequence[Sequence[NewJob]], now_s: float, durable: bool
-    ) -> tuple[list[Committed], list[Stored]]:
-        """All of it or nothing, at the wall-clock time `now_s`. Raises sqlalchemy.exc.SQLAlchemyError."""
+        self, writes: Sequence[Write], new: Sequence[Submission], now_s: float, durable: bool
+    ) -> tuple[list[Committed], list[Taken]]:
+        """All of it or nothing, at the wall-clock time `now_s`, but for what is beyond the limit of a tenant.
+
+        Raises sqlalchemy.exc.SQLAlchemyError.
+        """
         engine = self._database if durable else self._passing
         try:
             with engine.begin() as connection:
-                outcomes = commits.apply_together(connection, writes, now_s, self._hub_id)
+                quotas.lock(connection, writes, new)
+                outcomes = quotas.beyond(connection, writes)
+                within = [write for write in writes if id(write) not in outcomes]
+                applied = commits.apply_together(connection, within, now_s, self._hub_id)
+                outcomes |= {id(write): outcome for write, outcome in zip(within, applied, strict=True)}
                 return self._finish(connection, writes, outcomes, new, now_s)
         except Apart:
-            # Hubs that change the same jobs take them in one order, so that none waits for another that waits for it.
-            in_order = sorted(range(len(writes)), key=lambda index: _order(writes[index]))
             with engine.begin() as connection:
-                done = {index: commits.apply(connection, writes[index], now_s, self._hub_id) for index in in_order}
-                return self._finish(connection, writes, [done[index] for index in range(len(writes))], new, now_s)
+                quotas.lock(connection, writes, new)
+                outcomes = quotas.beyond(connection, writes)
+                # Hubs that change the same jobs take them in one order, so that none waits for one that waits for it.
+                for write in sorted((write for write in writes if id(write) not in outcomes), key=_order):
+                    outcomes[id(write)] = commits.apply(connection, write, now_s, self._hub_id)
+                return self._finish(connection, writes, outcomes, new, now_s)
 
     def _finish(
         self,
         connection: sa.Connection,
         writes: Sequence[Write],
-        outcomes: Sequence[Outcome],
-        new: Sequence[Sequence[NewJob]],
+        outcomes: Mapping[int, Outcome],
+        new: Sequence[Submission],
         now_s: float,
-    ) -> tuple[list[Committed], list[Stored]]:
-        committed = self._committed(connection, writes, outcomes, now_s)
-        stored = _add(connection, new, now_s)
+    ) -> tuple[list[Committed], list[Taken]]:
+        committed = self._committed(connection, writes, [outcomes[id(write)] for write in writes], now_s)
+        taken = _add(connection, new, now_s)
+        stored = [answer for answer in taken if not isinstance(answer, Full)]
         changed = [_order(one.write) for one in committed if one.outcome.applied]
         added = [record.row.job_id for answer in stored for record, created in answer if created]
         self._bulletin.tell(connection, jobs=[*filter(None, changed), *added])
         if len(self._fresh) > _MOST_FRESH:
             self._fresh.clear()
         self._fresh |= {record.row.job_id: record.row for answer in stored for record, created in answer if created}
-        return committed, stored
+        return committed, taken
 
     def _committed(
         self, connection: sa.Connection, writes: Sequence[Write], outcomes: Sequence[Outcome], now_s: float
@@ -160,6 +173,8 @@ def _audio_s(result: bytes) -> float:
     return fleet_service_pb2.RenderedVideo.FromString(result).report.audio_seconds
 
 
-def _add(connection: sa.Connection, new: Sequence[Sequence[NewJob]], now_s: float) -> list[Stored]:
-    added = iter(records.add_jobs(connection, [job for jobs in new for job in jobs], now_s) if new else [])
-    return [[next(added) for _ in jobs] for jobs in new]
+def _add(connection: sa.Connection, new: Sequence[Submission], now_s: float) -> list[Taken]:
+    full = quotas.room(connection, new)
+    fitting = [job for one, refusal in zip(new, full, strict=True) if not refusal for job in one.jobs]
+    added = iter(records.add_jobs(connection, fitting, now_s) if fitting else [])
+    return [refusal or [next(added) for _ in one.jobs] for one, refusal in zip(new, full, strict=True)]

@@ -103,6 +103,14 @@ decisions = sa.Table(
     sa.Index("decisions_by_node", "node_id", "sequence"),
 )
 
+forecasts = sa.Table(
+    "forecasts",
+    metadata,
+    sa.Column("subject", sa.Text, primary_key=True),  # of what was learned, as JSON
+    sa.Column("state", sa.LargeBinary, nullable=False),  # what is known of it, as JSON
+    sa.Column("saved_at_s", sa.Double, nullable=False),
+)
+
 artifacts = sa.Table(
     "artifacts",
     metadata,

@@ -149,6 +149,79 @@ async def test_operators_see_and_drain_nodes_of_another_hub(channels: Channels) 
     await until(shown, (nodes_pb2.NODE_STATE_OFFLINE, "", 0))
 
 
+HEAT = nodes_pb2.PlayFault(fault=nodes_pb2.GAME_DAY_FAULT_HEAT, seconds=5)
+
+
+async def holder(caller: Caller) -> str:
+    (node,) = (await caller.admin.ListNodes(admin_pb.ListNodesRequest())).nodes
+    return node.hub_id
+
+
+async def test_a_fault_is_played_through_any_hub_and_is_in_the_audit_log_once(
+    channels: Channels, caplog: pytest.LogCaptureFixture
+) -> None:
+    caller, agent = Caller(channels[0]), Agent(channels[1])
+    await agent.join(plays_faults=True)
+    await until(lambda: holder(caller), "b")
+    since_s = time.perf_counter()
+    await caller.admin.PlayFault(admin_pb.PlayFaultRequest(node_id="n1", fault=HEAT))
+    assert time.perf_counter() - since_s < 1
+    assert (await agent.hear("play_fault")).play_fault == HEAT
+    kept = [line.getMessage() for line in caplog.records if line.name == "audit"]
+    assert kept == ["PlayFault n1: done"]
+
+
+async def test_a_node_refuses_a_fault_in_the_same_words_through_any_hub(channels: Channels) -> None:
+    agent = Agent(channels[1])
+    await agent.join()
+    await until(lambda: holder(Caller(channels[0])), "b")
+    request = admin_pb.PlayFaultRequest(node_id="n1", fault=HEAT)
+    answers = [
+        await refused(Caller(channel).admin.PlayFault(request), grpc.StatusCode.FAILED_PRECONDITION)
+        for channel in channels
+    ]
+    assert answers[0].details() == answers[1].details()
+    assert "does not allow it" in answers[0].details()
+
+
+async def test_a_node_is_explained_through_any_hub_as_it_is_now(tmp_path: Path, url: str) -> None:
+    seldom = {"heartbeat_interval_s": 5.0, "lease_s": 30.0}  # what a hub tells by itself is older than the test
+    async with one_hub(tmp_path, "b", url, **seldom) as (_, b), one_hub(tmp_path, "a", url, **seldom) as (_, a):
+        caller, there, agent = Caller(a), Caller(b), Agent(b)
+        await agent.join()
+        await until(lambda: holder(caller), "b")
+        health = nodes_pb2.NodeHealth(round_trip_seconds=0.25)
+        agent.say(heartbeat=fleet_pb.Heartbeat(health=health))
+        request = admin_pb.ExplainNodeRequest(node_id="n1")
+
+        async def round_trip_s() -> float:
+            return (await there.admin.ExplainNode(request)).node.health.round_trip_seconds
+
+        await until(round_trip_s, 0.25)
+        here = await caller.admin.ExplainNode(request)
+        assert here.node.health.round_trip_seconds == 0.25
+        assert here.node.standing.score == (await there.admin.ExplainNode(request)).node.standing.score > 0
+
+
+async def test_a_hub_that_does_not_answer_is_named(channels: Channels, url: str) -> None:
+    caller, agent = Caller(channels[0]), Agent(channels[0])
+    await agent.join(plays_faults=True)
+    await until(lambda: holder(caller), "a")
+    agent.cut()
+    await until(lambda: holder(caller), "")
+    database = sa.create_engine(url)
+    with database.begin() as connection:  # a hub that gives signs of life, and does nothing else
+        connection.exec_driver_sql("INSERT INTO hubs VALUES ('mute', 'life', extract(epoch FROM now()) + 60)")
+        connection.exec_driver_sql("UPDATE nodes SET hub_id = 'mute', session_id = 's'")
+    database.dispose()
+    await until(lambda: holder(caller), "mute")
+    call = caller.admin.PlayFault(admin_pb.PlayFaultRequest(node_id="n1", fault=HEAT))
+    silent = await refused(call, grpc.StatusCode.UNAVAILABLE)
+    assert "hub mute, which holds the session of node n1, has not answered" in silent.details()
+    explained = await caller.admin.ExplainNode(admin_pb.ExplainNodeRequest(node_id="n1"))  # as it was described
+    assert explained.node.hub_id == "mute"
+
+
 async def test_a_drained_node_gets_nothing_from_a_hub_that_it_is_new_to(channels: Channels) -> None:
     caller, before, after = Caller(channels[1]), Agent(channels[0]), Agent(channels[1])
     await before.join()
