@@ -11,7 +11,8 @@ is whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from hub.store import checkpoints, commits, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.commits import Apart, Outcome
-from hub.store.database import is_local, passing
+from hub.store.database import impatient, is_local
 from hub.store.records import JobRecord, NewJob
 from sonic.v1 import fleet_service_pb2, jobs_pb2
 
@@ -54,6 +55,15 @@ class Committed:
     given: Given | None = None
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A transaction of which all is done but the commit: nobody sees it yet. Another thread may commit it."""
+
+    committed: list[Committed]
+    stored: list[Stored]
+    commit: Callable[[], None]
+
+
 def is_passing(instruction: Instruction) -> bool:
     """Whether it need not survive a power loss at once."""
     return isinstance(instruction, Assign | MarkRunning | Send)
@@ -62,38 +72,59 @@ def is_passing(instruction: Instruction) -> bool:
 class Ledger:
     """Of one hub. To be used by one thread at a time.
 
-    Where `quick` is set, what need not be durable never waits for the disk: handing it to a thread would take longer
-    than the statements. While somebody else is writing, it is refused at once. Elsewhere all is durable.
+    Where `quick` is set, statements take less time than handing them to a thread, which would wait for the loop's turn
+    with each of them; only a commit that waits for the disk is worth a thread.
     """
 
     def __init__(self, database: sa.Engine, known: KnownArtifacts, bulletin: Bulletin, hub_id: str) -> None:
         self.quick = is_local(database)
         self._database = database
-        self._passing = passing(database) if self.quick else database
+        self._impatient = {durable: impatient(database, durable) for durable in (True, False)} if self.quick else {}
         self._known = known
         self._fresh: dict[str, sa.Row[Any]] = {}  # jobs stored here a moment ago: most are assigned at once
         self._bulletin = bulletin
         self._hub_id = hub_id
 
     def close(self) -> None:
-        if self.quick:
-            self._passing.dispose()
+        for engine in self._impatient.values():
+            engine.dispose()
 
-    def write(
+    def write(self, writes: Sequence[Write], new: Sequence[Sequence[NewJob]], now_s: float) -> Draft:
+        """All of it or nothing, at the wall-clock time `now_s`, committed. Raises sqlalchemy.exc.SQLAlchemyError."""
+        draft = self._draft(self._database, writes, new, now_s)
+        draft.commit()
+        return draft
+
+    def draft(
         self, writes: Sequence[Write], new: Sequence[Sequence[NewJob]], now_s: float, durable: bool
-    ) -> tuple[list[Committed], list[Stored]]:
-        """All of it or nothing, at the wall-clock time `now_s`. Raises sqlalchemy.exc.SQLAlchemyError."""
-        engine = self._database if durable else self._passing
+    ) -> Draft | None:
+        """`write` without the commit, where the ledger is quick. None while somebody else is writing."""
         try:
-            with engine.begin() as connection:
-                outcomes = commits.apply_together(connection, writes, now_s, self._hub_id)
-                return self._finish(connection, writes, outcomes, new, now_s)
+            return self._draft(self._impatient[durable], writes, new, now_s)
+        except sa.exc.OperationalError:
+            return None
+
+    def _draft(
+        self, engine: sa.Engine, writes: Sequence[Write], new: Sequence[Sequence[NewJob]], now_s: float
+    ) -> Draft:
+        try:
+            return self._drafted(engine, commits.apply_together, writes, new, now_s)
         except Apart:
-            # Hubs that change the same jobs take them in one order, so that none waits for another that waits for it.
-            in_order = sorted(range(len(writes)), key=lambda index: _order(writes[index]))
-            with engine.begin() as connection:
-                done = {index: commits.apply(connection, writes[index], now_s, self._hub_id) for index in in_order}
-                return self._finish(connection, writes, [done[index] for index in range(len(writes))], new, now_s)
+            return self._drafted(engine, _apply_in_turn, writes, new, now_s)
+
+    def _drafted(
+        self,
+        engine: sa.Engine,
+        apply: Callable[[sa.Connection, Sequence[Write], float, str], list[Outcome]],
+        writes: Sequence[Write],
+        new: Sequence[Sequence[NewJob]],
+        now_s: float,
+    ) -> Draft:
+        with contextlib.ExitStack() as transaction:
+            connection = transaction.enter_context(engine.begin())
+            outcomes = apply(connection, writes, now_s, self._hub_id)
+            committed, stored = self._finish(connection, writes, outcomes, new, now_s)
+            return Draft(committed, stored, transaction.pop_all().close)
 
     def _finish(
         self,
@@ -150,6 +181,13 @@ class Ledger:
             queued_s = max(now_s - row.submitted_at_s, 0.0)
             found[row.job_id] = Given(row.tenant, spec, portrait, voice, queued_s, states.get(row.job_id))
         return found
+
+
+def _apply_in_turn(connection: sa.Connection, writes: Sequence[Write], now_s: float, hub_id: str) -> list[Outcome]:
+    """Hubs that change the same jobs take them in one order, so that none waits for another that waits for it."""
+    in_order = sorted(range(len(writes)), key=lambda index: _order(writes[index]))
+    done = {index: commits.apply(connection, writes[index], now_s, hub_id) for index in in_order}
+    return [done[index] for index in range(len(writes))]
 
 
 def _order(write: Write) -> str:
