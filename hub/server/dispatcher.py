@@ -306,11 +306,14 @@ class Dispatcher:
     ) -> tuple[list[Committed], list[Taken]]:
         with metrics.COMMIT_SECONDS.time():
             durable = bool(new) or not all(map(is_passing, writes))
-            if self._ledger.quick and not durable:
-                with contextlib.suppress(sa.exc.OperationalError):
-                    return self._ledger.write(writes, new, time.time(), durable)
-                durable = True
-            return await self._in_writer(lambda: self._ledger.write(writes, new, time.time(), durable))
+            draft = self._ledger.draft(writes, new, time.time(), durable) if self._ledger.quick else None
+            if draft is None:
+                draft = await self._in_writer(lambda: self._ledger.write(writes, new, time.time()))
+            elif durable:
+                await self._in_writer(draft.commit)
+            else:
+                draft.commit()
+            return draft.committed, draft.taken
 
     async def _look(self) -> list[events.Event]:
         """What the store holds of the doubtful jobs, and what else is to be read."""

@@ -158,11 +158,16 @@ def is_local(engine: sa.Engine) -> bool:
     return engine.dialect.name == "sqlite"
 
 
-def passing(engine: sa.Engine) -> sa.Engine:
-    """A local database, for commits that survive the end of this process, and a power loss with the next that does."""
+def impatient(engine: sa.Engine, durable: bool) -> sa.Engine:
+    """A local database that refuses to write at once while somebody else does.
+
+    Commits that are not `durable` survive the end of this process, and a power loss with the next that is.
+    """
     second = _engine(engine.url)
     sa.event.listen(second, "connect", _set_up_sqlite)
-    sa.event.listen(second, "connect", _pass_quickly)
+    sa.event.listen(second, "connect", _never_wait)
+    if not durable:
+        sa.event.listen(second, "connect", _leave_the_disk)
     sa.event.listen(second, "begin", _begin_sqlite)
     return second
 
@@ -175,8 +180,12 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def _pass_quickly(connection: Any, _record: Any) -> None:
-    for pragma in ("synchronous=NORMAL", "busy_timeout=0", "wal_autocheckpoint=0"):
+def _never_wait(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA busy_timeout=0")
+
+
+def _leave_the_disk(connection: Any, _record: Any) -> None:
+    for pragma in ("synchronous=NORMAL", "wal_autocheckpoint=0"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -11,7 +11,8 @@ is whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from hub.store import checkpoints, commits, quotas, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.commits import Apart, Outcome
-from hub.store.database import is_local, passing
+from hub.store.database import impatient, is_local
 from hub.store.quotas import Full, Submission
 from hub.store.records import JobRecord
 from sonic.v1 import fleet_service_pb2, jobs_pb2
@@ -57,6 +58,15 @@ class Committed:
     given: Given | None = None
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A transaction of which all is done but the commit: nobody sees it yet. Another thread may commit it."""
+
+    committed: list[Committed]
+    taken: list[Taken]
+    commit: Callable[[], None]
+
+
 def is_passing(instruction: Instruction) -> bool:
     """Whether it need not survive a power loss at once."""
     return isinstance(instruction, Assign | MarkRunning | Send)
@@ -65,47 +75,62 @@ def is_passing(instruction: Instruction) -> bool:
 class Ledger:
     """Of one hub. To be used by one thread at a time.
 
-    Where `quick` is set, what need not be durable never waits for the disk: handing it to a thread would take longer
-    than the statements. While somebody else is writing, it is refused at once. Elsewhere all is durable.
+    Where `quick` is set, statements take less time than handing them to a thread, which would wait for the loop's turn
+    with each of them; only a commit that waits for the disk is worth a thread.
     """
 
     def __init__(self, database: sa.Engine, known: KnownArtifacts, bulletin: Bulletin, hub_id: str) -> None:
         self.quick = is_local(database)
         self._database = database
-        self._passing = passing(database) if self.quick else database
+        self._impatient = {durable: impatient(database, durable) for durable in (True, False)} if self.quick else {}
         self._known = known
         self._fresh: dict[str, sa.Row[Any]] = {}  # jobs stored here a moment ago: most are assigned at once
         self._bulletin = bulletin
         self._hub_id = hub_id
 
     def close(self) -> None:
-        if self.quick:
-            self._passing.dispose()
+        for engine in self._impatient.values():
+            engine.dispose()
 
-    def write(
-        self, writes: Sequence[Write], new: Sequence[Submission], now_s: float, durable: bool
-    ) -> tuple[list[Committed], list[Taken]]:
-        """All of it or nothing, at the wall-clock time `now_s`, but for what is beyond the limit of a tenant.
+    def write(self, writes: Sequence[Write], new: Sequence[Submission], now_s: float) -> Draft:
+        """All of it or nothing, at the wall-clock time `now_s`, committed, but for what is beyond a tenant's limit.
 
         Raises sqlalchemy.exc.SQLAlchemyError.
         """
-        engine = self._database if durable else self._passing
+        draft = self._draft(self._database, writes, new, now_s)
+        draft.commit()
+        return draft
+
+    def draft(self, writes: Sequence[Write], new: Sequence[Submission], now_s: float, durable: bool) -> Draft | None:
+        """`write` without the commit, where the ledger is quick. None while somebody else is writing."""
         try:
-            with engine.begin() as connection:
-                quotas.lock(connection, writes, new)
-                outcomes = quotas.beyond(connection, writes)
-                within = [write for write in writes if id(write) not in outcomes]
-                applied = commits.apply_together(connection, within, now_s, self._hub_id)
-                outcomes |= {id(write): outcome for write, outcome in zip(within, applied, strict=True)}
-                return self._finish(connection, writes, outcomes, new, now_s)
+            return self._draft(self._impatient[durable], writes, new, now_s)
+        except sa.exc.OperationalError:
+            return None
+
+    def _draft(self, engine: sa.Engine, writes: Sequence[Write], new: Sequence[Submission], now_s: float) -> Draft:
+        try:
+            return self._drafted(engine, commits.apply_together, writes, new, now_s)
         except Apart:
-            with engine.begin() as connection:
-                quotas.lock(connection, writes, new)
-                outcomes = quotas.beyond(connection, writes)
-                # Hubs that change the same jobs take them in one order, so that none waits for one that waits for it.
-                for write in sorted((write for write in writes if id(write) not in outcomes), key=_order):
-                    outcomes[id(write)] = commits.apply(connection, write, now_s, self._hub_id)
-                return self._finish(connection, writes, outcomes, new, now_s)
+            return self._drafted(engine, _apply_in_turn, writes, new, now_s)
+
+    def _drafted(
+        self,
+        engine: sa.Engine,
+        apply: Callable[[sa.Connection, Sequence[Write], float, str], list[Outcome]],
+        writes: Sequence[Write],
+        new: Sequence[Submission],
+        now_s: float,
+    ) -> Draft:
+        with contextlib.ExitStack() as transaction:
+            connection = transaction.enter_context(engine.begin())
+            quotas.lock(connection, writes, new)
+            outcomes = quotas.beyond(connection, writes)
+            within = [write for write in writes if id(write) not in outcomes]
+            applied = apply(connection, within, now_s, self._hub_id)
+            outcomes |= {id(write): outcome for write, outcome in zip(within, applied, strict=True)}
+            committed, taken = self._finish(connection, writes, outcomes, new, now_s)
+            return Draft(committed, taken, transaction.pop_all().close)
 
     def _finish(
         self,
@@ -163,6 +188,13 @@ class Ledger:
             queued_s = max(now_s - row.submitted_at_s, 0.0)
             found[row.job_id] = Given(row.tenant, spec, portrait, voice, queued_s, states.get(row.job_id))
         return found
+
+
+def _apply_in_turn(connection: sa.Connection, writes: Sequence[Write], now_s: float, hub_id: str) -> list[Outcome]:
+    """Hubs that change the same jobs take them in one order, so that none waits for another that waits for it."""
+    in_order = sorted(range(len(writes)), key=lambda index: _order(writes[index]))
+    done = {index: commits.apply(connection, writes[index], now_s, hub_id) for index in in_order}
+    return [done[index] for index in range(len(writes))]
 
 
 def _order(write: Write) -> str:
