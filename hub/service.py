@@ -236,6 +236,7 @@ async def _serving(
             await healthy.enter_graceful_shutdown()
             sessions.end_all()
             await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
+            await fleet.ended()
             dispatcher.stop()
             await asyncio.wait([work], timeout=STOP_GRACE_S)
             for task in background:

@@ -47,6 +47,7 @@ class Standing:
         self._nodes = nodes
         self._heartbeat_interval_s = heartbeat_interval_s
         self._vanishing = Vanishing(grace_s)
+        self._connected: set[str] = set()
         self._norms = Norms()
         self._norms_at_s = float("-inf")
         self._ill: set[str] = set()  # nodes with a breaker that is not closed, or wants to open
@@ -76,6 +77,7 @@ class Standing:
 
     def joined(self, node: Node, now: float) -> Iterator[Instruction]:
         """A node has said Hello. What its breakers remember still holds."""
+        self._connected.add(node.node_id)
         node.vitals.joined(now, node.region)
         self._lose_probe(node, now)
         if self._vanishing.joined(now, node.node_id):
@@ -85,13 +87,13 @@ class Standing:
 
     def cut(self, node: Node, now: float) -> Iterator[Instruction]:
         """A session has ended; to be told while the node still counts as connected."""
+        self._connected.discard(node.node_id)
         self._lose_probe(node, now)
         if node.leaving:
             return
-        left = sum(other.online for other in self._nodes.values()) - 1
         if self._vanishing.ticked(now):
             yield Record(Decision(Kind.THAWED, self._vanishing.reason))
-        if self._vanishing.cut(now, node.node_id, left):
+        if self._vanishing.cut(now, node.node_id, len(self._connected)):
             yield Record(Decision(Kind.FROZEN, self._vanishing.reason))
 
     def heard(

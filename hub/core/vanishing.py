@@ -12,7 +12,7 @@ class Vanishing:
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
-        self._cut_at_s: dict[str, float] = {}  # nodes lost lately, or since the freeze, and not back
+        self._cut_at_s: dict[str, float] = {}  # nodes lost lately, or since the freeze, and not back; in that order
         self._gone = 0  # lost in this freeze
         self.frozen = False
         self.until_s = 0.0
@@ -25,8 +25,9 @@ class Vanishing:
         """
         self.ticked(now)
         if not self.frozen:
-            self._cut_at_s = {node: at_s for node, at_s in self._cut_at_s.items() if now - at_s <= _WINDOW_S}
-        self._gone += self.frozen and node_id not in self._cut_at_s
+            self._forget_old(now)
+        again = self._cut_at_s.pop(node_id, None) is not None
+        self._gone += self.frozen and not again
         self._cut_at_s[node_id] = now
         lost = len(self._cut_at_s)
         if self.frozen or lost < _LEAST_NODES or lost < _LEAST_SHARE * (sessions + lost):
@@ -54,6 +55,14 @@ class Vanishing:
             return False
         self._thaw(f"{len(self._cut_at_s)} of {self._gone} nodes that vanished are not back after {self._grace_s:g} s")
         return True
+
+    def _forget_old(self, now: float) -> None:
+        """To look at all of them each time would make a vanish of ten thousand last for seconds."""
+        while self._cut_at_s:
+            oldest = next(iter(self._cut_at_s))
+            if now - self._cut_at_s[oldest] <= _WINDOW_S:
+                return
+            del self._cut_at_s[oldest]
 
     def _thaw(self, reason: str) -> None:
         self.frozen, self.reason = False, reason

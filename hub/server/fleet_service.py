@@ -24,12 +24,14 @@ from hub.server.callers import Context
 from hub.server.checkpoints import Checkpoints
 from hub.server.dispatcher import Dispatcher
 from hub.server.enrolment_service import EnrolmentService
+from hub.server.farewells import Farewells
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
 from hub.server.peers import check_node, names_of
 from hub.server.sessions import MOST_UNTAKEN, AgentSession, Outgoing, Sessions
-from hub.store import hubs, records
+from hub.store import records
 from hub.store.bulletin import Bulletin
+from hub.store.hubs import Farewell
 from sonic.parameters import Problem
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as pb
@@ -70,6 +72,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         self._files = files
         self._sessions = sessions
         self._forwarder = forwarder
+        self._farewells = Farewells(database, bulletin)
+
+    async def ended(self) -> None:
+        """Wait until it is stored which sessions have ended."""
+        await self._farewells.noted()
 
     async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[Outgoing]:
         hello = await _first(aiter(request))
@@ -96,7 +103,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             self._end_metrics(session)
             self._dispatcher.post(events.NodeCut(hello.node_id, session.session_id))
             _log.info("session ended", extra={"node_id": hello.node_id})
-            await self._note_heard(session)
+            farewell = Farewell(hello.node_id, session.session_id, session.heard_at_s, session.metrics.leaving)
+            self._farewells.note(farewell)
 
     async def FetchInput(self, request: pb.FetchInputRequest, context: Context) -> AsyncIterator[pb.FetchInputResponse]:
         attempt = await self._attempt_of(context, request.node_id, request.ref)
@@ -196,17 +204,6 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         if self._bulletin.shared:
             self._dispatcher.look_again([*held, *(ref.job_id for ref in (*hello.running, *hello.finished))])
             self._neighbours.look_at([hello.node_id])
-
-    async def _note_heard(self, session: AgentSession) -> None:
-        def write() -> None:
-            with self._database.begin() as connection:
-                records.node_heard(connection, session.hello.node_id, session.heard_at_s)
-                if session.metrics.leaving:
-                    records.node_left(connection, session.hello.node_id, session.session_id, session.heard_at_s)
-                hubs.end_session(connection, session.hello.node_id, session.session_id)
-                self._bulletin.tell(connection, nodes=[session.hello.node_id])
-
-        await self._written(write)
 
     @staticmethod
     async def _written(write: Callable[[], T]) -> T:

@@ -67,10 +67,40 @@ def alive(connection: sa.Connection, within_s: float) -> frozenset[str]:
     return frozenset(connection.execute(query).scalars())
 
 
-def end_session(connection: sa.Connection, node_id: str, session_id: str) -> None:
-    """Note that a session has ended, unless a newer one stands."""
-    mine = (nodes.c.node_id == node_id, nodes.c.session_id == session_id)
-    connection.execute(sa.update(nodes).where(*mine).values(hub_id=None, session_id=None))
+@dataclass(frozen=True)
+class Farewell:
+    """A session has ended."""
+
+    node_id: str
+    session_id: str
+    heard_at_s: float  # last, on the wall clock
+    leaving: bool  # of the node's own will: nobody expects it back
+
+
+_END_SESSION = (
+    sa.update(nodes)
+    .where(nodes.c.node_id == sa.bindparam("of_node"), nodes.c.session_id == sa.bindparam("of_session"))
+    .values(
+        hub_id=None,
+        session_id=None,
+        last_heard_at_s=sa.bindparam("heard_at_s"),
+        left_at_s=sa.bindparam("gone_at_s"),
+    )
+)
+
+
+def end_sessions(connection: sa.Connection, farewells: Sequence[Farewell]) -> None:
+    """Note that sessions have ended, but for those in whose place a newer one stands."""
+    rows = [
+        {
+            "of_node": farewell.node_id,
+            "of_session": farewell.session_id,
+            "heard_at_s": farewell.heard_at_s,
+            "gone_at_s": farewell.heard_at_s if farewell.leaving else None,
+        }
+        for farewell in sorted(farewells, key=lambda farewell: farewell.node_id)
+    ]
+    connection.execute(_END_SESSION, rows)
 
 
 def whereabouts(connection: sa.Connection) -> list[sa.Row[Any]]:

@@ -302,17 +302,6 @@ def note_node(
         connection.execute(sa.update(nodes).where(nodes.c.node_id == node_id).values(**fresh))
 
 
-def node_heard(connection: sa.Connection, node_id: str, now_s: float) -> None:
-    """When a node was last heard of; kept when its session ends."""
-    connection.execute(sa.update(nodes).where(nodes.c.node_id == node_id).values(last_heard_at_s=now_s))
-
-
-def node_left(connection: sa.Connection, node_id: str, session_id: str, now_s: float) -> None:
-    """A node has gone of its own will, unless it has begun another session since."""
-    where = (nodes.c.node_id == node_id, nodes.c.session_id == session_id)
-    connection.execute(sa.update(nodes).where(*where).values(left_at_s=now_s))
-
-
 def nodes_that_left(connection: sa.Connection) -> set[str]:
     """The nodes that nobody expects back."""
     return set(connection.execute(sa.select(nodes.c.node_id).where(nodes.c.left_at_s.is_not(None))).scalars())
