@@ -218,6 +218,7 @@ class Dispatcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
                     await self._wakeup.wait()
+        await asyncio.sleep(0)  # what has come in together is dealt with together
         self._wakeup.clear()
         return [self._inbox.popleft() for _ in range(min(len(self._inbox), MAX_BATCH))]
 

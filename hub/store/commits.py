@@ -28,6 +28,7 @@ from hub.core.instructions import (
 from hub.core.jobs import Ref, State
 from hub.store import records
 from hub.store.database import shared
+from hub.store.prepared import Prepared
 from hub.store.schema import attempts, decisions, jobs
 
 _LIVE = (State.QUEUED, State.ASSIGNED, State.RUNNING)
@@ -111,7 +112,7 @@ def _assign(connection: sa.Connection, write: Assign, now_s: float, hub_id: str)
     before = Ref(write.ref.job_id, write.ref.attempt - 1)
     if not _update(connection, _at(before, State.QUEUED), state=State.ASSIGNED, attempt=write.ref.attempt):
         return Outcome(applied=False)
-    connection.execute(_ADD_ATTEMPT, _attempt_row(write, now_s, hub_id))
+    _ADD_ATTEMPT.execute(connection, [_attempt_row(write, now_s, hub_id)])
     return Outcome(applied=True)
 
 
@@ -167,7 +168,7 @@ def _succeed(connection: sa.Connection, write: CommitSuccess, now_s: float) -> O
     return Outcome(applied=False, verdict=Verdict.COMMITTED if winner == write.ref.attempt else Verdict.SUPERSEDED)
 
 
-# Many at once. The statements are made once, since making one costs more than carrying it out.
+# Many at once.
 
 
 def _one_of(*states: State) -> sa.ColumnElement[bool]:
@@ -187,24 +188,24 @@ _LOCK = (
     .order_by(jobs.c.job_id)
     .with_for_update()
 )
-_ADD_ATTEMPT = sa.insert(attempts)
-_ASSIGN = (
+_ADD_ATTEMPT = Prepared(sa.insert(attempts))
+_ASSIGN = Prepared(
     sa.update(jobs)
     .where(jobs.c.job_id == _JOB, jobs.c.attempt == _ATTEMPT - 1, jobs.c.state == State.QUEUED)
     .values(revision=jobs.c.revision + 1, state=State.ASSIGNED, attempt=_ATTEMPT)
 )
-_BEGIN = (
+_BEGIN = Prepared(
     sa.update(jobs)
     .where(jobs.c.job_id == _JOB, jobs.c.attempt == _ATTEMPT, _one_of(State.ASSIGNED, State.QUEUED))
     .values(revision=jobs.c.revision + 1, state=State.RUNNING, started_at_s=sa.func.coalesce(jobs.c.started_at_s, _NOW))
 )
 _THIS_ATTEMPT = (attempts.c.job_id == _JOB, attempts.c.attempt == _ATTEMPT)
-_BEGIN_ATTEMPT = (
+_BEGIN_ATTEMPT = Prepared(
     sa.update(attempts)
     .where(*_THIS_ATTEMPT)
     .values(started_at_s=sa.func.coalesce(attempts.c.started_at_s, _NOW), ended_at_s=None, failure=None)
 )
-_SUCCEED = (
+_SUCCEED = Prepared(
     sa.update(jobs)
     .where(
         jobs.c.job_id == _JOB,
@@ -220,7 +221,7 @@ _SUCCEED = (
         ended_at_s=_NOW,
     )
 )
-_SUCCEED_ATTEMPT = (
+_SUCCEED_ATTEMPT = Prepared(
     sa.update(attempts)
     .where(*_THIS_ATTEMPT)
     .values(started_at_s=sa.func.coalesce(attempts.c.started_at_s, _BEGUN), ended_at_s=_NOW, failure=None)
@@ -230,7 +231,7 @@ _SUCCEED_ATTEMPT = (
 def _assign_together(connection: sa.Connection, writes: list[Assign], now_s: float, hub_id: str) -> None:
     _update_all(connection, _ASSIGN, [_at_ref(write.ref) for write in writes])
     if writes:
-        connection.execute(_ADD_ATTEMPT, [_attempt_row(write, now_s, hub_id) for write in writes])
+        _ADD_ATTEMPT.execute(connection, [_attempt_row(write, now_s, hub_id) for write in writes])
 
 
 def _begin_together(connection: sa.Connection, refs: list[Ref], now_s: float) -> None:
@@ -246,8 +247,8 @@ def _succeed_together(connection: sa.Connection, writes: list[CommitSuccess], be
     _update_all(connection, _SUCCEED_ATTEMPT, rows)
 
 
-def _update_all(connection: sa.Connection, statement: sa.Update, rows: list[dict[str, Any]]) -> None:
-    if rows and connection.execute(statement, rows).rowcount != len(rows):
+def _update_all(connection: sa.Connection, statement: Prepared, rows: list[dict[str, Any]]) -> None:
+    if rows and statement.execute(connection, rows) != len(rows):
         raise Apart
 
 

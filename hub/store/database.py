@@ -5,6 +5,7 @@ All SQL that only one kind of database understands is in this module.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Iterable
@@ -89,8 +90,23 @@ def sqlite_file(url: str) -> Path | None:
 
 def insert_ignoring(engine: sa.Engine, table: sa.Table) -> Any:
     """An INSERT that leaves an existing row as it is; `rowcount` tells."""
-    dialect = sqlite if engine.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    return _insert_ignoring(engine.dialect.name, table)
+
+
+def insert_returning(engine: sa.Engine, table: sa.Table) -> Any:
+    """`insert_ignoring` that returns the rows that it has added."""
+    return _insert_returning(engine.dialect.name, table)
+
+
+@functools.cache
+def _insert_ignoring(dialect: str, table: sa.Table) -> Any:
+    made = (sqlite if dialect == "sqlite" else postgresql).insert(table)
+    return made.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+
+
+@functools.cache
+def _insert_returning(dialect: str, table: sa.Table) -> Any:
+    return _insert_ignoring(dialect, table).returning(*table.c)
 
 
 def upsert(engine: sa.Engine, table: sa.Table) -> Any:
@@ -195,4 +211,8 @@ def _set_up_postgresql(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_CHANGES) else "BEGIN")
+    if connection.get_execution_options().get(_CHANGES):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("BEGIN")  # it takes no lock and no time; SQLAlchemy would take as long as for a query

@@ -18,7 +18,7 @@ from hub.artifacts.depot import Stored
 from hub.core.jobs import Input, Job, RegionRules, Requirement, State, Work
 from hub.core.nodes import Node
 from hub.core.tenants import EVERYBODY, Everybody, Tenant
-from hub.store.database import insert_ignoring
+from hub.store.database import insert_ignoring, insert_returning
 from hub.store.schema import artifacts, attempts, decisions, jobs, nodes
 from sonic.v1 import jobs_pb2
 
@@ -35,6 +35,9 @@ _ATTEMPTS_BY_JOB = (
     .where(attempts.c.job_id.in_(sa.bindparam("job_ids", expanding=True)))
     .order_by(attempts.c.attempt)
 )
+# An IN takes as long to prepare as a query of one job takes altogether, and most are of one.
+_JOB_OF = sa.select(jobs).where(jobs.c.job_id == sa.bindparam("of_job"), jobs.c.tenant == sa.bindparam("owner"))
+_ATTEMPTS_OF_JOB = sa.select(attempts).where(attempts.c.job_id == sa.bindparam("of_job")).order_by(attempts.c.attempt)
 
 _KNOWN_KEYS = sa.select(jobs.c.idempotency_key).where(
     jobs.c.tenant == sa.bindparam("of_tenant"), jobs.c.idempotency_key.in_(sa.bindparam("keys", expanding=True))
@@ -133,7 +136,7 @@ def add_job(connection: sa.Connection, new: NewJob, now_s: float) -> tuple[JobRe
 
 def add_jobs(connection: sa.Connection, new: Sequence[NewJob], now_s: float) -> list[tuple[JobRecord, bool]]:
     """`add_job` for each; a key that comes twice makes the first the job of both."""
-    adding = insert_ignoring(connection.engine, jobs).returning(*jobs.c)
+    adding = insert_returning(connection.engine, jobs)
     added = connection.execute(adding, [_job_values(job, now_s) for job in new]).all() if new else ()
     created = {row.job_id for row in added}
     found = {(row.tenant, row.idempotency_key): JobRecord(row) for row in added}
@@ -148,6 +151,10 @@ def add_jobs(connection: sa.Connection, new: Sequence[NewJob], now_s: float) -> 
 def jobs_of(connection: sa.Connection, keys: Collection[OwnedJob]) -> dict[OwnedJob, JobRecord]:
     """Those of the jobs that exist, each asked for with the tenant that asks."""
     wanted = set(keys)
+    if len(wanted) == 1:
+        (key,) = wanted
+        found = connection.execute(_JOB_OF, {"owner": key[0], "of_job": key[1]}).all()
+        return dict(zip([key], with_attempts(connection, found), strict=False))
     asked = {"job_ids": [job_id for _, job_id in wanted], "owners": list({tenant for tenant, _ in wanted})}
     rows = [row for row in connection.execute(_JOBS_OF, asked) if (row.tenant, row.job_id) in wanted]
     return {(record.row.tenant, record.row.job_id): record for record in with_attempts(connection, rows)}
@@ -253,7 +260,8 @@ def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> lis
     """Jobs with their attempts, in one query for all."""
     records = {row.job_id: JobRecord(row) for row in rows}
     tried = [row.job_id for row in rows if row.attempt]
-    for attempt in connection.execute(_ATTEMPTS_BY_JOB, {"job_ids": tried}) if tried else ():
+    asked = (_ATTEMPTS_OF_JOB, {"of_job": tried[0]}) if len(tried) == 1 else (_ATTEMPTS_BY_JOB, {"job_ids": tried})
+    for attempt in connection.execute(*asked) if tried else ():
         records[attempt.job_id].attempts.append(attempt)
     return list(records.values())
 
