@@ -28,7 +28,7 @@ from .test_kill import Node, until_answered
 from .test_store import add, new
 
 ROOT = Path(__file__).resolve().parents[2]
-BEFORE = "f5780a5"  # the version before the newest schema
+BEFORE = "4552c4c"  # the version before the newest schema
 
 # As hubs of schema 0001 say it.
 OLD_JOB = """
