@@ -95,13 +95,17 @@ class Board:
             self._elsewhere[node.node_id] = node
         before = self._filed.get(node.node_id, {})
         after: dict[int, _Filed] = {}
+        alike: dict[tuple[tuple[Requirement, ...], str], Pool] = {}
         for slot in node.slots.values() if usable else ():
             if (
                 slot.engines
                 and slot.state in (SlotState.READY, SlotState.BUSY)
                 and node.part_of(slot.index) not in node.out
             ):
-                after[slot.index] = _Filed(self._pool(self._traits(node, slot)), _busy_until_s(node, slot, now))
+                kind = (slot.engines, slot.gpu_uuid)
+                if kind not in alike:
+                    alike[kind] = self._pool(self._traits(node, slot))
+                after[slot.index] = _Filed(alike[kind], _busy_until_s(node, slot, now))
         if before == after:
             return
         for index, filed in before.items():

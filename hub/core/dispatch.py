@@ -220,7 +220,7 @@ class Dispatch:
             case events.AttemptFailed(node_id, ref, failure):
                 yield from self._fail(node_id, ref, failure, now)
             case events.AttemptStopped(node_id, ref):
-                self._free_slot(node_id, ref, now)
+                self._free_slot(node_id, ref)
                 stopped = Failure(Fault.DECLINED, "STOPPED", "the node stopped it")
                 yield from self._fail(node_id, ref, stopped, now)
             case events.ClaimLost(ref):
@@ -522,14 +522,14 @@ class Dispatch:
         first = slot.engines[0]
         return self.forecasts.ratio(Kind(first.engine, first.model_version, node.gpu_class(slot)), node.node_id)
 
-    def _free_slot(self, node_id: str, ref: Ref, now: float, restarts: bool = False) -> None:
+    def _free_slot(self, node_id: str, ref: Ref, restarts: bool = False) -> None:
         node = self.nodes.get(node_id)
         busy = node.busy.pop(ref, None) if node else None
         if node is None or busy is None:
             return
         if slot := node.slots.get(busy.slot):
             node.slots[busy.slot] = replace(slot, state=SlotState.STARTING if restarts else SlotState.READY)
-        self.board.file(node, now)
+        self.standing.changed.add(node_id)
 
     # Attempts.
 
@@ -589,7 +589,7 @@ class Dispatch:
                 job.progress = progress
 
     def _succeed(self, event: events.AttemptSucceeded, now: float) -> Iterator[Instruction]:
-        self._free_slot(event.node_id, event.ref, now)
+        self._free_slot(event.node_id, event.ref)
         job = self._forget(event.ref.job_id)
         yield CommitSuccess(event.ref, event.node_id, event.result)
         if job is None:
@@ -600,7 +600,7 @@ class Dispatch:
         if (node := self.nodes.get(event.node_id)) and job.node_id == event.node_id:
             ratio = self._learn(job, node, event.rendered) if event.rendered else 0.0
             yield from self.standing.rendered(node, job, ratio, now)
-            self.board.file(node, now)
+            self.standing.changed.add(node.node_id)
         if job.held and job.ref != event.ref:
             yield StopAttempt(job.node_id, job.ref, "an earlier try has finished first")
 
@@ -619,7 +619,7 @@ class Dispatch:
         return took_s / usual_s
 
     def _fail(self, node_id: str, ref: Ref, failure: Failure, now: float) -> Iterator[Instruction]:
-        self._free_slot(node_id, ref, now, failure.fault.worker_restarts)
+        self._free_slot(node_id, ref, failure.fault.worker_restarts)
         job = self.jobs.get(ref.job_id)
         if job is None or not self._holds(node_id, job, ref):
             yield Acknowledge(node_id, ref, Verdict.SUPERSEDED)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +20,10 @@ from hub.core.instructions import Verdict
 from hub.core.jobs import Ref, Requirement, State
 from hub.core.tenants import EVERYBODY
 from hub.store import commits, records
+from hub.store.artifacts import KnownArtifacts
+from hub.store.bulletin import Bulletin
 from hub.store.database import open_database
+from hub.store.ledger import Ledger
 from hub.store.records import NewJob, Page
 from hub.store.schema import metadata
 from hub.testing import MemoryStore
@@ -172,3 +177,21 @@ def test_a_drain_outlives_the_hub(database: sa.Engine) -> None:
     with database.connect() as connection:
         (node,) = records.known_nodes(connection)
         assert (node.region, node.drain_wanted, node.online) == ("us", True, False)
+
+
+def test_a_draft_is_seen_by_nobody_before_its_commit_and_waits_for_no_other_writer(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'hub.db'}")
+    ledger = Ledger(database, KnownArtifacts(database), Bulletin(database, ""), "")
+    with database.begin() as other:
+        records.add_job(other, new("others"), 1.0)
+        assert ledger.draft([], [[new("ours")]], 2.0, durable=True) is None
+    draft = ledger.draft([], [[new("ours")]], 2.0, durable=True)
+    assert draft
+    with database.connect() as reader:
+        assert not records.job(reader, EVERYBODY, "ours")
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(draft.commit).result()
+    with database.connect() as reader:
+        assert records.job(reader, EVERYBODY, "ours")
+    ledger.close()
+    database.dispose()
