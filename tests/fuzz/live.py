@@ -30,7 +30,8 @@ from tests.hub.secured import Secured, secured
 
 CALL_TIMEOUT_S = 10.0
 BOX = "box-of-the-attack"
-_FAILURES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED)
+_FAILURES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADLINE_EXCEEDED)
+_CUT = "Internal error from Core"  # the caller's own gRPC says so when it still writes to a call that was refused
 _HTTP = [
     b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: text/plain\r\n\r\n",
     b"POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
@@ -79,12 +80,14 @@ class Caller:
         make = getattr(self._channel_for(method), f"{_arity(method.streams_in)}_{_arity(method.streams_out)}")(
             method.path
         )
-        code = await self._code(make, parts, method, metadata)
+        code, details = await self._answer(make, parts, method, metadata)
         self.codes[code.name] = self.codes.get(code.name, 0) + 1
-        if code in _FAILURES or (code is grpc.StatusCode.INTERNAL):
-            self.findings.setdefault(f"{method.path} {code.name}", repr(parts)[:600])
+        if code in _FAILURES:
+            self.findings.setdefault(f"{method.path} {code.name}", f"{details[:200]}: {parts!r}"[:800])
 
-    async def _code(self, make: Any, parts: list[bytes], method: Method, metadata: Any) -> grpc.StatusCode:
+    async def _answer(
+        self, make: Any, parts: list[bytes], method: Method, metadata: Any
+    ) -> tuple[grpc.StatusCode, str]:
         async def stream() -> AsyncIterator[bytes]:
             for part in parts:
                 yield part
@@ -93,17 +96,18 @@ class Caller:
         try:
             if not method.streams_out:
                 await call
-                return grpc.StatusCode.OK
+                return grpc.StatusCode.OK, ""
             async with asyncio.timeout(0.2):  # a watch or a session may have nothing to say
                 async for _ in call:
                     pass
         except TimeoutError:
             call.cancel()
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.INTERNAL and "deserializ" in str(error.details()).lower():
-                return grpc.StatusCode.INVALID_ARGUMENT  # gRPC's own word for bytes that are no message
-            return error.code()
-        return grpc.StatusCode.OK
+            details = str(error.details())
+            if error.code() is grpc.StatusCode.INTERNAL and details == _CUT:
+                return grpc.StatusCode.CANCELLED, details
+            return error.code(), details
+        return grpc.StatusCode.OK, ""
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("sonic-tenant", self._draw.choice(["acme", "acme", "..", "a/b", "x" * 200, "", "other"])),)
