@@ -147,10 +147,12 @@ class Settings:
         try:
             return kind(**given)
         except ValueError as error:
-            origins = [
-                s for s in resolved.values() if s.origin != "default" and re.search(rf"\b{s.name}\b", str(error))
-            ]
-            where = f" (from {origins[0].source})" if origins else ""
+            named = {
+                found.start(): setting.source
+                for setting in resolved.values()
+                if setting.origin != "default" and (found := re.search(rf"\b{setting.name}\b", str(error)))
+            }
+            where = f" (from {named[min(named)]})" if named else ""
             raise BadSettings(f"[{table}] {error}{where}") from error
 
     def _setting(self, table: str, field: Field) -> Setting:

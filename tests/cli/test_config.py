@@ -148,6 +148,12 @@ async def test_values_that_cannot_be_used_are_shown_and_told(sonic, json) -> Non
     assert "[agent] slots is 0" in ended.err
 
 
+def test_the_setting_that_is_wrong_is_traced_and_not_one_that_the_advice_mentions(tmp_path) -> None:
+    environ = {"SONIC_HUB_LISTEN": "127.0.0.1:0", "SONIC_HUB_HTTP_LISTEN": "10.0.0.1:8090"}
+    with pytest.raises(BadSettings, match=r"http_listen is .*, or listen on 127.0.0.1 \(from SONIC_HUB_HTTP_LISTEN\)"):
+        config.load(written(tmp_path / "c.toml", ""), environ).build(HubConfig)
+
+
 async def test_the_command_shows_where_each_value_came_from(sonic, home) -> None:
     path = Path(home["XDG_CONFIG_HOME"]) / "sonic" / "config.toml"
     assert (await sonic("config", "path")).out.strip() == str(path)

@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -148,8 +150,10 @@ class Fleet:
             time.sleep(0.05)
 
     def ready(self, hub: Part) -> bool:
+        url = f"https://{hub.machine.address}:{HTTP_PORT}/readyz"
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://{hub.machine.address}:{HTTP_PORT}/readyz", timeout=2).close()
+            trusted = ssl.create_default_context(cafile=self.authority_dir / "authority.pem")
+            urllib.request.urlopen(url, timeout=2, context=trusted).close()
             return True
         return False
 
@@ -260,6 +264,8 @@ def _add_hub(fleet: Fleet, name: str, store: str) -> None:
     command = [*SONIC, "hub", "--hub-id", name, "--data-dir", str(fleet.folder / name)]
     command += ["--agent-listen", f"{machine.address}:{AGENTS_PORT}", "--authority-dir", str(fleet.authority_dir)]
     command += ["--listen", f"{machine.address}:{GRPC_PORT}", "--http-listen", f"{machine.address}:{HTTP_PORT}"]
+    for option, file in _http_files(fleet, machine).items():
+        command += [option, str(file)]
     command += ["--heartbeat-interval-s", str(HEARTBEAT_S), "--lease-s", str(LEASE_S), "--max-tries", str(MAX_TRIES)]
     if store == "postgresql":
         files = fleet.folder / "files"
@@ -268,6 +274,20 @@ def _add_hub(fleet: Fleet, name: str, store: str) -> None:
     else:
         fleet.database_url = f"sqlite:///{fleet.folder / name / 'hub.db'}"
     fleet.hubs.append(Part(name, machine, command, fleet.folder / f"{name}.log"))
+
+
+def _http_files(fleet: Fleet, machine: Machine) -> dict[str, Path]:
+    """What other machines may only be served with."""
+    key, chain = open_authority(fleet.authority_dir).server_certificate([machine.address], timedelta(days=1))
+    contents = {"tls-certificate": chain, "tls-key": key, "token": secrets.token_hex(16).encode()}
+    files = {name: fleet.folder / f"{machine.address}.{name}" for name in contents}
+    for name, content in contents.items():
+        files[name].write_bytes(content)
+    return {
+        "--http-tls-certificate-file": files["tls-certificate"],
+        "--http-tls-key-file": files["tls-key"],
+        "--metrics-token-file": files["token"],
+    }
 
 
 def _enrolled(fleet: Fleet, name: str, nodes: int) -> Path:
