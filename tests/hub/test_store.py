@@ -24,6 +24,7 @@ from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database
 from hub.store.ledger import Ledger
+from hub.store.quotas import Submission
 from hub.store.records import NewJob, Page
 from hub.store.schema import metadata
 from hub.testing import MemoryStore
@@ -184,8 +185,8 @@ def test_a_draft_is_seen_by_nobody_before_its_commit_and_waits_for_no_other_writ
     ledger = Ledger(database, KnownArtifacts(database), Bulletin(database, ""), "")
     with database.begin() as other:
         records.add_job(other, new("others"), 1.0)
-        assert ledger.draft([], [[new("ours")]], 2.0, durable=True) is None
-    draft = ledger.draft([], [[new("ours")]], 2.0, durable=True)
+        assert ledger.draft([], [Submission([new("ours")])], 2.0, durable=True) is None
+    draft = ledger.draft([], [Submission([new("ours")])], 2.0, durable=True)
     assert draft
     with database.connect() as reader:
         assert not records.job(reader, EVERYBODY, "ours")
