@@ -78,11 +78,13 @@ class Session:
 
     async def hold(self, hello: pb.Hello) -> None:
         """One session from Hello to its end, which is reported as SessionEnded."""
-        detail = "the hub could not be called"
+        detail, level = "the hub could not be called", logging.INFO
         try:
             detail = await self._converse(hello)
         except grpc.aio.AioRpcError as error:
             detail = await self._line.trouble(error) or f"{error.code().name}: {error.details()}"
+            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+                level = logging.WARNING  # it will not pass by itself
         except TimeoutError:
             detail = f"the hub did not answer Hello within {WELCOME_TIMEOUT_S:g} s"
         except asyncio.InvalidStateError:
@@ -91,7 +93,7 @@ class Session:
             detail = "it was cut off here"
             raise
         finally:
-            _log.info("session ended", extra={"why": detail})
+            _log.log(level, "session ended", extra={"why": detail})
             self._line.move_on()
             self._post(events.SessionEnded(detail, random.random()))  # noqa: S311 - no secret
 

@@ -43,6 +43,7 @@ _MORE_VARIABLES = {
 _LONGEST_PATH = 4096
 _log = logging.getLogger(__name__)
 MASK = "••••••"
+_PASSWORD_IN_URL = re.compile(r"(://[^:/@]*):[^@/]+@")
 _SECRET_NAME = re.compile(r"(token|secret|password|api_key)$")
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -116,7 +117,8 @@ class Setting:
         if _SECRET_NAME.search(self.name) and self.value:
             return MASK
         if isinstance(self.value, str):
-            return re.sub(r"(://[^:/@]*):[^@/]*@", rf"\1:{MASK}@", self.value)
+            masked = _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", self.value)
+            return re.sub(r"([?&][^=&#]*)=[^&#]+", rf"\1={MASK}", masked) if "://" in masked else masked
         return str(self.value) if isinstance(self.value, Path) else self.value
 
 
@@ -235,11 +237,21 @@ def load(
 
 
 def of_options(given: Mapping[str, Any], table: str = "client") -> Settings:
-    """The file that `--config` names, the environment, and the options of one table and of those with a prefix."""
+    """The file that `--config` names, the environment, and the options of one table and of those with a prefix.
+
+    Raises BadSettings.
+    """
     flags = {
         other: {name.removeprefix(f"{other}_"): value for name, value in given.items() if name.startswith(f"{other}_")}
         for other in PREFIXED
     }
+    for other, values in ({table: given} | flags).items():
+        for name, value in values.items():
+            if isinstance(value, str) and _PASSWORD_IN_URL.search(value) and name in fields_of(other):
+                raise BadSettings(
+                    f"{name} is given as an option and holds a password, which everybody on this machine can see among "
+                    f"the processes; set it in the environment, {variable_of(other, name)}, or in the file of settings"
+                )
     named = given.get("config")
     return load(Path(named) if named else None, flags={table: given} | flags)
 

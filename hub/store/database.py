@@ -50,6 +50,8 @@ def open_database(url: str) -> sa.Engine:
         if shared(engine):
             raise InvalidConfig(f"database_url names a database that does not answer: {error.orig}") from error
         raise
+    except sa.exc.ProgrammingError as error:
+        raise InvalidConfig(f"database_url names a database that cannot be used: {error.orig}") from error
     return engine
 
 
@@ -83,7 +85,7 @@ def shared(engine: sa.Engine) -> bool:
 
 def sqlite_file(url: str) -> Path | None:
     """The file behind a URL of SQLite; None for any other database, and for one in memory."""
-    parsed = sa.make_url(url)
+    parsed = _parsed(url)
     named = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
     return Path(str(parsed.database)).resolve() if named else None
 
@@ -150,11 +152,15 @@ def listening_to(engine: sa.Engine) -> dict[str, Any]:
     return {**_NOTICE_CUTS, **arguments, "autocommit": True}
 
 
-def _engine(url: str | sa.URL) -> sa.Engine:
+def _parsed(url: str | sa.URL) -> sa.URL:
     try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:
         raise InvalidConfig("database_url is no URL; postgresql://USER@HOST/NAME is wanted, or none") from error
+
+
+def _engine(url: str | sa.URL) -> sa.Engine:
+    parsed = _parsed(url)
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):

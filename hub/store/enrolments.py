@@ -128,9 +128,12 @@ def objection(connection: sa.Connection, node_id: str, joined: str) -> str:
     query = sa.select(enrolments.c.token_id, enrolments.c.revoked_at_s).where(enrolments.c.node_id == node_id)
     found = connection.execute(query).one_or_none()
     if found and found.revoked_at_s is not None:
-        return f"node {node_id[:64]!r} was revoked"
+        return f"node {node_id[:64]!r} was revoked; if that is over, run: sonic nodes revoke --undo {node_id[:64]}"
     if found and joined and found.token_id not in ("", joined):
-        return f"node {node_id[:64]!r} was enrolled anew; this certificate is that of the box before"
+        back = (
+            "if this is the right box, remove the folder identity in its data_dir and give it a join token for the node"
+        )
+        return f"node {node_id[:64]!r} was enrolled anew; this certificate is that of the box before: {back}"
     return ""
 
 

@@ -130,6 +130,27 @@ def test_secrets_are_masked(tmp_path) -> None:
     assert "hunter2" not in shown
     assert shown.startswith("postgresql://sonic:")
     assert config.Setting("agent", "join_token", "hunter2", "file").shown == config.MASK
+    query = config.Setting(
+        "hub", "database_url", "postgresql://u:hunter2@db/x?sslmode=require&password=hunter3", "environment"
+    )
+    assert query.shown == f"postgresql://u:{config.MASK}@db/x?sslmode={config.MASK}&password={config.MASK}"
+
+
+@pytest.mark.parametrize(
+    ("option", "variable"), [("--database-url", "SONIC_HUB_DATABASE_URL"), ("--forward-url", "SONIC_FORWARD_URL")]
+)
+async def test_a_password_is_not_taken_from_the_command_line(sonic, option, variable) -> None:
+    ended = await sonic("hub", option, "https://me:hunter2@mimir.example/push")
+    assert ended.code == 2
+    assert "hunter2" not in ended.err
+    assert variable in ended.err
+
+
+@pytest.mark.parametrize("url", ["postgresql://127.0.0.1:notaport/x", "postgresql://127.0.0.1:1/x?passwrd=1"])
+async def test_a_database_that_cannot_be_named_so_is_said_by_the_setting(sonic, tmp_path, url) -> None:
+    ended = await sonic("hub", "--insecure", "--data-dir", str(tmp_path), SONIC_HUB_DATABASE_URL=url)
+    assert ended.code == 2
+    assert ended.err.startswith("error: database_url ")
 
 
 async def test_a_variable_that_means_nothing_is_said_with_the_nearest_one(sonic) -> None:
