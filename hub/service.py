@@ -126,6 +126,7 @@ async def run(config: HubConfig, forward: ForwardConfig | None = None) -> None:
 
     Raises InvalidConfig when an address or folder cannot be had.
     """
+    os.umask(0o077)  # what is kept is nobody else's to read, also in a folder that is open
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ from typing import Literal
 
 Format = Literal["auto", "json", "text"]
 _OURS = ("sonic", "hub", "agent", "sonic_runtime")
+_NO_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -53,5 +54,7 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         extra = "".join(f" {name}={value}" for name, value in extra_of(record).items())
+        # What others say must not look like lines of ours, nor steer a terminal.
         line = f"{clock} {record.levelname.lower():8} {record.name}: {record.getMessage()}{extra}"
+        line = line.translate(_NO_CONTROL)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

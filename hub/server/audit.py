@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from hub.server import callers
 
-MAX_CHARACTERS = 200  # of a subject and of an outcome, which may be a caller's words
+MAX_CHARACTERS = 200  # of a subject, an outcome and each detail, which may be a caller's words
 _FIELDS = ("who", "peer", "action", "subject", "outcome")
 _log = logging.getLogger("audit")
 
@@ -31,6 +31,7 @@ def record(where: callers.Context | str, action: str, subject: str, outcome: str
     """
     peer = where if isinstance(where, str) else unquote(where.peer())
     values = (callers.who(), peer, action, subject[:MAX_CHARACTERS], outcome[:MAX_CHARACTERS])
+    detail = {name: value[:MAX_CHARACTERS] if isinstance(value, str) else value for name, value in detail.items()}
     about: dict[str, object] = dict(zip(_FIELDS, values, strict=True))
     _log.info(
         "%s %s: %s", action, about["subject"], about["outcome"], extra=about | ({"detail": detail} if detail else {})

@@ -75,6 +75,8 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             raise exceptions.NotAllowed(refused)
         issued = self.issue(key, [NodeName(request.region, request.node_id)], request.token_id)
         audit.record(context, "node.enrol", request.node_id, **detail, serial=issued.serial)
+        if session := self._sessions.get(request.node_id):  # of the box before
+            self._sessions.end(session)
         return pb.EnrolResponse(certificate=issued.pem.decode(), authority=authority.pem.decode())
 
     async def renewed(self, signing_request: bytes, names: Iterable[NodeName], context: Context) -> Issued:

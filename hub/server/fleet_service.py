@@ -38,6 +38,7 @@ from sonic.v1 import fleet_service_pb2 as pb
 
 T = TypeVar("T")
 HELLO_TIMEOUT_S = 10.0
+RIGHT_LOOKED_AT_S = 2.0  # how often, in a transfer that goes on
 LATE_S = 1.0  # a timer that is later than this tells that the hub itself stood still
 SILENT_INTERVALS = 4  # a session that has said nothing for so many heartbeat intervals is ended
 _log = logging.getLogger("hub.fleet")
@@ -116,7 +117,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             chunks = await self._checkpoints.read(attempt.tenant, attempt.job_id, request.sha256, request.range)
         if chunks is None:
             raise exceptions.NotFound(f"artifact {request.sha256[:64]!r} is no input of this attempt")
-        async for chunk in chunks:
+        async for chunk in self._while_allowed(chunks, request.node_id, context):
             yield pb.FetchInputResponse(chunk=chunk)
 
     async def GetVideo(self, request: pb.GetVideoRequest, context: Context) -> pb.GetVideoResponse:
@@ -136,6 +137,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     ) -> pb.UploadVideoResponse:
         header, chunks = await transfers.unpack(request)
         attempt = await self._attempt_of(context, header.node_id, header.ref)
+        chunks = self._while_allowed(chunks, header.node_id, context)
         if header.checkpoint:
             state = await self._checkpoints.receive(header.node_id, wire.ref(header.ref), header.upload, chunks)
             return pb.UploadVideoResponse(video=state)
@@ -150,6 +152,17 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         return pb.RenewCertificateResponse(
             certificate=issued.pem.decode(), authority=self._enrolment.authority.pem.decode()
         )
+
+    async def _while_allowed(
+        self, chunks: AsyncIterator[bytes], node_id: str, context: Context
+    ) -> AsyncIterator[bytes]:
+        """The chunks, as long as the node is not revoked. Raises NotAllowed."""
+        looked_at_s = time.monotonic()
+        async for chunk in chunks:
+            if time.monotonic() - looked_at_s > RIGHT_LOOKED_AT_S:
+                await self._enrolment.check_right(node_id, context)
+                looked_at_s = time.monotonic()
+            yield chunk
 
     async def _attempt_of(self, context: Context, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
         check_node(context, node_id)

@@ -20,6 +20,7 @@ from hub.server import access, audit, callers, requests
 from hub.server.admittance import Admittance, name_of
 from hub.server.callers import Context
 from hub.server.gate import Gate
+from sonic.parameters import Problem
 
 _log = logging.getLogger("hub.rpc")
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -138,6 +139,8 @@ async def _abort(method: str, error: Exception, context: Context, request: Any =
     if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
         _log.error("the store failed a call", extra={"method": method, "error": str(error.__cause__ or error)})
         error = exceptions.NotNow("the hub's store cannot be reached at the moment", retry_after_s=5.0)
+    if isinstance(error, sa.exc.DataError):
+        error = exceptions.InvalidRequest([Problem("request", "holds a value that cannot be stored")])
     if isinstance(error, exceptions.Refusal):
         status = status_of(error)
         if request is not None and callers.who() != callers.NOBODY:

@@ -271,7 +271,10 @@ def _make_token(sequence: int) -> str:
 def parse_token(token: str) -> int | None:
     """Raises InvalidRequest."""
     try:
-        return int(base64.urlsafe_b64decode(token)) if token else None
+        at = int(base64.urlsafe_b64decode(token)) if token else None
+        if at is not None and not 0 <= at < 2**63:
+            raise ValueError(token)
+        return at
     except (ValueError, binascii.Error):
         problem = Problem("page_token", "is not one that this hub gave; start again without one")
         raise exceptions.InvalidRequest([problem]) from None

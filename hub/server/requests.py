@@ -37,7 +37,10 @@ def careful(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], An
 
 
 def checked(inner: Any, streams_in: bool) -> Any:
-    """The handler, which refuses an Unreadable. Raises InvalidRequest, when it is called or from its stream."""
+    """The handler, which refuses an Unreadable, and text that no database can hold.
+
+    Raises InvalidRequest, when it is called or from its stream.
+    """
 
     def of_one(request: Any, context: Context) -> Any:
         return inner(_readable(request), context)
@@ -56,4 +59,7 @@ async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 def _readable(request: Any) -> Any:
     if request is _UNREADABLE:
         raise exceptions.InvalidRequest([Problem("request", "is no message of this call")])
+    for field, value in request.ListFields():
+        if isinstance(value, str) and "\0" in value:  # which PostgreSQL cannot even look for
+            raise exceptions.InvalidRequest([Problem(field.name, "holds a character with the code 0")])
     return request

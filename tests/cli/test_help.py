@@ -109,6 +109,8 @@ def test_json_logs_carry_what_was_passed_and_the_exception() -> None:
         record.exc_info = sys.exc_info()
     assert "ValueError: why" in json.loads(logs.JsonLines().format(record))["exception"]
     assert "node_id=n1" in logs.TextLines().format(record)
+    forged = logging.LogRecord("hub", logging.INFO, __file__, 1, "told %s", ("a\n05:00:00 info hub: b\x1b]0;c",), None)
+    assert logs.TextLines().format(forged).endswith("told a\\x0a05:00:00 info hub: b\\x1b]0;c")
 
 
 def test_names_and_values_are_not_capitalised_in_help() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -20,12 +22,20 @@ from agent.config import InvalidConfig
 from agent.enrolment import identity_of
 from agent.identity import Identity, IdentityFolder, new_key, signing_request
 from hub import config as hub_config
+from hub.server import fleet_service
 from hub.store.database import open_database
 from hub.trust.authority import NodeName, open_authority
 from sonic.client import AsyncSonicClient
 from sonic.exceptions import InvalidRequest, NotFound
 from sonic.join_tokens import HUB_NAME, JoinToken
-from sonic.v1 import enrolment_service_pb2, enrolment_service_pb2_grpc, fleet_service_pb2, jobs_pb2
+from sonic.v1 import (
+    artifacts_pb2,
+    enrolment_service_pb2,
+    enrolment_service_pb2_grpc,
+    fleet_service_pb2,
+    job_service_pb2,
+    jobs_pb2,
+)
 
 from .peers import MP4, digest
 from .secured import Secured, secured
@@ -225,6 +235,53 @@ async def test_revocation_ends_the_session_and_the_job_goes_elsewhere(at: Secure
         assert again.ref.job_id == job.job_id
         await at.operator.revoke_node("n1", undo=True)
         await lost.join()
+
+
+async def test_a_revoked_node_does_not_end_what_it_uploads(at: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_service, "RIGHT_LOOKED_AT_S", 0.1)
+    async with at.caller() as caller, at.agent(await at.enrolled("n1"), "n1") as lost:
+        await lost.join()
+        await caller.submit_new("k")
+        ref = (await lost.hear("assignment")).assignment.ref
+        upload = artifacts_pb2.UploadHeader(sha256=digest(MP4), size_bytes=len(MP4))
+        call = lost.fleet.UploadVideo()
+        header = fleet_service_pb2.VideoHeader(node_id="n1", ref=ref, upload=upload)
+        await call.write(fleet_service_pb2.UploadVideoRequest(header=header))
+        await call.write(fleet_service_pb2.UploadVideoRequest(chunk=MP4[:5]))
+        await at.operator.revoke_node("n1")
+        await asyncio.sleep(0.2)
+        with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            await call.write(fleet_service_pb2.UploadVideoRequest(chunk=MP4[5:]))
+            await call.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError, match="was revoked"):
+            await call
+
+
+async def test_a_new_enrolment_ends_the_session_of_the_box_before(at: Secured) -> None:
+    async with at.agent(await at.enrolled("n1"), "n1") as before:
+        await before.join()
+        assert await identity_of(at.box(await at.token(node_id="n1"), data_dir=at.folder / "anew"))
+        async with asyncio.timeout(3):
+            assert await before.call.read() is grpc.aio.EOF
+        with pytest.raises(grpc.aio.AioRpcError, match="was enrolled anew"):
+            await before.join()
+
+
+async def test_text_that_no_database_holds_is_refused_to_strangers_and_callers(at: Secured) -> None:
+    channel = grpc.aio.secure_channel(at.hub.grpc_address, grpc.ssl_channel_credentials(at.ca_file.read_bytes()))
+    async with channel, at.caller() as caller:
+        request = enrolment_service_pb2.EnrolRequest(token_id="a\0", node_id="n1", region="eu")
+        for call in (
+            enrolment_service_pb2_grpc.EnrolmentServiceStub(channel).Enrol(request),
+            caller.jobs.GetJob(job_service_pb2.GetJobRequest(job_id="a\0"), metadata=caller.metadata),
+            caller.jobs.ListJobs(
+                job_service_pb2.ListJobsRequest(page_token=base64.b64encode(b"9" * 30).decode()),
+                metadata=caller.metadata,
+            ),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_boxes_enrol_also_where_callers_are_shown_the_certificate_of_somebody_else(tmp_path: Path) -> None:
