@@ -18,7 +18,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from hub import exceptions
 from hub.server import access, audit, callers, requests
 from hub.server.admittance import Admittance, name_of
-from hub.server.callers import Context
+from hub.server.callers import Call, Context
 from hub.server.gate import Gate
 from sonic.parameters import Problem
 
@@ -80,11 +80,20 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         return grpc.unary_unary_rpc_method_handler(self._single(method, inner), read, handler.response_serializer)
 
+    async def _admitted(self, method: str, context: Context) -> Call:
+        """The call, bound to this task. A call that is not for its caller counts like any other. Raises Refusal."""
+        try:
+            admitted = await self._gate.admit(method, context)
+        except exceptions.Refusal:
+            with self._admittance.passing(callers.who() if callers.who() != callers.NOBODY else ""):
+                raise
+        callers.enter(admitted)
+        return admitted
+
     def _single(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Context) -> Any:
             try:
-                admitted = await self._gate.admit(method, context)
-                callers.enter(admitted)
+                admitted = await self._admitted(method, context)
                 with self._admittance.passing(name_of(admitted, context)):
                     answer = await inner(request, context)
             except Exception as error:
@@ -97,8 +106,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def _uploading(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Context) -> Any:
             try:
-                admitted = await self._gate.admit(method, context)
-                callers.enter(admitted)
+                admitted = await self._admitted(method, context)
                 with self._admittance.passing(name_of(admitted, context)), self._gate.open(admitted, context):
                     return await inner(request, context)
             except Exception as error:
@@ -109,8 +117,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def _streaming(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                admitted = await self._gate.admit(method, context)
-                callers.enter(admitted)
+                admitted = await self._admitted(method, context)
                 with self._admittance.passing(name_of(admitted, context)), self._gate.open(admitted, context):
                     answering = inner(request, context)
                     if isinstance(answering, Awaitable):  # a handler that writes by itself
@@ -143,7 +150,8 @@ async def _abort(method: str, error: Exception, context: Context, request: Any =
         error = exceptions.InvalidRequest([Problem("request", "holds a value that cannot be stored")])
     if isinstance(error, exceptions.Refusal):
         status = status_of(error)
-        if request is not None and callers.who() != callers.NOBODY:
+        known = callers.who() != callers.NOBODY and not isinstance(error, exceptions.TooManyCalls)
+        if request is not None and known:
             _keep(method, request, context, f"refused: {error.reason}")
         await context.abort(error.code, error.message, ((_DETAILS_KEY, status.SerializeToString()),))
     if isinstance(error, NotImplementedError):

@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PIPE_WIDTH = 240
+# Nodes and tenants say what is shown: it must not steer the terminal. Lines and tabs stay.
+_NO_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def note(text: str) -> None:
     """Say something to the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    print(text.translate(_NO_CONTROL), file=sys.stderr, flush=True)
 
 
 def line(text: str) -> None:
     """Print a line of data."""
-    print(text, flush=True)
+    print(text.translate(_NO_CONTROL), flush=True)
 
 
 def print_json(data: Any, *, compact: bool = False) -> None:
@@ -56,7 +58,7 @@ def fields(pairs: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         if value:
-            line(f"{name:<{width}}  {value}")
+            line(f"{name:<{width}}  {value}".replace("\n", "\n" + " " * (width + 2)))
 
 
 def seconds(value: float) -> str:
@@ -79,7 +81,7 @@ def seconds_range(low: float, high: float) -> str:
 def _literal(cell: str) -> Any:
     from rich.text import Text
 
-    return Text(cell)
+    return Text(cell.translate(_NO_CONTROL))
 
 
 def _console() -> Console:

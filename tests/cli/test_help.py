@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sonic import config, logs
+from sonic.cli import output
 from sonic.cli.app import app
 from sonic.cli.exit_codes import ExitCode
 from sonic.parameters import SPECS
@@ -111,6 +112,16 @@ def test_json_logs_carry_what_was_passed_and_the_exception() -> None:
     assert "node_id=n1" in logs.TextLines().format(record)
     forged = logging.LogRecord("hub", logging.INFO, __file__, 1, "told %s", ("a\n05:00:00 info hub: b\x1b]0;c",), None)
     assert logs.TextLines().format(forged).endswith("told a\\x0a05:00:00 info hub: b\\x1b]0;c")
+
+
+def test_what_nodes_and_tenants_say_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.note("no\x1b]0;a\x07 face\nat all")
+    output.fields([("state", "failed"), ("why", "a\nstate  done\x1b[31m")])
+    output.table(["node"], [["n1\x1b[31m"]])
+    told = capsys.readouterr()
+    assert told.err == "no\ufffd]0;a\ufffd face\nat all\n"
+    assert told.out.splitlines()[:3] == ["state  failed", "why    a", "       state  done\ufffd[31m"]
+    assert "\x1b" not in told.out
 
 
 def test_names_and_values_are_not_capitalised_in_help() -> None:

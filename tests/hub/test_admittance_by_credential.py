@@ -22,6 +22,7 @@ from hub.server import failures
 from sonic.client import AsyncSonicClient
 from sonic.join_tokens import JoinToken
 from sonic.v1 import access_pb2, jobs_pb2
+from sonic.v1 import admin_service_pb2 as admin_pb
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
 
@@ -52,6 +53,15 @@ async def test_too_many_calls_of_a_key_are_refused_with_the_time_to_come_back(tm
         settings = {"ca_file": at.ca_file, "api_key_file": tmp_path / "key"}
         async with AsyncSonicClient(at.hub.grpc_address, **settings) as client:  # comes back when it is welcome
             assert [job async for job in client.jobs()] == []
+
+
+async def test_calls_that_are_not_for_a_key_count_too_and_fill_no_log(tmp_path: Path) -> None:
+    async with secured(tmp_path, max_calls_per_s=1.0) as at, at.caller() as caller:
+        asked = admin_pb.DrainNodeRequest(node_id="n" * 100_000)
+        await exhausted(caller.admin.DrainNode(asked, metadata=caller.metadata) for _ in range(100))
+        kept = [line for line in (at.folder / "hub/audit.log").read_text().splitlines() if "DrainNode" in line]
+        assert 0 < len(kept) < 50
+        assert max(map(len, kept)) < 1000
 
 
 async def test_too_many_open_calls_of_a_key_are_refused_until_one_ends(tmp_path: Path) -> None:
