@@ -59,7 +59,7 @@ class Inputs:
                 await self._fetch(artifact, download, entry)
             os.utime(entry)
             os.link(entry, at)
-        await asyncio.to_thread(self._evict)
+        self._evict()
 
     def forget(self, sha256: str) -> None:
         """What was placed will not be wanted again."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.folders import files_below
 from tests.processes import Process, free_port, process
 
 ACCESS_KEY, SECRET_KEY, REGION = "sonic-tests", "not-a-secret-of-anybody", "us-east-1"
@@ -51,7 +52,7 @@ class Server:
     def objects(self, bucket: str) -> list[str]:
         """The keys in a bucket, but for what the server keeps for itself."""
         root = self.folder / bucket
-        found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+        found = [path.relative_to(root) for path in files_below(root)]
         return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
 
     def wait_until_listening(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.conftest import DOUBLE
+from tests.folders import bytes_below
 from tests.processes import free_port, process, wait_until_ready
 
 SONIC = [str(Path(sys.executable).parent / "sonic")]
@@ -133,9 +134,8 @@ def test_nothing_secret_is_told(secure: Setting) -> None:
     assert "acme" in secure.seen["the audit log"]
     assert "node.enrol" in secure.seen["the audit log"]
     assert "session opened" in secure.seen["the box's log"]
-    for path in (secure.folder / "hub").rglob("*"):  # what a backup of the hub holds opens nothing
-        if path.is_file() and path.name not in ("operator.key", "authority.key"):
-            kept = path.read_bytes()
+    for path, kept in bytes_below(secure.folder / "hub").items():  # what a backup of the hub holds opens nothing
+        if path.name not in ("operator.key", "authority.key"):
             assert not [name for name, secret in secure.secrets.items() if secret.encode() in kept], path
 
 

@@ -186,10 +186,13 @@ class Depot:
 
     def sweep(self) -> int:
         """Remove uploads that nobody has gone on with for a day; returns how many."""
-        old = [part for part in self._staging.glob("*/*.part") if part.stat().st_mtime < time.time() - STAGING_AGE_S]
-        for part in old:
-            part.unlink(missing_ok=True)
-        return len(old) + (self._sweep_placed() if isinstance(self._objects, S3Store) else 0)
+        removed = 0
+        for part in self._staging.glob("*/*.part"):
+            with contextlib.suppress(FileNotFoundError):  # it has just become whole
+                if part.stat().st_mtime < time.time() - STAGING_AGE_S:
+                    part.unlink()
+                    removed += 1
+        return removed + (self._sweep_placed() if isinstance(self._objects, S3Store) else 0)
 
     def forget_states(self, tenant: str, job_id: str) -> None:
         """Remove all states of a job; what cannot be removed is left to the sweep."""

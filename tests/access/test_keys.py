@@ -21,6 +21,7 @@ from hub.service import Hub, serving
 from sonic.v1 import access_pb2
 from sonic.v1 import admin_service_pb2 as admin_pb
 from sonic.v1 import job_service_pb2 as job_pb
+from tests.folders import bytes_below
 from tests.hub.conftest import config
 
 from .conftest import KeyHolder, channel_to, refused
@@ -200,9 +201,7 @@ async def test_only_hashes_are_stored_and_nothing_secret_is_logged(
     rotated = await operator.rotate("acme")
     await refused(listing(acme))
     said = caplog.text + "".join(str(vars(record)) for record in caplog.records)
-    stored = b"".join(
-        path.read_bytes() for path in (tmp_path / "hub").rglob("*") if path.is_file() and path.suffix != ".key"
-    )
+    stored = b"".join(data for path, data in bytes_below(tmp_path / "hub").items() if path.suffix != ".key")
     for credential in (operator.credential, acme.credential, rotated.secret_text):
         key = api_keys.parse(credential)
         assert key

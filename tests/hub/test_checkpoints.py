@@ -19,6 +19,7 @@ from hub.store.schema import checkpoints, jobs
 from sonic.v1 import artifacts_pb2, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
+from tests.folders import files_below
 
 from .conftest import config
 from .peers import JPEG, Agent, Caller, digest
@@ -40,7 +41,7 @@ class Kept:
             return list(connection.execute(sa.select(checkpoints)))
 
     def files(self) -> set[str]:
-        return {path.name for path in (self.folder / "states").rglob("*") if path.is_file()}
+        return {path.name for path in files_below(self.folder / "states")}
 
     async def becomes(self, *states: bytes) -> None:
         """Until rows and files are those of these states."""

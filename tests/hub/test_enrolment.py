@@ -36,6 +36,7 @@ from sonic.v1 import (
     job_service_pb2,
     jobs_pb2,
 )
+from tests.folders import bytes_below
 
 from .peers import MP4, digest
 from .secured import Secured, secured
@@ -58,7 +59,7 @@ async def test_a_box_with_a_token_becomes_a_node_with_a_key_that_only_it_has(at:
     async with at.agent(identity) as agent:
         await agent.join()
     assert [node.node_id for node in await at.operator.nodes()] == ["n1"]
-    everything = b"".join(path.read_bytes() for path in (at.folder / "hub").rglob("*") if path.is_file())
+    everything = b"".join(bytes_below(at.folder / "hub").values())
     assert identity.key_pem not in everything
     assert JoinToken.of(box.join_token_file.read_text()).secret.encode() not in everything
     assert await identity_of(replace(box, join_token_file=None)) == identity

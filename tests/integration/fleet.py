@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 import urllib.request
@@ -16,6 +15,7 @@ import av
 
 from sonic.client import SonicClient
 from sonic.v1 import jobs_pb2, nodes_pb2
+from tests.folders import files_below
 from tests.processes import Process, free_port, process, wait_until_ready
 
 SONIC = [str(Path(sys.executable).parent / "sonic")]
@@ -84,8 +84,7 @@ class Fleet:
     def leftovers(self) -> list[Path]:
         """Files of jobs on the boxes: there must be none once every job has ended."""
         found = [self.folder / name / part for name in self.agents for part in ("inputs", "outbox", "scratch")]
-        walks = (entry for folder in found for entry in os.walk(folder))  # passes over what vanishes meanwhile
-        return [Path(folder) / name for folder, _, names in walks for name in names]
+        return files_below(*found)
 
 
 def _serves(node: nodes_pb2.Node) -> bool:

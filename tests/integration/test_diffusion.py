@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sonic.v1 import jobs_pb2
 from sonic_runtime import probe
 from sonic_runtime.models.samples import Samples
+from tests.folders import files_below
 from tests.workers import EAGER
 
 from .fleet import Fleet, check_video, running_fleet
@@ -77,7 +78,7 @@ def test_kill_9_in_the_middle_and_another_node_goes_on(
     calls = 6 * 2
     with fleet.client() as client:
         job = client.submit(samples.smile, short_voice, **wanted)
-        fleet.until(lambda: any(path.is_file() for path in states.rglob("*")))
+        fleet.until(lambda: files_below(states))
         fleet.until(lambda: client.get(job.job_id).progress.done > 2)
         first = client.get(job.job_id).attempts[0].node_id
         if killed == "agent":
@@ -92,7 +93,7 @@ def test_kill_9_in_the_middle_and_another_node_goes_on(
         counts = [update.progress.done for update in told if update.progress.stage == "denoising"]
         assert min(counts) >= done.report.resumed_from, "it began anew"
         resumed = client.download(done, tmp_path / "resumed.mp4")
-        fleet.until(lambda: not any(path.is_file() for path in states.rglob("*")))
+        fleet.until(lambda: not files_below(states))
         if killed == "agent":
             fleet.agents[first].start()
         whole = client.wait(client.submit(samples.smile, short_voice, **wanted).job_id)
