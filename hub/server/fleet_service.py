@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -24,19 +24,18 @@ from hub.server.callers import Context
 from hub.server.checkpoints import Checkpoints
 from hub.server.dispatcher import Dispatcher
 from hub.server.enrolment_service import EnrolmentService
-from hub.server.farewells import Farewells
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
 from hub.server.peers import check_node, names_of
+from hub.server.presence import Presence
 from hub.server.sessions import MOST_UNTAKEN, AgentSession, Outgoing, Sessions
 from hub.store import records
 from hub.store.bulletin import Bulletin
-from hub.store.hubs import Farewell
+from hub.store.hubs import Farewell, Greeting
 from sonic.parameters import Problem
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
-T = TypeVar("T")
 HELLO_TIMEOUT_S = 10.0
 RIGHT_LOOKED_AT_S = 2.0  # how often, in a transfer that goes on
 LATE_S = 1.0  # a timer that is later than this tells that the hub itself stood still
@@ -73,11 +72,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         self._files = files
         self._sessions = sessions
         self._forwarder = forwarder
-        self._farewells = Farewells(database, bulletin)
+        self._presence = Presence(database, bulletin, config.hub_id)
 
     async def ended(self) -> None:
         """Wait until it is stored which sessions have ended."""
-        await self._farewells.noted()
+        await self._presence.noted()
 
     async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[Outgoing]:
         hello = await _first(aiter(request))
@@ -105,7 +104,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             self._dispatcher.post(events.NodeCut(hello.node_id, session.session_id))
             _log.info("session ended", extra={"node_id": hello.node_id})
             farewell = Farewell(hello.node_id, session.session_id, session.heard_at_s, session.metrics.leaving)
-            self._farewells.note(farewell)
+            self._presence.end(farewell)
 
     async def FetchInput(self, request: pb.FetchInputRequest, context: Context) -> AsyncIterator[pb.FetchInputResponse]:
         attempt = await self._attempt_of(context, request.node_id, request.ref)
@@ -205,25 +204,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def _note(self, session: AgentSession) -> None:
         """Store that the node's session is here, and look at what other hubs have done with it."""
         hello = session.hello
-        version, mine = hello.agent_version, (self._config.hub_id, session.session_id)
-
-        def write() -> list[str]:
-            with self._database.begin() as connection:
-                records.note_node(connection, hello.node_id, hello.region, version, time.time(), *mine)
-                self._bulletin.tell(connection, nodes=[hello.node_id])
-                return records.held_by(connection, hello.node_id) if self._bulletin.shared else []
-
-        held = await self._written(write)
+        greeting = Greeting(hello.node_id, session.session_id, hello.region, hello.agent_version)
+        held = await self._presence.begin(greeting)
         if self._bulletin.shared:
             self._dispatcher.look_again([*held, *(ref.job_id for ref in (*hello.running, *hello.finished))])
             self._neighbours.look_at([hello.node_id])
-
-    @staticmethod
-    async def _written(write: Callable[[], T]) -> T:
-        try:
-            return await asyncio.to_thread(write)
-        except sa.exc.SQLAlchemyError as error:
-            raise exceptions.NotNow("the hub's store takes no writes at the moment", 5.0) from error
 
     async def _listen(self, requests: AsyncIterator[pb.SessionRequest], session: AgentSession) -> None:
         """Until the agent ends the stream or falls silent; either ends the session."""

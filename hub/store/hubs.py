@@ -68,6 +68,28 @@ def alive(connection: sa.Connection, within_s: float) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
+class Greeting:
+    """A session has begun."""
+
+    node_id: str
+    session_id: str
+    region: str
+    agent_version: str
+
+
+def begin_sessions(connection: sa.Connection, greetings: Sequence[Greeting], hub_id: str, now_s: float) -> None:
+    """Note that sessions are at this hub; a node's newest one is what counts, whichever hub holds it."""
+    new, known = [], []
+    for one in sorted(greetings, key=lambda greeting: greeting.node_id):
+        fresh = {"region": one.region, "agent_version": one.agent_version[:64], "last_heard_at_s": now_s}
+        fresh |= {"hub_id": hub_id, "session_id": one.session_id, "left_at_s": None}
+        new.append({"node_id": one.node_id, "drain_wanted": False, "joined_at_s": now_s} | fresh)
+        known.append({"of_node": one.node_id} | fresh)
+    connection.execute(insert_ignoring(connection.engine, nodes), new)
+    connection.execute(sa.update(nodes).where(nodes.c.node_id == sa.bindparam("of_node")), known)
+
+
+@dataclass(frozen=True)
 class Farewell:
     """A session has ended."""
 

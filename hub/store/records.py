@@ -249,11 +249,14 @@ def standings(connection: sa.Connection) -> dict[str, tuple[State, int, int]]:
     return {job_id: (State(state), attempt, tries) for job_id, state, attempt, tries in connection.execute(query)}
 
 
-def held_by(connection: sa.Connection, node_id: str) -> list[str]:
-    """The jobs whose newest attempt a node has."""
+def held_by(connection: sa.Connection, node_ids: Collection[str]) -> dict[str, list[str]]:
+    """The jobs whose newest attempt a node has, by node."""
     held = jobs.c.state.in_((State.ASSIGNED, State.RUNNING))
-    query = sa.select(jobs.c.job_id).join(attempts, _NEWEST).where(held, attempts.c.node_id == node_id)
-    return list(connection.execute(query).scalars())
+    query = sa.select(attempts.c.node_id, jobs.c.job_id).join(attempts, _NEWEST)
+    found: dict[str, list[str]] = {node_id: [] for node_id in node_ids}
+    for node_id, job_id in connection.execute(query.where(held, attempts.c.node_id.in_(node_ids))):
+        found[node_id].append(job_id)
+    return found
 
 
 def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[JobRecord]:
@@ -291,23 +294,6 @@ def artifacts_of(connection: sa.Connection, tenant: Tenant, hashes: Iterable[str
     """Those of the named artifacts that the tenant has, by hash."""
     query = sa.select(artifacts).where(artifacts.c.tenant == tenant, artifacts.c.sha256.in_(set(hashes)))
     return {row.sha256: row for row in connection.execute(query)}
-
-
-def note_node(
-    connection: sa.Connection,
-    node_id: str,
-    region: str,
-    agent_version: str,
-    now_s: float,
-    hub_id: str = "",
-    session_id: str = "",
-) -> None:
-    """A node has said Hello; the newest session is the one that counts, whichever hub holds it."""
-    fresh = {"region": region, "agent_version": agent_version[:64], "last_heard_at_s": now_s}
-    fresh |= {"hub_id": hub_id, "session_id": session_id, "left_at_s": None}
-    added = {"node_id": node_id, "drain_wanted": False, "joined_at_s": now_s}
-    if not connection.execute(insert_ignoring(connection.engine, nodes), fresh | added).rowcount:
-        connection.execute(sa.update(nodes).where(nodes.c.node_id == node_id).values(**fresh))
 
 
 def nodes_that_left(connection: sa.Connection) -> set[str]:

@@ -19,10 +19,11 @@ from hub.core.faults import Failure, Fault
 from hub.core.instructions import Verdict
 from hub.core.jobs import Ref, Requirement, State
 from hub.core.tenants import EVERYBODY
-from hub.store import commits, records
+from hub.store import commits, hubs, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
 from hub.store.database import open_database
+from hub.store.hubs import Greeting
 from hub.store.ledger import Ledger
 from hub.store.quotas import Submission
 from hub.store.records import NewJob, Page
@@ -172,9 +173,9 @@ def test_a_hub_that_starts_finds_every_job_that_has_not_ended(database: sa.Engin
 def test_a_drain_outlives_the_hub(database: sa.Engine) -> None:
     with database.begin() as connection:
         assert not records.set_drain(connection, "n1", True)
-        records.note_node(connection, "n1", "eu", "0.1", 1.0)
+        hubs.begin_sessions(connection, [Greeting("n1", "s1", "eu", "0.1")], "a", 1.0)
         assert records.set_drain(connection, "n1", True)
-        records.note_node(connection, "n1", "us", "0.2", 2.0)
+        hubs.begin_sessions(connection, [Greeting("n1", "s2", "us", "0.2")], "a", 2.0)
     with database.connect() as connection:
         (node,) = records.known_nodes(connection)
         assert (node.region, node.drain_wanted, node.online) == ("us", True, False)

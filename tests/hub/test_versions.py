@@ -16,8 +16,9 @@ from hub.config import InvalidConfig
 from hub.core.jobs import State
 from hub.core.tenants import EVERYBODY
 from hub.service import serving
-from hub.store import commits, records
+from hub.store import commits, hubs, records
 from hub.store.database import migrate, open_database
+from hub.store.hubs import Greeting
 from hub.store.records import Page
 from sonic.v1 import jobs_pb2
 from tests.processes import free_port, process, python, wait_until_ready
@@ -82,7 +83,7 @@ def test_a_database_of_the_next_version_is_served(database_url: str) -> None:
     again = open_database(database_url)
     add(again, new("b"))
     with again.begin() as connection:
-        records.note_node(connection, "n1", "eu", "0.1", 1.0)
+        hubs.begin_sessions(connection, [Greeting("n1", "s1", "eu", "0.1")], "a", 1.0)
         commits.apply(connection, commits.CommitCancel("a"), 2.0, "h1")
         assert [record.row.job_id for record in records.page(connection, EVERYBODY, Page(10))] == ["b", "a"]
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0999"
