@@ -437,6 +437,10 @@ class Agent:
             else:
                 await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
         except grpc.aio.AioRpcError as error:
+            if transfers.is_over(error):
+                _log.info("video not wanted", extra={"ref": str(ref), "why": error.details()})
+                self._post(events.VideoUnwanted(ref))
+                return
             refused = transfers.is_refusal(error)
             detail = f"{error.code().name}: {error.details()}"
             _log.warning("upload failed", extra={"ref": str(ref), "why": detail})

@@ -9,6 +9,7 @@ Refusal
 ├── NotIdentified       UNAUTHENTICATED
 ├── NotAllowed          PERMISSION_DENIED
 ├── TenantSuspended     PERMISSION_DENIED
+├── AttemptOver         PERMISSION_DENIED    to a node
 ├── NameTaken           ALREADY_EXISTS
 ├── LastOperator        FAILED_PRECONDITION
 ├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
@@ -92,6 +93,12 @@ class NotAllowed(Refusal):
 
 class TenantSuspended(Refusal):
     """The operator has suspended the tenant."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class AttemptOver(Refusal):
+    """The job has ended, or its files are another attempt's: report the result, the answer says what holds."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
