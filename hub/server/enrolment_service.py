@@ -67,7 +67,14 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             raise exceptions.InvalidRequest(problems)
         key = _key_of(request.signing_request)
         wish = enrolments.Wish(request.token_id, request.secret, request.node_id, request.region, _sha256(key))
-        refused = await self._write(lambda connection: enrolments.enrol(connection, wish, time.time()))
+
+        def write(connection: sa.Connection) -> str:
+            why_not = enrolments.enrol(connection, wish, time.time())
+            if not why_not:
+                self._bulletin.tell(connection, nodes=[wish.node_id])
+            return why_not
+
+        refused = await self._write(write)
         detail = {"token_id": request.token_id[:32], "region": request.region}
         if refused:
             self._failures.count(address)

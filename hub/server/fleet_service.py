@@ -28,7 +28,7 @@ from hub.server.enrolment_service import EnrolmentService
 from hub.server.farewells import Farewells
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
-from hub.server.peers import check_node, names_of
+from hub.server.peers import check_node, joined_of, names_of
 from hub.server.sessions import MOST_UNTAKEN, AgentSession, Outgoing, Sessions
 from hub.store import records
 from hub.store.bulletin import Bulletin
@@ -84,7 +84,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         hello = await _first(aiter(request))
         check_node(context, hello.node_id, hello.region)
         await self._enrolment.check_right(hello.node_id, context)
-        session = AgentSession(uuid.uuid4().hex, hello, slots=list(hello.slots))
+        session = AgentSession(uuid.uuid4().hex, hello, joined_of(context), slots=list(hello.slots))
         await self._note(session)
         self._sessions.open(session)
         self._neighbours.joined(session)

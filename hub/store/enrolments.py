@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from hub.store.database import insert_ignoring
 from hub.store.schema import enrolments, join_tokens, nodes
 
+_STANDING: sa.Select[Any] = sa.select(enrolments.c.node_id, enrolments.c.token_id, enrolments.c.revoked_at_s)
 KEPT_S = 30 * 86_400.0  # tokens are listed for so long after they have ended
 
 
@@ -125,22 +127,26 @@ def set_revoked(connection: sa.Connection, node_id: str, at_s: float | None) -> 
 
 def objection(connection: sa.Connection, node_id: str, joined: str) -> str:
     """Why a certificate that goes back to the enrolment `joined` gives no right to be the node; empty when it does."""
-    query = sa.select(enrolments.c.token_id, enrolments.c.revoked_at_s).where(enrolments.c.node_id == node_id)
-    found = connection.execute(query).one_or_none()
-    if found and found.revoked_at_s is not None:
-        return f"node {node_id[:64]!r} was revoked; if that is over, run: sonic nodes revoke --undo {node_id[:64]}"
-    if found and joined and found.token_id not in ("", joined):
+    found = connection.execute(_STANDING.where(enrolments.c.node_id == node_id)).one_or_none()
+    return _objection(found, joined) if found else ""
+
+
+def objections(connection: sa.Connection, joined: Mapping[str, str]) -> dict[str, str]:
+    """`objection` by node, for those of the nodes that have one; `joined` has the enrolment of each."""
+    rows = [row for row in connection.execute(_STANDING) if row.node_id in joined]
+    return {row.node_id: why for row in rows if (why := _objection(row, joined[row.node_id]))}
+
+
+def _objection(found: sa.Row[Any], joined: str) -> str:
+    node_id = found.node_id[:64]
+    if found.revoked_at_s is not None:
+        return f"node {node_id!r} was revoked; if that is over, run: sonic nodes revoke --undo {node_id}"
+    if joined and found.token_id not in ("", joined):
         back = (
             "if this is the right box, remove the folder identity in its data_dir and give it a join token for the node"
         )
-        return f"node {node_id[:64]!r} was enrolled anew; this certificate is that of the box before: {back}"
+        return f"node {node_id!r} was enrolled anew; this certificate is that of the box before: {back}"
     return ""
-
-
-def revoked(connection: sa.Connection) -> set[str]:
-    """The nodes that have no right to be one."""
-    query = sa.select(enrolments.c.node_id).where(enrolments.c.revoked_at_s.is_not(None))
-    return set(connection.execute(query).scalars())
 
 
 def _sha256(secret: str) -> str:

@@ -350,23 +350,47 @@ async def test_what_is_no_signing_request_is_refused_and_uses_nothing_up(at: Sec
     assert [token.uses_left for token in await at.operator.join_tokens()] == [1]
 
 
+@contextlib.asynccontextmanager
+async def two_hubs(folder: Path, database_url: str) -> AsyncIterator[tuple[Secured, Secured]]:
+    files = folder / "files"
+    files.mkdir()
+    shared: dict[str, object] = {"database_url": database_url, "artifacts_url": files.as_uri()}
+    shared |= {
+        "authority_dir": folder / "authority",
+        "heartbeat_interval_s": 10.0,
+        "lease_s": 60.0,
+    }  # silence is no end
+    async with secured(folder / "a", hub_id="a", **shared) as a, secured(folder / "b", hub_id="b", **shared) as b:
+        yield a, b
+
+
 async def test_hubs_that_share_the_folder_are_one_authority_and_hear_of_revocation(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    url = request.getfixturevalue("cluster").database()
-    files = tmp_path / "files"
-    files.mkdir()
-    shared = {"database_url": url, "artifacts_url": files.as_uri(), "authority_dir": tmp_path / "authority"}
-    async with (
-        secured(tmp_path / "a", hub_id="a", **shared) as a,
-        secured(tmp_path / "b", hub_id="b", **shared) as b,
-    ):
+    async with two_hubs(tmp_path, request.getfixturevalue("cluster").database()) as (a, b):
         identity = await a.enrolled("n1")
         async with b.agent(identity, "n1") as agent:
             await agent.join()
             await a.operator.revoke_node("n1")
             async with asyncio.timeout(5):
                 assert await agent.call.read() is grpc.aio.EOF
+
+
+async def test_hubs_that_share_a_database_hear_of_a_new_enrolment(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    async with two_hubs(tmp_path, request.getfixturevalue("cluster").database()) as (a, b):
+        async with b.agent(await a.enrolled("n1"), "n1") as before:
+            await before.join()
+            now = await identity_of(a.box(await a.token(node_id="n1"), data_dir=tmp_path / "anew"))
+            assert now
+            async with asyncio.timeout(5):
+                assert await before.call.read() is grpc.aio.EOF
+        async with b.agent(now, "n1") as agent:
+            await agent.join()
+            await a.operator.revoke_node("n1", undo=True)  # a note about the node, and nothing against it
+            agent.say(heartbeat=fleet_service_pb2.Heartbeat(echo=1))
+            await agent.hear("echo")
 
 
 async def test_what_is_done_with_credentials_is_audited_without_secrets(
