@@ -26,6 +26,7 @@ from typing import ClassVar
 
 import grpc
 
+from hub.core.roles import Caller
 from sonic.parameters import Problem
 
 
@@ -33,6 +34,7 @@ class Refusal(Exception):
     """The call was refused."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    caller: Caller | None = None  # of a credential that is good and lets nobody in
 
     def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
         self.message = message or (type(self).__doc__ or "")

@@ -128,6 +128,10 @@ class Checking:
                 audit.record(context, "credential.present", method, f"refused: {refusal.message}")
             self._failures.count(address)
             raise
+        except exceptions.Refusal as refusal:
+            if refusal.caller:
+                callers.enter(Call(refusal.caller, None))
+            raise
 
     @contextmanager
     def open(self, call: Call, context: Context) -> Iterator[None]:
