@@ -159,6 +159,10 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         if session and not undo:
             self._sessions.end(session)
 
+    async def revoked(self) -> set[str]:
+        """The nodes whose right was taken; at an insecure hub nobody needs one."""
+        return await reading(self._database, enrolments.revoked) if self._authority else set()
+
     async def _write(self, work: Callable[[sa.Connection], T]) -> T:
         def write() -> T:
             with changing(self._database) as connection:

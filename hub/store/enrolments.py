@@ -149,5 +149,11 @@ def _objection(found: sa.Row[Any], joined: str) -> str:
     return ""
 
 
+def revoked(connection: sa.Connection) -> set[str]:
+    """The nodes whose right to be one was taken."""
+    query = sa.select(enrolments.c.node_id).where(enrolments.c.revoked_at_s.is_not(None))
+    return set(connection.execute(query).scalars())
+
+
 def _sha256(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()

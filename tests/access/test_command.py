@@ -14,9 +14,9 @@ from sonic import exceptions
 from sonic.client import AsyncSonicClient
 from sonic.credentials import Credentials
 from tests.cli.conftest import Sonic, home, sonic
-from tests.hub.peers import JPEG, WAV
+from tests.hub.peers import JPEG, WAV, Agent
 
-from .conftest import client_settings
+from .conftest import client_settings, node_channel
 from .issuer import Issuer
 
 __all__ = ["home", "sonic"]
@@ -32,6 +32,18 @@ def ann(sonic: Sonic, hub: Hub, tmp_path: Path) -> Sonic:
         return await sonic(*arguments, **{name: value for name, value in (own | environment).items() if value})
 
     return run  # type: ignore[return-value]
+
+
+async def test_a_revoked_node_is_shown_as_one(ann: Sonic, hub: Hub, tmp_path: Path) -> None:
+    async with node_channel(hub, tmp_path / "hub", "n1") as channel:
+        await Agent(channel).join()
+        assert "revoked" not in (await ann("nodes", "list")).out
+        await ann("nodes", "revoke", "n1")
+        assert "revoked" in (await ann("nodes", "list")).out
+        assert "revoked" in (await ann("nodes", "show", "n1")).out
+        assert [node["revoked"] for node in (await ann("nodes", "list", "--json")).data] == [True]
+        await ann("nodes", "revoke", "--undo", "n1")
+        assert [node["revoked"] for node in (await ann("nodes", "list", "--json")).data] == [False]
 
 
 async def test_a_tenant_from_its_making_to_its_suspension(ann: Sonic, tmp_path: Path) -> None:
