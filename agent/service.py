@@ -91,7 +91,8 @@ class Agent:
             self._clock,
         )
         self._renewal = Renewal(config, identity, self._hub, line) if identity else None
-        self._session = Session(self._hub, line, self._post, self._telemetry)
+        refused = (self._renewal.refused,) if self._renewal else ()
+        self._session = Session(self._hub, line, self._post, self._telemetry, *refused)
         self._workers = Workers(config.worker_command, config.engine, folders, self._post)
         self._faults = Faults(self._clock, self._workers.hold)
         self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub_target, config.keep_inputs_s)

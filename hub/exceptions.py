@@ -10,6 +10,7 @@ Refusal
 ├── NotAllowed          PERMISSION_DENIED
 ├── TenantSuspended     PERMISSION_DENIED
 ├── AttemptOver         PERMISSION_DENIED    to a node
+├── CertificateVoid     PERMISSION_DENIED    to a node
 ├── NameTaken           ALREADY_EXISTS
 ├── LastOperator        FAILED_PRECONDITION
 ├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
@@ -101,6 +102,12 @@ class TenantSuspended(Refusal):
 
 class AttemptOver(Refusal):
     """The job has ended, or its files are another attempt's: report the result, the answer says what holds."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class CertificateVoid(Refusal):
+    """The node was enrolled anew; the certificate is that of the box before."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 

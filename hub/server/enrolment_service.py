@@ -87,7 +87,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         return pb.EnrolResponse(certificate=issued.pem.decode(), authority=authority.pem.decode())
 
     async def renewed(self, signing_request: bytes, names: Iterable[NodeName], context: Context) -> Issued:
-        """A new certificate for names that a certificate already has. Raises NotAllowed, InvalidRequest."""
+        """A new certificate for names that a certificate already has. Raises Refusal."""
         named = sorted(names)
         for name in named:
             await self.check_right(name.node_id, context)
@@ -96,12 +96,13 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         return issued
 
     async def check_right(self, node_id: str, context: Context) -> None:
-        """Raises NotAllowed: the node was revoked, or enrolled anew with another key. Never, at an insecure hub."""
+        """Raises NotAllowed: the node was revoked. Raises CertificateVoid. Never, at an insecure hub."""
         if self._authority is None:
             return
         joined = joined_of(context)
-        if why := await reading(self._database, lambda connection: enrolments.objection(connection, node_id, joined)):
-            raise exceptions.NotAllowed(why)
+        found = await reading(self._database, lambda connection: enrolments.objection(connection, node_id, joined))
+        if found:
+            raise exceptions.CertificateVoid(found.why) if found.anew else exceptions.NotAllowed(found.why)
 
     @property
     def authority(self) -> Authority:

@@ -221,8 +221,9 @@ class Neighbours:
     async def _end_those_without_right(self, sessions: Iterable[AgentSession]) -> None:
         by_node = {session.hello.node_id: session for session in sessions}
         joined = {node_id: session.joined for node_id, session in by_node.items()}
-        for node_id, why in (await self._read(lambda connection: enrolments.objections(connection, joined))).items():
-            _log.info("session without right ended", extra={"node_id": node_id, "why": why})
+        found = await self._read(lambda connection: enrolments.objections(connection, joined))
+        for node_id, objection in found.items():
+            _log.info("session without right ended", extra={"node_id": node_id, "why": objection.why})
             self._sessions.end(by_node[node_id])
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:

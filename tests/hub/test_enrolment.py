@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.config import InvalidConfig
-from agent.enrolment import identity_of
+from agent.enrolment import Renewal, identity_of, join
 from agent.identity import Identity, IdentityFolder, new_key, signing_request
+from agent.session import open_line
 from hub import config as hub_config
 from hub.server import fleet_service
 from hub.store.database import open_database
@@ -33,6 +34,7 @@ from sonic.v1 import (
     enrolment_service_pb2,
     enrolment_service_pb2_grpc,
     fleet_service_pb2,
+    fleet_service_pb2_grpc,
     job_service_pb2,
     jobs_pb2,
 )
@@ -266,6 +268,50 @@ async def test_a_new_enrolment_ends_the_session_of_the_box_before(at: Secured) -
             assert await before.call.read() is grpc.aio.EOF
         with pytest.raises(grpc.aio.AioRpcError, match="was enrolled anew"):
             await before.join()
+
+
+async def test_a_box_whose_certificate_is_void_comes_back_with_another_token(at: Secured) -> None:
+    box = at.box(await at.token())
+    first = await join(box)
+    assert first
+    assert await join(box) == first  # the token that it has joined with is no reason
+    assert await identity_of(at.box(await at.token(node_id="n1"), data_dir=at.folder / "elsewhere"))
+    box.join_token_file.write_text(await at.token("us"))
+    with pytest.raises(InvalidConfig, match="is for region 'us'"):
+        await join(box)
+    assert IdentityFolder(box.data_dir).load() == first
+    box.join_token_file.write_text(await at.token(node_id="n1"))
+    again = await join(box)
+    assert again
+    async with at.agent(again) as agent:
+        await agent.join()
+
+
+async def test_a_running_agent_whose_certificate_is_void_looks_for_another_token(at: Secured) -> None:
+    box = at.box(await at.token())
+    first = await identity_of(box)
+    assert first
+    assert await identity_of(at.box(await at.token(node_id="n1"), data_dir=at.folder / "elsewhere"))
+    async with open_line(box.hub_target, first.credentials) as line:
+        fleet = fleet_service_pb2_grpc.FleetServiceStub(line)  # type: ignore[arg-type]
+        renewal = Renewal(box, first, fleet, line)  # type: ignore[arg-type]
+        running = asyncio.create_task(renewal.run())
+        box.join_token_file.write_text(text := await at.token(node_id="n1"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await fleet.RenewCertificate(_renewal("n1"))
+        renewal.refused(refused.value)
+        async with asyncio.timeout(10):
+            while IdentityFolder(box.data_dir).load() == first:
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await fleet.RenewCertificate(_renewal("n1"))
+                    break
+        running.cancel()
+    now = IdentityFolder(box.data_dir).load()
+    assert now
+    assert now.joined == JoinToken.of(text).token_id
 
 
 async def test_text_that_no_database_holds_is_refused_to_strangers_and_callers(at: Secured) -> None:
