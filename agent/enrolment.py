@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CALL_TIMEOUT_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+LISTEN = "Boxes enrol at the hub's listen address, port 50051 unless it was set otherwise"
 CERTIFICATE_VOID = "CERTIFICATE_VOID"  # the hub's reason
 LOOK_AGAIN_S = 60.0  # the clock may be put forward, and the box may sleep
 _PASSING = (
@@ -109,7 +110,7 @@ async def _enrol_at(address: str, config: AgentConfig, token: JoinToken, folder:
             )
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
-            why = await tls.trouble(details, address, insecure=False) if error.code() in _PASSING else ""
+            why = await _trouble(details, address) if error.code() in _PASSING else ""
             if why or error.code() not in _PASSING:
                 raise InvalidConfig(f"enrol_at is {address!r}, and the box was not let in: {why or details}") from error
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -128,10 +129,11 @@ async def _authority(address: str, token: JoinToken) -> bytes:
     """The certificate, in PEM, of the authority that the token names, as the hub shows it."""
     try:
         chain = await asyncio.to_thread(tls.fetch_chain, address, CALL_TIMEOUT_S, HUB_NAME)
+    except ssl.SSLEOFError as error:
+        raise NotReached(f"the hub at {address} has ended the line") from error
     except ssl.SSLError as error:
-        raise InvalidConfig(
-            f"enrol_at is {address!r}, where something speaks no TLS ({error.reason}); it is the hub's listen address"
-        ) from error
+        spoken = await asyncio.to_thread(tls.spoken_without_tls, address)
+        raise InvalidConfig(f"enrol_at is {address!r}, and what answers there {spoken} {LISTEN}") from error
     except OSError as error:
         raise NotReached(f"the hub at {address} cannot be reached ({error.strerror or error})") from error
     for certificate in map(ssl.DER_cert_to_PEM_cert, chain):
@@ -141,6 +143,12 @@ async def _authority(address: str, token: JoinToken) -> bytes:
         f"enrol_at is {address!r}, and who answers there is not the hub that has made the join token: its certificate "
         f"is not of the authority {token.fingerprint[:16]}…; nothing was sent to it"
     )
+
+
+async def _trouble(details: str, address: str) -> str:
+    if tls.is_of_another_name(details):  # every hub has that name, where boxes enrol
+        return f"this is another port of a hub, or a node that passes for one. {LISTEN}"
+    return await tls.trouble(details, address, insecure=False)
 
 
 class Renewal:

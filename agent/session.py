@@ -43,7 +43,7 @@ _log = logging.getLogger("agent.session")
 
 def open_line(target: str, credentials: grpc.ChannelCredentials | None) -> Line:
     """The one line to the hub, or to several in turn, for the session and all transfers; None is plain text."""
-    return Line(target, _OPTIONS, credentials)
+    return Line(target, _OPTIONS, credentials, node=True)
 
 
 class Session:
@@ -92,7 +92,7 @@ class Session:
             detail = await self._converse(hello)
         except grpc.aio.AioRpcError as error:
             detail = await self._line.trouble(error) or f"{error.code().name}: {error.details()}"
-            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+            if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED):
                 level = logging.WARNING  # it will not pass by itself
                 self._refused(error)
         except TimeoutError:
