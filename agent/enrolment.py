@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -226,6 +227,10 @@ def _has_another_token(config: AgentConfig, identity: Identity) -> bool:
 def _token(config: AgentConfig) -> JoinToken:
     assert config.join_token_file
     try:
+        mode = config.join_token_file.stat().st_mode & 0o777
+        if mode & stat.S_IROTH:
+            about = {"join_token_file": str(config.join_token_file), "mode": f"{mode:04o}", "do": "chmod 600"}
+            _log.warning("the join token can be read by every user of this machine", extra=about)
         return JoinToken.of(config.join_token_file.read_text(encoding="ascii"))
     except OSError as error:
         raise InvalidConfig(

@@ -46,6 +46,32 @@ async def test_a_revoked_node_is_shown_as_one(ann: Sonic, hub: Hub, tmp_path: Pa
         assert [node["revoked"] for node in (await ann("nodes", "list", "--json")).data] == [False]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--role", "tenant"], "say whose key it is"),
+        (["--role", "reader", "--of-tenant", "acme"], "goes with --role tenant"),
+    ],
+)
+async def test_a_key_and_its_tenant_go_together(ann: Sonic, given: list[str], said: str) -> None:
+    ended = await ann("keys", "create", "ci", *given)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in " ".join(ended.err.replace("│", " ").split())
+
+
+async def test_a_reader_that_submits_is_told_that_it_only_looks(ann: Sonic, tmp_path: Path) -> None:
+    await ann("tenants", "create", "acme")
+    (tmp_path / "wall.key").write_text((await ann("keys", "create", "wall", "--role", "reader")).out)
+    (tmp_path / "p.jpg").write_bytes(JPEG)
+    (tmp_path / "v.wav").write_bytes(WAV)
+    own = {"SONIC_API_KEY_FILE": "wall.key"}
+    ended = await ann("submit", "p.jpg", "v.wav", **own)
+    assert "name the tenant that is meant by --tenant" in ended.err
+    assert "A reader sees its jobs, and submits none" in ended.err
+    ended = await ann("submit", "p.jpg", "v.wav", "--tenant", "acme", **own)
+    assert "the role reader, which sees everything and changes nothing" in ended.err
+
+
 async def test_a_tenant_from_its_making_to_its_suspension(ann: Sonic, tmp_path: Path) -> None:
     made = await ann("tenants", "create", "acme")
     assert made.code == 0, made.err
