@@ -61,7 +61,7 @@ def rotate(
     json: options.Json = False,
     **given: Any,
 ) -> None:
-    """Print a new key of a tenant, this one time; all others, also those of `sonic keys create`, end later."""
+    """Print a new key of a tenant, this one time; all its others, however they were made, end after the overlap."""
     settings, valid_s = options.client_of(given), keys.seconds(valid_for, "--valid-for")
     overlap_s = keys.seconds(overlap, "--overlap") or 0.0
 
