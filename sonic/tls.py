@@ -72,11 +72,13 @@ async def trouble(details: str, address: str, insecure: bool, node: bool = False
     if "expired" in details or "not yet valid" in details:
         return f"the certificate of the hub at {address} is not valid now by this machine's clock; is the clock right?"
     if "CERTIFICATE_VERIFY_FAILED" in details:
+        said = f"what answers at {address} shows a certificate of an authority that is not trusted here"
+        if node:
+            return f"{said}; is it another server, or another hub?"
         return (
-            f"what answers at {address} shows a certificate of an authority that is not trusted here: it is another "
-            "server or another hub" + ("" if node else ", or ca_file is to be set to the authority.pem of this hub "
-            "(data_dir/authority/authority.pem there)")
-        )  # fmt: skip
+            f"{said}; set ca_file to the authority.pem of this hub (data_dir/authority/authority.pem there), or is it "
+            "another server?"
+        )
     return (
         f"the certificate of the hub at {address} is for other names than {host_of(address)!r}; add it to the hub's "
         "names, or call the hub by a name that it has"
