@@ -6,8 +6,10 @@ The token's secret is sent to nobody but a hub whose certificate is signed by th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ import grpc.aio
 from agent.config import AgentConfig, InvalidConfig
 from agent.folders import claimed
 from agent.identity import BadIdentity, Identity, IdentityFolder, fingerprint_of, new_key, signing_request
-from sonic import tls
+from sonic import statuses, tls
 from sonic.addresses import addresses
 from sonic.join_tokens import HUB_NAME, JoinToken
 from sonic.lines import Line
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 CALL_TIMEOUT_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+LISTEN = "Boxes enrol at the hub's listen address, port 50051 unless it was set otherwise"
+CERTIFICATE_VOID = "CERTIFICATE_VOID"  # the hub's reason
 LOOK_AGAIN_S = 60.0  # the clock may be put forward, and the box may sleep
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
@@ -44,13 +48,15 @@ class NotReached(Exception):
 
 
 async def join(config: AgentConfig) -> Identity | None:
-    """`identity_of` for a box on which no agent runs now. Raises InvalidConfig."""
+    """`identity_of` for a box on which no agent runs now, and which is to use a new token. Raises InvalidConfig."""
     with claimed(config.data_dir):
-        return await identity_of(config)
+        return await identity_of(config, anew=True)
 
 
-async def identity_of(config: AgentConfig) -> Identity | None:
+async def identity_of(config: AgentConfig, anew: bool = False) -> Identity | None:
     """Who the box is; it enrols if it must, for as long as the hub cannot be reached. None for an insecure agent.
+
+    With `anew` it enrols also where it is enrolled, if there is another token than the one that it has joined with.
 
     Raises InvalidConfig: there is no token, or the hub refuses it, or is not the one that the token names.
     """
@@ -58,7 +64,7 @@ async def identity_of(config: AgentConfig) -> Identity | None:
         return None
     folder = IdentityFolder(config.data_dir)
     identity = folder.load()
-    if identity and not identity.expired:
+    if identity and not identity.expired and not (anew and _has_another_token(config, identity)):
         return identity
     if config.join_token_file is None:
         raise InvalidConfig(_no_way_in(config, identity))
@@ -105,7 +111,7 @@ async def _enrol_at(address: str, config: AgentConfig, token: JoinToken, folder:
             )
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
-            why = await tls.trouble(details, address, insecure=False) if error.code() in _PASSING else ""
+            why = await _trouble(details, address) if error.code() in _PASSING else ""
             if why or error.code() not in _PASSING:
                 raise InvalidConfig(f"enrol_at is {address!r}, and the box was not let in: {why or details}") from error
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -124,10 +130,11 @@ async def _authority(address: str, token: JoinToken) -> bytes:
     """The certificate, in PEM, of the authority that the token names, as the hub shows it."""
     try:
         chain = await asyncio.to_thread(tls.fetch_chain, address, CALL_TIMEOUT_S, HUB_NAME)
+    except ssl.SSLEOFError as error:
+        raise NotReached(f"the hub at {address} has ended the line") from error
     except ssl.SSLError as error:
-        raise InvalidConfig(
-            f"enrol_at is {address!r}, where something speaks no TLS ({error.reason}); it is the hub's listen address"
-        ) from error
+        spoken = await asyncio.to_thread(tls.spoken_without_tls, address)
+        raise InvalidConfig(f"enrol_at is {address!r}, and what answers there {spoken} {LISTEN}") from error
     except OSError as error:
         raise NotReached(f"the hub at {address} cannot be reached ({error.strerror or error})") from error
     for certificate in map(ssl.DER_cert_to_PEM_cert, chain):
@@ -139,6 +146,12 @@ async def _authority(address: str, token: JoinToken) -> bytes:
     )
 
 
+async def _trouble(details: str, address: str) -> str:
+    if tls.is_of_another_name(details):  # every hub has that name, where boxes enrol
+        return f"this is another port of a hub, or a node that passes for one. {LISTEN}"
+    return await tls.trouble(details, address, insecure=False)
+
+
 class Renewal:
     """Keeps the certificate fresh while the agent runs."""
 
@@ -148,14 +161,21 @@ class Renewal:
         self._identity = identity
         self._hub = hub
         self._line = line
+        self._void = asyncio.Event()
+
+    def refused(self, error: grpc.aio.AioRpcError) -> None:
+        """The hub has refused a call of this node: if it is for the certificate, another token may be there."""
+        if statuses.to_exception(error, "").reason == CERTIFICATE_VOID:
+            self._void.set()
 
     async def run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
             left_s = self._identity.renew_at_s - time.time()
-            if left_s > 0:
+            if left_s > 0 and not self._void.is_set():
                 pause_s = FIRST_PAUSE_S
-                await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._void.wait(), min(left_s, LOOK_AGAIN_S))
                 continue
             if await self._renewed():
                 continue
@@ -164,11 +184,16 @@ class Renewal:
 
     async def _renewed(self) -> bool:
         """Whether there is a new certificate; the session goes on as it is."""
+        void = self._void.is_set()
+        self._void.clear()  # if it still is, the hub says so again
         try:
-            identity = await (self._join_again() if self._identity.expired else self._ask())
+            identity = await (self._join_again() if void or self._identity.expired else self._ask())
             await asyncio.to_thread(self._folder.save, identity)
         except (grpc.aio.AioRpcError, NotReached, InvalidConfig, BadIdentity, OSError) as error:
-            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            why = str(error)
+            if isinstance(error, grpc.aio.AioRpcError):
+                why = error.details() or ""
+                self.refused(error)
             left_s = round(self._identity.expires_at_s - time.time())
             _log.warning("certificate not renewed", extra={"why": why, "valid_s": left_s})
             return False
@@ -186,14 +211,26 @@ class Renewal:
         return Identity.of(key, answer.certificate.encode(), self._identity.authority_pem)
 
     async def _join_again(self) -> Identity:
-        if self._config.join_token_file is None:
+        usable = self._identity.expired or _has_another_token(self._config, self._identity)
+        if self._config.join_token_file is None or not usable:
             raise InvalidConfig(_no_way_in(self._config, self._identity))
         return await enrol(self._config, self._folder)
+
+
+def _has_another_token(config: AgentConfig, identity: Identity) -> bool:
+    """Than the one that the box has joined with. Raises InvalidConfig: what is there is no token."""
+    if config.join_token_file is None or not config.join_token_file.exists():
+        return False
+    return _token(config).token_id != identity.joined
 
 
 def _token(config: AgentConfig) -> JoinToken:
     assert config.join_token_file
     try:
+        mode = config.join_token_file.stat().st_mode & 0o777
+        if mode & stat.S_IROTH:
+            about = {"join_token_file": str(config.join_token_file), "mode": f"{mode:04o}", "do": "chmod 600"}
+            _log.warning("the join token can be read by every user of this machine", extra=about)
         return JoinToken.of(config.join_token_file.read_text(encoding="ascii"))
     except OSError as error:
         raise InvalidConfig(
@@ -214,7 +251,8 @@ def _no_way_in(config: AgentConfig, identity: Identity | None) -> str:
             f"join_token_file to a file with what `{made}` prints, or pass --insecure for a hub on this machine that "
             "was started with it"
         )
+    why = "has expired: the box was away too long" if identity.expired else "is void: the node was enrolled anew"
     return (
-        f"data_dir is {str(config.data_dir)!r}, whose certificate has expired: the box was away too long. Set "
-        f"join_token_file to a file with what `{made} --node {config.node_id}` prints"
+        f"data_dir is {str(config.data_dir)!r}, whose certificate {why}. Set join_token_file to a file with what "
+        f"`{made} --node {config.node_id}` prints"
     )

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from agent.config import InvalidConfig
 
 RENEWED_AT = 2 / 3  # of its life
+_JOINED = "urn:sonic:joined:"
 _PART = re.compile(rb"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----\n?", re.DOTALL)
 
 
@@ -40,6 +41,7 @@ class Identity:
     certificate_pem: bytes
     authority_pem: bytes
     names: frozenset[str]  # as URIs, sonic://REGION/NODE
+    joined: str  # the id of the join token that it goes back to; empty where the hub does not say
     begins_at_s: float
     expires_at_s: float
 
@@ -56,8 +58,9 @@ class Identity:
         if key.public_key() != certificate.public_key():
             raise BadIdentity("the certificate is of another key")
         uris = named.get_values_for_type(x509.UniformResourceIdentifier)
-        begins, expires = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        return Identity(key_pem, certificate_pem, authority_pem, _names(uris), begins.timestamp(), expires.timestamp())
+        joined = next((uri.removeprefix(_JOINED) for uri in uris if uri.startswith(_JOINED)), "")
+        begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+        return Identity(key_pem, certificate_pem, authority_pem, _names(uris), joined, begins, ends)
 
     @property
     def renew_at_s(self) -> float:

@@ -91,7 +91,8 @@ class Agent:
             self._clock,
         )
         self._renewal = Renewal(config, identity, self._hub, line) if identity else None
-        self._session = Session(self._hub, line, self._post, self._telemetry)
+        refused = (self._renewal.refused,) if self._renewal else ()
+        self._session = Session(self._hub, line, self._post, self._telemetry, *refused)
         self._workers = Workers(config.worker_command, config.engine, folders, self._post)
         self._faults = Faults(self._clock, self._workers.hold)
         self._inputs = Inputs(folders.inputs, config.cache_max_bytes, config.hub_target, config.keep_inputs_s)
@@ -437,6 +438,10 @@ class Agent:
             else:
                 await transfers.upload(self._hub, self._config.node_id, ref, video, path, chunk_bytes)
         except grpc.aio.AioRpcError as error:
+            if transfers.is_over(error):
+                _log.info("video not wanted", extra={"ref": str(ref), "why": error.details()})
+                self._post(events.VideoUnwanted(ref))
+                return
             refused = transfers.is_refusal(error)
             detail = f"{error.code().name}: {error.details()}"
             _log.warning("upload failed", extra={"ref": str(ref), "why": detail})

@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -42,17 +43,25 @@ _log = logging.getLogger("agent.session")
 
 def open_line(target: str, credentials: grpc.ChannelCredentials | None) -> Line:
     """The one line to the hub, or to several in turn, for the session and all transfers; None is plain text."""
-    return Line(target, _OPTIONS, credentials)
+    return Line(target, _OPTIONS, credentials, node=True)
 
 
 class Session:
     """What is said to the hub, and what it says."""
 
-    def __init__(self, hub: Stub, line: Line, post: Post, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        hub: Stub,
+        line: Line,
+        post: Post,
+        telemetry: Telemetry,
+        refused: Callable[[grpc.aio.AioRpcError], None] = lambda _: None,
+    ) -> None:
         self._hub = hub
         self._line = line
         self._post = post
         self._telemetry = telemetry
+        self._refused = refused
         self._outgoing: asyncio.Queue[pb.SessionRequest | None] = asyncio.Queue()
         self.max_chunk_bytes = DEFAULT_CHUNK_BYTES
         self.clock_offset_s = 0.0  # of this box against the hub, positive when ahead; half a round trip is its error
@@ -83,8 +92,9 @@ class Session:
             detail = await self._converse(hello)
         except grpc.aio.AioRpcError as error:
             detail = await self._line.trouble(error) or f"{error.code().name}: {error.details()}"
-            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+            if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED):
                 level = logging.WARNING  # it will not pass by itself
+                self._refused(error)
         except TimeoutError:
             detail = f"the hub did not answer Hello within {WELCOME_TIMEOUT_S:g} s"
         except asyncio.InvalidStateError:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the stub of an asyncio channel has a type of its own, which
 
 CALL_TIMEOUT_S = 15.0
 SLOWEST_BYTES_PER_S = 50_000  # a transfer slower than this is cut, and goes on in another call
+ATTEMPT_OVER = "ATTEMPT_OVER"  # the hub's reason
 _log = logging.getLogger("agent.transfers")
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -36,6 +37,11 @@ _REFUSALS = (
 def is_refusal(error: grpc.aio.AioRpcError) -> bool:
     """Whether the hub will say the same to the same call for ever."""
     return error.code() in _REFUSALS and statuses.to_exception(error, "").retry_after_s is None
+
+
+def is_over(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the job has ended, so that the hub takes no video of it."""
+    return statuses.to_exception(error, "").reason == ATTEMPT_OVER
 
 
 def download(hub: Stub, node_id: str, ref: Ref, artifact: artifacts_pb2.Artifact, link: str) -> Download:

@@ -69,6 +69,7 @@ class HubConfig:
             if getattr(self, name) <= 0:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; a value above 0 is wanted")
         self._check_oidc()
+        self._check_artifacts_url()
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise InvalidConfig("tls_certificate_file and tls_key_file belong together; give both or none")
         if problem := self.http_access.problem(self.http_listen):
@@ -85,6 +86,13 @@ class HubConfig:
             raise InvalidConfig("oidc_audience is empty; say what access tokens must be for, or leave oidc_issuer out")
         if not 0 <= self.oidc_leeway_s <= 300:
             raise InvalidConfig(f"oidc_leeway_s is {self.oidc_leeway_s:g}; 0 to 300 seconds are wanted")
+
+    def _check_artifacts_url(self) -> None:
+        if re.match(r"s3://([^/]*[@:]|.*\?)", self.artifacts_url):  # a secret may have a slash
+            raise InvalidConfig(
+                "artifacts_url has more in it than s3://BUCKET/FOLDER; credentials come from the environment "
+                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or from the machine, and never from the URL"
+            )
 
     def _check_address(self, name: str, address: str) -> None:
         host, _, port = address.rpartition(":")

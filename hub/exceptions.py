@@ -9,6 +9,8 @@ Refusal
 ├── NotIdentified       UNAUTHENTICATED
 ├── NotAllowed          PERMISSION_DENIED
 ├── TenantSuspended     PERMISSION_DENIED
+├── AttemptOver         PERMISSION_DENIED    to a node
+├── CertificateVoid     PERMISSION_DENIED    to a node
 ├── NameTaken           ALREADY_EXISTS
 ├── LastOperator        FAILED_PRECONDITION
 ├── LimitReached        RESOURCE_EXHAUSTED   with the limit, and when to try again
@@ -25,6 +27,7 @@ from typing import ClassVar
 
 import grpc
 
+from hub.core.roles import Caller
 from sonic.parameters import Problem
 
 
@@ -32,6 +35,7 @@ class Refusal(Exception):
     """The call was refused."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    caller: Caller | None = None  # of a credential that is good and lets nobody in
 
     def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
         self.message = message or (type(self).__doc__ or "")
@@ -92,6 +96,18 @@ class NotAllowed(Refusal):
 
 class TenantSuspended(Refusal):
     """The operator has suspended the tenant."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class AttemptOver(Refusal):
+    """The job has ended, or its files are another attempt's: report the result, the answer says what holds."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class CertificateVoid(Refusal):
+    """The node was enrolled anew; the certificate is that of the box before."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 

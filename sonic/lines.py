@@ -15,15 +15,20 @@ from sonic.addresses import addresses
 class Line:
     """Stubs take it for a channel. Calls that are under way stay with the hub where they began.
 
-    Without `credentials` it is plain text.
+    Without `credentials` it is plain text; `node` says that they are those of one.
     """
 
     def __init__(
-        self, target: str, options: Sequence[tuple[str, Any]], credentials: grpc.ChannelCredentials | None = None
+        self,
+        target: str,
+        options: Sequence[tuple[str, Any]],
+        credentials: grpc.ChannelCredentials | None = None,
+        node: bool = False,
     ) -> None:
         self._addresses = addresses(target)
         self._options = options
         self._credentials = credentials
+        self._node = node
         self._now = _Channels(self._open())
         self._former: list[_Channels] = []  # on which calls that began before may still run
         self._at = 0
@@ -42,10 +47,15 @@ class Line:
             await idle.close()
 
     async def trouble(self, error: grpc.aio.AioRpcError) -> str:
-        """Which setting of TLS a failed call speaks of; empty when it is none."""
+        """Which setting of TLS or of the address a failed call speaks of; empty when it is none."""
+        address = self._addresses[self._at]
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED and self._node:
+            return (
+                f"what answers at {address} serves no agents, as the port of a hub for callers; is it the right port?"
+            )
         if error.code() is not grpc.StatusCode.UNAVAILABLE:
             return ""
-        return await tls.trouble(error.details() or "", self._addresses[self._at], self._credentials is None)
+        return await tls.trouble(error.details() or "", address, self._credentials is None, self._node)
 
     async def close(self) -> None:
         for channels in (*self._former, self._now):

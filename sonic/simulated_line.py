@@ -58,7 +58,7 @@ class Line:
     """
 
     def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self._channel = lines.Line(target, _OPTIONS, credentials)
+        self._channel = lines.Line(target, _OPTIONS, credentials, node=True)
         self._fleet: Any = fleet_service_pb2_grpc.FleetServiceStub(cast(grpc.aio.Channel, self._channel))
         self.moves = 0  # from hub to hub
         self._held: set[str] = set()  # tenants for whom the hub has the slate

@@ -71,6 +71,7 @@ class Deliveries:
         return []
 
     def uploaded(self, ref: Ref) -> list[Instruction]:
+        """Or not to be uploaded any more: the report is next."""
         if delivery := self._by_ref.get(ref):
             delivery.uploading, delivery.uploaded = False, True
         return []

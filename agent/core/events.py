@@ -142,6 +142,13 @@ class VideoUploaded:
 
 
 @dataclass(frozen=True)
+class VideoUnwanted:
+    """The hub takes no video of the attempt any more, for its job has ended; what became of it, a report is told."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
 class UploadFailed:
     """The hub does not hold the video; `refused` when trying again is not likely to help."""
 
@@ -280,6 +287,7 @@ Event = (
     | ResultStored
     | StoringFailed
     | VideoUploaded
+    | VideoUnwanted
     | UploadFailed
     | CheckpointSent
     | FromWorker

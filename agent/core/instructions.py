@@ -185,7 +185,7 @@ class StoreResult:
 
 @dataclass(frozen=True)
 class UploadVideo:
-    """Bring a video to the hub; answered by VideoUploaded or UploadFailed."""
+    """Bring a video to the hub; answered by VideoUploaded, VideoUnwanted or UploadFailed."""
 
     ref: Ref
 

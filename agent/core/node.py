@@ -116,7 +116,7 @@ class Node:
                 return self.deliveries.stored(ref)
             case events.StoringFailed(ref, detail):
                 return self.deliveries.storing_failed(ref, detail)
-            case events.VideoUploaded(ref):
+            case events.VideoUploaded(ref) | events.VideoUnwanted(ref):
                 return self.deliveries.uploaded(ref)
             case events.UploadFailed(ref, refused, detail):
                 return self.deliveries.upload_failed(ref, refused, detail, now)

@@ -21,6 +21,6 @@ class Caller:
     """Who calls, as the hub has made sure."""
 
     role: Role
-    tenant: Tenant | None  # always that of a tenant; None for operators and readers
+    tenant: Tenant | None  # None for operators, readers, and whoever is of no tenant and refused
     who: str  # for logs: the key's id, or the subject that an issuer vouches for; never a secret
     until_s: float  # wall-clock time at which the credential ends; infinite when it does not

@@ -200,8 +200,12 @@ def _key_problems(request: pb.CreateKeyRequest) -> list[Problem]:
     problems: list[Problem] = []
     if request.role not in _ROLES:
         problems.append(Problem("role", f"is {request.role}; choose one of Role"))
-    if (request.role == access_pb2.ROLE_TENANT) != bool(request.tenant):
-        problems.append(Problem("tenant", "goes with the role of a tenant, and with no other"))
+    if request.role == access_pb2.ROLE_TENANT and not request.tenant:
+        problems.append(Problem("tenant", "is missing; a key of the role tenant is one tenant's"))
+    if request.role != access_pb2.ROLE_TENANT and request.tenant:
+        problems.append(
+            Problem("tenant", f"is {request.tenant[:80]!r}, and only a key of the role tenant is a tenant's")
+        )
     if not 1 <= len(request.holder) <= MAX_HOLDER_CHARACTERS or not request.holder.isprintable():
         limit = f"is {request.holder[:80]!r}; 1 to {MAX_HOLDER_CHARACTERS} printable characters are wanted"
         problems.append(Problem("holder", limit))

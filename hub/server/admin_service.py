@@ -124,7 +124,12 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         return node.hub_id not in ("", self._neighbours.hub_id)
 
     async def _nodes(self) -> list[nodes_pb2.Node]:
-        return [self._shown(row) for row in await reading(self._database, records.node_rows)]
+        rows = await reading(self._database, records.node_rows)
+        revoked = await self._enrolment.revoked()
+        nodes = [self._shown(row) for row in rows]
+        for node in nodes:
+            node.revoked = node.node_id in revoked
+        return nodes
 
     def _shown(self, row: sa.Row[Any]) -> nodes_pb2.Node:
         if row.hub_id in self._neighbours.alive:

@@ -44,7 +44,7 @@ class Checkpoints:
         job_id = ref.job_id
         tenant = await self._in_thread(lambda connection: checkpoints.tenant_of(connection, node_id, ref))
         if tenant is None:
-            raise exceptions.NotFound(
+            raise exceptions.AttemptOver(
                 f"attempt {ref.attempt} of job {job_id!r} is not under way; no state is kept of it"
             )
         self._tenants[job_id] = tenant

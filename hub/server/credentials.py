@@ -141,11 +141,12 @@ class Credentials:
         until_s = math.inf if row.expires_at_s is None else row.expires_at_s
         if until_s <= time.time():
             raise exceptions.NotIdentified(f"the API key {key.key_id} has expired")
-        if found.suspended:
-            raise exceptions.TenantSuspended(f"tenant {row.tenant} is suspended; ask the operator")
-        self._used_at_s[key.key_id] = time.time()
         who = f"key {key.key_id} ({row.holder})"
-        return Caller(Role(row.role), Tenant(row.tenant) if row.tenant else None, who, until_s)
+        caller = Caller(Role(row.role), Tenant(row.tenant) if row.tenant else None, who, until_s)
+        if found.suspended:
+            raise _suspended(caller)
+        self._used_at_s[key.key_id] = time.time()
+        return caller
 
     async def _bearer(self, presented: str, issuer: oidc.Issuer) -> Caller:
         try:
@@ -164,10 +165,13 @@ class Credentials:
         if row is None:
             wanted = f"{self._config.oidc_tenant_claim} of the access token"
             said = f"is {name[:64]!r}, which is no tenant of this fleet" if name else "is missing, as is a role of ours"
-            raise exceptions.NotAllowed(f"{wanted} {said}")
+            refusal = exceptions.NotAllowed(f"{wanted} {said}")
+            refusal.caller = Caller(role, None, who, until_s)
+            raise refusal
+        caller = Caller(role, Tenant(row.tenant), who, until_s)
         if row.suspended_at_s is not None:
-            raise exceptions.TenantSuspended(f"tenant {row.tenant} is suspended; ask the operator")
-        return Caller(role, Tenant(row.tenant), who, until_s)
+            raise _suspended(caller)
+        return caller
 
     def _meant(self, claims: dict[str, Any]) -> tuple[Role, str]:
         """The strongest of our roles that a token names, the tenant's when it names none; and the tenant."""
@@ -176,6 +180,12 @@ class Credentials:
         role = next((one for one in _STRONGEST if one in named), Role.TENANT)
         tenant = oidc.claim(claims, self._config.oidc_tenant_claim)
         return role, tenant if isinstance(tenant, str) else ""
+
+
+def _suspended(caller: Caller) -> exceptions.TenantSuspended:
+    refusal = exceptions.TenantSuspended(f"tenant {caller.tenant} is suspended; ask the operator")
+    refusal.caller = caller
+    return refusal
 
 
 def issuer_of(config: HubConfig) -> oidc.Issuer | None:

@@ -67,7 +67,14 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             raise exceptions.InvalidRequest(problems)
         key = _key_of(request.signing_request)
         wish = enrolments.Wish(request.token_id, request.secret, request.node_id, request.region, _sha256(key))
-        refused = await self._write(lambda connection: enrolments.enrol(connection, wish, time.time()))
+
+        def write(connection: sa.Connection) -> str:
+            why_not = enrolments.enrol(connection, wish, time.time())
+            if not why_not:
+                self._bulletin.tell(connection, nodes=[wish.node_id])
+            return why_not
+
+        refused = await self._write(write)
         detail = {"token_id": request.token_id[:32], "region": request.region}
         if refused:
             self._failures.count(address)
@@ -80,7 +87,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         return pb.EnrolResponse(certificate=issued.pem.decode(), authority=authority.pem.decode())
 
     async def renewed(self, signing_request: bytes, names: Iterable[NodeName], context: Context) -> Issued:
-        """A new certificate for names that a certificate already has. Raises NotAllowed, InvalidRequest."""
+        """A new certificate for names that a certificate already has. Raises Refusal."""
         named = sorted(names)
         for name in named:
             await self.check_right(name.node_id, context)
@@ -89,12 +96,13 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         return issued
 
     async def check_right(self, node_id: str, context: Context) -> None:
-        """Raises NotAllowed: the node was revoked, or enrolled anew with another key. Never, at an insecure hub."""
+        """Raises NotAllowed: the node was revoked. Raises CertificateVoid. Never, at an insecure hub."""
         if self._authority is None:
             return
         joined = joined_of(context)
-        if why := await reading(self._database, lambda connection: enrolments.objection(connection, node_id, joined)):
-            raise exceptions.NotAllowed(why)
+        found = await reading(self._database, lambda connection: enrolments.objection(connection, node_id, joined))
+        if found:
+            raise exceptions.CertificateVoid(found.why) if found.anew else exceptions.NotAllowed(found.why)
 
     @property
     def authority(self) -> Authority:
@@ -151,6 +159,10 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         session = self._sessions.get(node_id)
         if session and not undo:
             self._sessions.end(session)
+
+    async def revoked(self) -> set[str]:
+        """The nodes whose right was taken; at an insecure hub nobody needs one."""
+        return await reading(self._database, enrolments.revoked) if self._authority else set()
 
     async def _write(self, work: Callable[[sa.Connection], T]) -> T:
         def write() -> T:

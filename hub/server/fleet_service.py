@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from hub.artifacts.depot import MAX_CHUNK_BYTES
 from hub.config import HubConfig
 from hub.core import events
 from hub.core.instructions import Verdict
-from hub.core.jobs import Ref
+from hub.core.jobs import Ref, State
 from hub.core.names import name_problem
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
@@ -26,7 +27,7 @@ from hub.server.dispatcher import Dispatcher
 from hub.server.enrolment_service import EnrolmentService
 from hub.server.job_service import reading
 from hub.server.neighbours import Neighbours
-from hub.server.peers import check_node, names_of
+from hub.server.peers import check_node, joined_of, names_of
 from hub.server.presence import Presence
 from hub.server.sessions import MOST_UNTAKEN, AgentSession, Outgoing, Sessions
 from hub.store import records
@@ -82,7 +83,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         hello = await _first(aiter(request))
         check_node(context, hello.node_id, hello.region)
         await self._enrolment.check_right(hello.node_id, context)
-        session = AgentSession(uuid.uuid4().hex, hello, slots=list(hello.slots))
+        session = AgentSession(uuid.uuid4().hex, hello, joined_of(context), slots=list(hello.slots))
         await self._note(session)
         self._sessions.open(session)
         self._neighbours.joined(session)
@@ -107,7 +108,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             self._presence.end(farewell)
 
     async def FetchInput(self, request: pb.FetchInputRequest, context: Context) -> AsyncIterator[pb.FetchInputResponse]:
-        attempt = await self._attempt_of(context, request.node_id, request.ref)
+        right = partial(self._held, context, request.node_id, request.ref)
+        attempt = await right()
         spec = jobs_pb2.JobSpec.FromString(attempt.spec)
         chunks: AsyncIterator[bytes] | None
         if request.sha256 in (spec.portrait_sha256, spec.voice_sha256):
@@ -116,15 +118,15 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             chunks = await self._checkpoints.read(attempt.tenant, attempt.job_id, request.sha256, request.range)
         if chunks is None:
             raise exceptions.NotFound(f"artifact {request.sha256[:64]!r} is no input of this attempt")
-        async for chunk in self._while_allowed(chunks, request.node_id, context):
+        async for chunk in self._while_allowed(chunks, right):
             yield pb.FetchInputResponse(chunk=chunk)
 
     async def GetVideo(self, request: pb.GetVideoRequest, context: Context) -> pb.GetVideoResponse:
-        attempt = await self._attempt_of(context, request.node_id, request.ref)
+        attempt = await self._wanted(context, request.node_id, request.ref)
         return pb.GetVideoResponse(status=await self._files.status(attempt.tenant, request.sha256))
 
     async def PlaceVideo(self, request: pb.PlaceVideoRequest, context: Context) -> pb.PlaceVideoResponse:
-        attempt = await self._attempt_of(context, request.node_id, request.ref)
+        attempt = await self._wanted(context, request.node_id, request.ref)
         valid_s = self._config.link_valid_s
         url = await self._files.place(
             attempt.tenant, wire.ref(request.ref), request.sha256, request.size_bytes, valid_s
@@ -135,8 +137,9 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         self, request: AsyncIterator[pb.UploadVideoRequest], context: Context
     ) -> pb.UploadVideoResponse:
         header, chunks = await transfers.unpack(request)
-        attempt = await self._attempt_of(context, header.node_id, header.ref)
-        chunks = self._while_allowed(chunks, header.node_id, context)
+        right = partial(self._held if header.checkpoint else self._wanted, context, header.node_id, header.ref)
+        attempt = await right()
+        chunks = self._while_allowed(chunks, right)
         if header.checkpoint:
             state = await self._checkpoints.receive(header.node_id, wire.ref(header.ref), header.upload, chunks)
             return pb.UploadVideoResponse(video=state)
@@ -152,21 +155,36 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             certificate=issued.pem.decode(), authority=self._enrolment.authority.pem.decode()
         )
 
+    @staticmethod
     async def _while_allowed(
-        self, chunks: AsyncIterator[bytes], node_id: str, context: Context
+        chunks: AsyncIterator[bytes], right: Callable[[], Awaitable[object]]
     ) -> AsyncIterator[bytes]:
-        """The chunks, as long as the node is not revoked. Raises NotAllowed."""
+        """The chunks, as long as `right` holds. Raises Refusal."""
         looked_at_s = time.monotonic()
         async for chunk in chunks:
             if time.monotonic() - looked_at_s > RIGHT_LOOKED_AT_S:
-                await self._enrolment.check_right(node_id, context)
+                await right()
                 looked_at_s = time.monotonic()
             yield chunk
 
-    async def _attempt_of(self, context: Context, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
+    async def _held(self, context: Context, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
+        """The attempt, while its job has not ended and no other one was given out. Raises Refusal."""
+        attempt = await self._wanted(context, node_id, ref)
+        if attempt.attempt != attempt.newest:
+            raise exceptions.AttemptOver(f"job {ref.job_id!r} is at attempt {attempt.newest}, this is {ref.attempt}")
+        return attempt
+
+    async def _wanted(self, context: Context, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
+        """The attempt, while its job has not ended: any that was given out may still be the first to finish it.
+
+        Raises Refusal.
+        """
         check_node(context, node_id)
         await self._enrolment.check_right(node_id, context)
-        return await self._attempt(node_id, ref)
+        attempt = await self._attempt(node_id, ref)
+        if State(attempt.state).ended:
+            raise exceptions.AttemptOver(f"job {ref.job_id!r} has ended")
+        return attempt
 
     async def _attempt(self, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
         row = await reading(
@@ -340,7 +358,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         said = result.video.video
         try:
             tenant = self._dispatcher.tenant_of(wire.ref(result.ref), node_id)
-            tenant = tenant or (await self._attempt(node_id, result.ref)).tenant
+            if tenant is None:
+                attempt = await self._attempt(node_id, result.ref)
+                if State(attempt.state).ended:
+                    return Verdict.COMMITTED if attempt.won_by == attempt.attempt else Verdict.SUPERSEDED
+                tenant = attempt.tenant
             held = await self._files.seen(tenant, said.sha256)
             if held is None:
                 held = await self._files.adopt(tenant, wire.ref(result.ref), said.sha256, said.size_bytes)

@@ -98,7 +98,10 @@ class Checking:
         if caller.role not in rule.roles:
             wanted = " or ".join(sorted(rule.roles))
             name = method.rpartition("/")[2]
-            raise exceptions.NotAllowed(f"{name} is for the role {wanted}; the credential has the role {caller.role}")
+            looks = ", which sees everything and changes nothing" if caller.role is Role.READER else ""
+            raise exceptions.NotAllowed(
+                f"{name} is for the role {wanted}; the credential has the role {caller.role}{looks}"
+            )
         if not rule.for_tenant:
             return Call(caller, None)
         return await self._for_tenant(caller, method, context)
@@ -110,7 +113,11 @@ class Checking:
                 raise exceptions.NotAllowed(f"the credential is of tenant {caller.tenant}, the call names {named}")
             return Call(caller, caller.tenant)
         if named is None:
-            raise exceptions.NotIdentified(f"an operator must name a tenant under {callers.TENANT_KEY!r}, or --tenant")
+            submits = " A reader sees its jobs, and submits none." if caller.role is Role.READER else ""
+            raise exceptions.NotIdentified(
+                f"the credential has the role {caller.role}, which is of no tenant: name the tenant that is meant by "
+                f"--tenant, or under {callers.TENANT_KEY!r}.{submits}"
+            )
         call = Call(caller, await self._credentials.tenant(named))
         audit.record(context, "tenant.act_for", named, method=method)
         return call
@@ -127,6 +134,10 @@ class Checking:
             if not wait_s:
                 audit.record(context, "credential.present", method, f"refused: {refusal.message}")
             self._failures.count(address)
+            raise
+        except exceptions.Refusal as refusal:
+            if refusal.caller:
+                callers.enter(Call(refusal.caller, None))
             raise
 
     @contextmanager

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -192,10 +192,7 @@ class Neighbours:
         alive = await self._read(lambda connection: hubs.alive(connection, within_s)) - {self.hub_id}
         new, self.alive = alive - self.alive, alive
         rows = await self._read(hubs.whereabouts)
-        revoked = await self._read(enrolments.revoked)
-        for session in self._sessions.all():  # whose note was lost
-            if session.hello.node_id in revoked:
-                self._sessions.end(session)
+        await self._end_those_without_right(self._sessions.all())  # whose note was lost
         changed = [row.node_id for row in rows if row.hub_id in new or self._seen.get(row.node_id) != _kept(row)]
         if changed:
             await self._look_at_nodes(changed)
@@ -212,17 +209,22 @@ class Neighbours:
     async def _look_at_nodes(self, node_ids: Sequence[str]) -> None:
         self.look_at(node_ids)
         before = {one.hello.node_id: one.session_id for one in self._sessions.all()}
-        revoked = await self._read(enrolments.revoked)
+        await self._end_those_without_right(filter(None, map(self._sessions.get, node_ids)))
         for row in await self._read(lambda connection: hubs.node_rows(connection, node_ids)):
             self._seen[row.node_id] = _kept(row)
             session = self._sessions.get(row.node_id)
             came_meanwhile = session and session.session_id != before.get(row.node_id)
-            if session and row.node_id in revoked:
-                _log.info("node revoked", extra={"node_id": row.node_id})
-                self._sessions.end(session)
-            elif session and row.hub_id in self.alive and not came_meanwhile:
+            if session and row.hub_id in self.alive and not came_meanwhile:
                 _log.info("a newer session stands elsewhere", extra={"node_id": row.node_id, "hub_id": row.hub_id})
                 self._sessions.end(session)
+
+    async def _end_those_without_right(self, sessions: Iterable[AgentSession]) -> None:
+        by_node = {session.hello.node_id: session for session in sessions}
+        joined = {node_id: session.joined for node_id, session in by_node.items()}
+        found = await self._read(lambda connection: enrolments.objections(connection, joined))
+        for node_id, objection in found.items():
+            _log.info("session without right ended", extra={"node_id": node_id, "why": objection.why})
+            self._sessions.end(by_node[node_id])
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
         def read() -> T:

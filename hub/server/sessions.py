@@ -25,6 +25,7 @@ class AgentSession:
 
     session_id: str
     hello: fleet_service_pb2.Hello
+    joined: str = ""  # the enrolment that the node's certificate goes back to
     outgoing: asyncio.Queue[Outgoing | None] = field(default_factory=asyncio.Queue)
     slots: list[nodes_pb2.Slot] = field(default_factory=list)
     health: nodes_pb2.NodeHealth = field(default_factory=nodes_pb2.NodeHealth)

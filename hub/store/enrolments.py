@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ import sqlalchemy as sa
 from hub.store.database import insert_ignoring
 from hub.store.schema import enrolments, join_tokens, nodes
 
+_STANDING: sa.Select[Any] = sa.select(
+    enrolments.c.node_id, enrolments.c.region, enrolments.c.token_id, enrolments.c.revoked_at_s
+)
 KEPT_S = 30 * 86_400.0  # tokens are listed for so long after they have ended
 
 
@@ -123,22 +127,42 @@ def set_revoked(connection: sa.Connection, node_id: str, at_s: float | None) -> 
     return True
 
 
-def objection(connection: sa.Connection, node_id: str, joined: str) -> str:
-    """Why a certificate that goes back to the enrolment `joined` gives no right to be the node; empty when it does."""
-    query = sa.select(enrolments.c.token_id, enrolments.c.revoked_at_s).where(enrolments.c.node_id == node_id)
-    found = connection.execute(query).one_or_none()
-    if found and found.revoked_at_s is not None:
-        return f"node {node_id[:64]!r} was revoked; if that is over, run: sonic nodes revoke --undo {node_id[:64]}"
-    if found and joined and found.token_id not in ("", joined):
-        back = (
-            "if this is the right box, remove the folder identity in its data_dir and give it a join token for the node"
+@dataclass(frozen=True)
+class Objection:
+    """Why a certificate gives no right to be a node."""
+
+    why: str
+    anew: bool  # the node was enrolled since, with another key
+
+
+def objection(connection: sa.Connection, node_id: str, joined: str) -> Objection | None:
+    """What speaks against a certificate that goes back to the enrolment `joined`."""
+    found = connection.execute(_STANDING.where(enrolments.c.node_id == node_id)).one_or_none()
+    return _objection(found, joined) if found else None
+
+
+def objections(connection: sa.Connection, joined: Mapping[str, str]) -> dict[str, Objection]:
+    """`objection` by node, for those of the nodes that have one; `joined` has the enrolment of each."""
+    rows = [row for row in connection.execute(_STANDING) if row.node_id in joined]
+    return {row.node_id: found for row in rows if (found := _objection(row, joined[row.node_id]))}
+
+
+def _objection(found: sa.Row[Any], joined: str) -> Objection | None:
+    node_id = found.node_id[:64]
+    if found.revoked_at_s is not None:
+        revoked = f"node {node_id!r} was revoked; if that is over, run: sonic nodes revoke --undo {node_id}"
+        return Objection(revoked, anew=False)
+    if joined and found.token_id not in ("", joined):
+        void = (
+            f"node {node_id!r} was enrolled anew; this certificate is that of the box before: if this is the right "
+            f"box, give it a join token: sonic hub token create --region {found.region} --node {node_id}"
         )
-        return f"node {node_id[:64]!r} was enrolled anew; this certificate is that of the box before: {back}"
-    return ""
+        return Objection(void, anew=True)
+    return None
 
 
 def revoked(connection: sa.Connection) -> set[str]:
-    """The nodes that have no right to be one."""
+    """The nodes whose right to be one was taken."""
     query = sa.select(enrolments.c.node_id).where(enrolments.c.revoked_at_s.is_not(None))
     return set(connection.execute(query).scalars())
 

@@ -270,8 +270,8 @@ def with_attempts(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> lis
 
 
 def attempt(connection: sa.Connection, job_id: str, number: int, node_id: str) -> sa.Row[Any] | None:
-    """The attempt with its job's tenant and spec, if it was given to that node."""
-    of_job = (jobs.c.tenant, jobs.c.spec, jobs.c.state, jobs.c.submitted_at_s, jobs.c.video_s)
+    """The attempt with its job's tenant, spec, state, winner and newest attempt, if it was given to that node."""
+    of_job = (jobs.c.tenant, jobs.c.spec, jobs.c.state, jobs.c.won_by, jobs.c.attempt.label("newest"))
     query = sa.select(attempts, *of_job).join(jobs).where(
         attempts.c.job_id == job_id, attempts.c.attempt == number, attempts.c.node_id == node_id
     )  # fmt: skip

@@ -36,6 +36,12 @@ def create(
     """Print a new key, this one time."""
     if role not in _ROLES:
         raise typer.BadParameter(f"{role!r}; choose one of {', '.join(_ROLES)}", param_hint="--role")
+    if role == "tenant" and not of_tenant:
+        raise typer.BadParameter("is missing; say whose key it is to be", param_hint="--of-tenant")
+    if role != "tenant" and of_tenant:
+        raise typer.BadParameter(
+            f"goes with --role tenant; a key of the role {role} is no tenant's", param_hint="--of-tenant"
+        )
     settings, valid_s = options.client_of(given), seconds(valid_for, "--valid-for")
 
     async def ask() -> access_pb2.NewApiKey:
@@ -52,7 +58,7 @@ def create(
 @app.command("list")
 @options.of(options.OPERATOR)
 def list_keys(json: options.Json = False, **given: Any) -> None:
-    """List every key, without its secret, the newest first."""
+    """List every key, without its secret, the newest first. When one was used last is noted once a minute."""
     settings = options.client_of(given)
 
     async def get() -> list[access_pb2.ApiKey]:

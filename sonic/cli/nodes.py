@@ -139,6 +139,8 @@ def _print(node: nodes_pb2.Node) -> None:
 def _state(node: nodes_pb2.Node) -> str:
     from sonic.v1 import nodes_pb2
 
+    if node.revoked:
+        return "revoked"
     state = nodes_pb2.NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
     said = [node.state_reason, f"plays {_faults(node)}" if node.faults else ""]
     return f"{state} ({'; '.join(part for part in said if part)})" if any(said) else state

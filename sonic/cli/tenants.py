@@ -56,12 +56,12 @@ def list_tenants(json: options.Json = False, **given: Any) -> None:
 @options.of(options.OPERATOR)
 def rotate(
     tenant: Tenant,
-    overlap: Annotated[str, typer.Option(help="How long the tenant's other keys go on: 2h, 7d; 0s ends them.")] = "1d",
+    overlap: Annotated[str, typer.Option(help="How long all its other keys go on: 2h, 7d; 0s ends them.")] = "1d",
     valid_for: keys.ValidFor = None,
     json: options.Json = False,
     **given: Any,
 ) -> None:
-    """Print a new key of a tenant, this one time; the others end after the overlap."""
+    """Print a new key of a tenant, this one time; all its others, however they were made, end after the overlap."""
     settings, valid_s = options.client_of(given), keys.seconds(valid_for, "--valid-for")
     overlap_s = keys.seconds(overlap, "--overlap") or 0.0
 

@@ -85,13 +85,16 @@ class FleetServiceServicer:
     def FetchInput(self, request, context):
         """Streams an input of an attempt that the node holds.
         Called before rendering, unless the agent has the bytes cached. A repeat reads again. Any other artifact is NOT_FOUND.
+        When the job has ended or another attempt was given out, it is PERMISSION_DENIED with the reason ATTEMPT_OVER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetVideo(self, request, context):
-        """Says how much of an attempt's video the hub holds. A repeat changes nothing.
+        """Says how much of an attempt's video the hub holds. A repeat changes nothing. When the job has ended, this call and the
+        next two are PERMISSION_DENIED with the reason ATTEMPT_OVER: the agent reports the result without them, and the answer
+        says what holds. Until then any attempt that was given out may be the first to finish the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +111,8 @@ class FleetServiceServicer:
 
     def UploadVideo(self, request_iterator, context):
         """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
-        state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
+        state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended or another
+        attempt was given out.
         Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -43,9 +43,13 @@ class FleetServiceStub:
     FetchInput: _grpc.UnaryStreamMultiCallable[_fleet_service_pb2.FetchInputRequest, _fleet_service_pb2.FetchInputResponse]
     """Streams an input of an attempt that the node holds.
     Called before rendering, unless the agent has the bytes cached. A repeat reads again. Any other artifact is NOT_FOUND.
+    When the job has ended or another attempt was given out, it is PERMISSION_DENIED with the reason ATTEMPT_OVER.
     """
     GetVideo: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetVideoRequest, _fleet_service_pb2.GetVideoResponse]
-    """Says how much of an attempt's video the hub holds. A repeat changes nothing."""
+    """Says how much of an attempt's video the hub holds. A repeat changes nothing. When the job has ended, this call and the
+    next two are PERMISSION_DENIED with the reason ATTEMPT_OVER: the agent reports the result without them, and the answer
+    says what holds. Until then any attempt that was given out may be the first to finish the job.
+    """
     PlaceVideo: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.PlaceVideoRequest, _fleet_service_pb2.PlaceVideoResponse]
     """Answers where the video of an attempt can be PUT directly, if the hub's store of files takes uploads from outside.
     Called before UploadVideo; an answer without a URL means: use UploadVideo. After the PUT, the result is reported as
@@ -53,7 +57,8 @@ class FleetServiceStub:
     """
     UploadVideo: _grpc.StreamUnaryMultiCallable[_fleet_service_pb2.UploadVideoRequest, _fleet_service_pb2.UploadVideoResponse]
     """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
-    state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
+    state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended or another
+    attempt was given out.
     Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
     """
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RenewCertificateRequest, _fleet_service_pb2.RenewCertificateResponse]
@@ -77,9 +82,13 @@ class FleetServiceAsyncStub(FleetServiceStub):
     FetchInput: _aio.UnaryStreamMultiCallable[_fleet_service_pb2.FetchInputRequest, _fleet_service_pb2.FetchInputResponse]  # type: ignore[assignment]
     """Streams an input of an attempt that the node holds.
     Called before rendering, unless the agent has the bytes cached. A repeat reads again. Any other artifact is NOT_FOUND.
+    When the job has ended or another attempt was given out, it is PERMISSION_DENIED with the reason ATTEMPT_OVER.
     """
     GetVideo: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetVideoRequest, _fleet_service_pb2.GetVideoResponse]  # type: ignore[assignment]
-    """Says how much of an attempt's video the hub holds. A repeat changes nothing."""
+    """Says how much of an attempt's video the hub holds. A repeat changes nothing. When the job has ended, this call and the
+    next two are PERMISSION_DENIED with the reason ATTEMPT_OVER: the agent reports the result without them, and the answer
+    says what holds. Until then any attempt that was given out may be the first to finish the job.
+    """
     PlaceVideo: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.PlaceVideoRequest, _fleet_service_pb2.PlaceVideoResponse]  # type: ignore[assignment]
     """Answers where the video of an attempt can be PUT directly, if the hub's store of files takes uploads from outside.
     Called before UploadVideo; an answer without a URL means: use UploadVideo. After the PUT, the result is reported as
@@ -87,7 +96,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     UploadVideo: _aio.StreamUnaryMultiCallable[_fleet_service_pb2.UploadVideoRequest, _fleet_service_pb2.UploadVideoResponse]  # type: ignore[assignment]
     """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
-    state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
+    state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended or another
+    attempt was given out.
     Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
     """
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RenewCertificateRequest, _fleet_service_pb2.RenewCertificateResponse]  # type: ignore[assignment]
@@ -120,6 +130,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_fleet_service_pb2.FetchInputResponse], _abc.AsyncIterator[_fleet_service_pb2.FetchInputResponse]]:
         """Streams an input of an attempt that the node holds.
         Called before rendering, unless the agent has the bytes cached. A repeat reads again. Any other artifact is NOT_FOUND.
+        When the job has ended or another attempt was given out, it is PERMISSION_DENIED with the reason ATTEMPT_OVER.
         """
 
     @_abc_1.abstractmethod
@@ -128,7 +139,10 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_service_pb2.GetVideoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.GetVideoResponse, _abc.Awaitable[_fleet_service_pb2.GetVideoResponse]]:
-        """Says how much of an attempt's video the hub holds. A repeat changes nothing."""
+        """Says how much of an attempt's video the hub holds. A repeat changes nothing. When the job has ended, this call and the
+        next two are PERMISSION_DENIED with the reason ATTEMPT_OVER: the agent reports the result without them, and the answer
+        says what holds. Until then any attempt that was given out may be the first to finish the job.
+        """
 
     @_abc_1.abstractmethod
     def PlaceVideo(
@@ -148,7 +162,8 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.UploadVideoResponse, _abc.Awaitable[_fleet_service_pb2.UploadVideoResponse]]:
         """Stores the video of an attempt, as JobService.UploadArtifact does for inputs; it belongs to the job's tenant. Or its
-        state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended.
+        state, if the header says so and Welcome has offered it: from the first byte on, and until the job has ended or another
+        attempt was given out.
         Called before the result is reported. A repeat of a finished upload is answered at once. A video alone never ends a job.
         """
 

@@ -419,6 +419,7 @@ class Node(_message.Message):
     HUB_ID_FIELD_NUMBER: _builtins.int
     PLAYS_FAULTS_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     region: _builtins.str
     state: Global___NodeState.ValueType
@@ -428,6 +429,8 @@ class Node(_message.Message):
     """the hub that holds its session; empty while offline"""
     plays_faults: _builtins.bool
     """whether it allows game days"""
+    revoked: _builtins.bool
+    """an operator has taken its right to be a node; it stays offline until that is undone"""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuInfo]: ...
     @_builtins.property
@@ -463,10 +466,11 @@ class Node(_message.Message):
         hub_id: _builtins.str = ...,
         plays_faults: _builtins.bool = ...,
         faults: _abc.Iterable[Global___PlayFault] | None = ...,
+        revoked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "joined_at", b"joined_at", "last_heard_at", b"last_heard_at", "standing", b"standing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "faults", b"faults", "gpus", b"gpus", "health", b"health", "hub_id", b"hub_id", "joined_at", b"joined_at", "last_heard_at", b"last_heard_at", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "slots", b"slots", "standing", b"standing", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "faults", b"faults", "gpus", b"gpus", "health", b"health", "hub_id", b"hub_id", "joined_at", b"joined_at", "last_heard_at", b"last_heard_at", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "revoked", b"revoked", "slots", b"slots", "standing", b"standing", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

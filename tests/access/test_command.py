@@ -14,9 +14,9 @@ from sonic import exceptions
 from sonic.client import AsyncSonicClient
 from sonic.credentials import Credentials
 from tests.cli.conftest import Sonic, home, sonic
-from tests.hub.peers import JPEG, WAV
+from tests.hub.peers import JPEG, WAV, Agent
 
-from .conftest import client_settings
+from .conftest import client_settings, node_channel
 from .issuer import Issuer
 
 __all__ = ["home", "sonic"]
@@ -32,6 +32,44 @@ def ann(sonic: Sonic, hub: Hub, tmp_path: Path) -> Sonic:
         return await sonic(*arguments, **{name: value for name, value in (own | environment).items() if value})
 
     return run  # type: ignore[return-value]
+
+
+async def test_a_revoked_node_is_shown_as_one(ann: Sonic, hub: Hub, tmp_path: Path) -> None:
+    async with node_channel(hub, tmp_path / "hub", "n1") as channel:
+        await Agent(channel).join()
+        assert "revoked" not in (await ann("nodes", "list")).out
+        await ann("nodes", "revoke", "n1")
+        assert "revoked" in (await ann("nodes", "list")).out
+        assert "revoked" in (await ann("nodes", "show", "n1")).out
+        assert [node["revoked"] for node in (await ann("nodes", "list", "--json")).data] == [True]
+        await ann("nodes", "revoke", "--undo", "n1")
+        assert [node["revoked"] for node in (await ann("nodes", "list", "--json")).data] == [False]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--role", "tenant"], "say whose key it is"),
+        (["--role", "reader", "--of-tenant", "acme"], "goes with --role tenant"),
+    ],
+)
+async def test_a_key_and_its_tenant_go_together(ann: Sonic, given: list[str], said: str) -> None:
+    ended = await ann("keys", "create", "ci", *given)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in " ".join(ended.err.replace("│", " ").split())
+
+
+async def test_a_reader_that_submits_is_told_that_it_only_looks(ann: Sonic, tmp_path: Path) -> None:
+    await ann("tenants", "create", "acme")
+    (tmp_path / "wall.key").write_text((await ann("keys", "create", "wall", "--role", "reader")).out)
+    (tmp_path / "p.jpg").write_bytes(JPEG)
+    (tmp_path / "v.wav").write_bytes(WAV)
+    own = {"SONIC_API_KEY_FILE": "wall.key"}
+    ended = await ann("submit", "p.jpg", "v.wav", **own)
+    assert "name the tenant that is meant by --tenant" in ended.err
+    assert "A reader sees its jobs, and submits none" in ended.err
+    ended = await ann("submit", "p.jpg", "v.wav", "--tenant", "acme", **own)
+    assert "the role reader, which sees everything and changes nothing" in ended.err
 
 
 async def test_a_tenant_from_its_making_to_its_suspension(ann: Sonic, tmp_path: Path) -> None:

@@ -376,6 +376,10 @@ class TestDelivery:
     def test_a_result_that_nobody_wants_is_forgotten(self, verdict: events.Verdict):
         stored(rendering()).on(events.Acknowledged(REF, verdict), ForgetResult(REF))
 
+    def test_a_video_of_a_job_that_has_ended_is_reported_without_it_and_forgotten(self):
+        book = stored(rendering()).on(events.VideoUnwanted(REF), SendResult(REF))
+        book.on(events.Acknowledged(REF, events.Verdict.SUPERSEDED), ForgetResult(REF))
+
     def test_uploads_are_tried_again_with_growing_waits(self):
         book = stored(rendering())
         for wait in (1, 2, 4):

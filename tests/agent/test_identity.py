@@ -42,6 +42,18 @@ async def test_a_token_that_is_none_is_told_without_showing_it(tmp_path: Path, c
     assert "abc" not in str(refused.value)
 
 
+async def test_a_token_that_every_user_can_read_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with secured(tmp_path) as at:
+        box = at.box(await at.token())
+        assert box.join_token_file
+        for mode, warned in ((0o600, False), (0o640, False), (0o644, True)):
+            box.join_token_file.chmod(mode)
+            caplog.clear()
+            with pytest.raises(InvalidConfig, match="token is for region"):
+                await identity_of(replace(box, region="us"))
+            assert ("can be read by every user" in caplog.text) == warned
+
+
 async def test_an_identity_that_is_damaged_is_told_and_stays_as_it_is(tmp_path: Path) -> None:
     async with secured(tmp_path) as at:
         box = at.box(await at.token())

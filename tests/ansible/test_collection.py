@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -228,6 +230,107 @@ def test_a_box_that_vanished_in_the_middle_has_not_passed() -> None:
         "failed": {"sonic_why_not": "slow"},
     }
     assert filters.not_passed(boxes, boxes) == ["vanished", "failed"]
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Path:
+    """The collection, with an upgrade and a rollback that need no box: one vanishes or passes as it is told."""
+    fleet = tmp_path / "scripted/ansible_collections/sonic/fleet"
+    shutil.copytree(collection.SOURCE, fleet)
+    tasks = fleet / "roles/sonic_agent/tasks"
+    (tasks / "upgrade.yml").write_text(
+        """
+- include_tasks: mark.yml
+- set_fact: {ansible_connection: ssh, ansible_port: 1}
+  when: vanishes | default(false)
+- copy: {content: new, dest: "{{ folder }}/{{ inventory_hostname }}", mode: "0600"}
+  register: copied
+- assert: {that: copied is not unreachable, fail_msg: it has vanished}
+- include_tasks: unmark.yml
+- set_fact: {sonic_agent_passed: true}
+"""
+    )
+    (tasks / "rollback.yml").write_text(
+        """
+- copy: {content: "{{ sonic_agent_back_to }}", dest: "{{ folder }}/{{ inventory_hostname }}", mode: "0600"}
+- include_tasks: unmark.yml
+"""
+    )
+    return tmp_path / "scripted"
+
+
+def _upgraded(collections: Path, folder: Path, **boxes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """What becomes of boxes that have been looked at, by the play that upgrades them."""
+    plays = yaml.safe_load((collection.SOURCE / "playbooks/upgrade.yml").read_text())
+    play = next(play for play in plays if play["name"] == "Upgrade the boxes") | {"become": False}
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    given = {"sonic_agent_region": "eu", "sonic_agent_before": "old", "sonic_agent_was_drained": False}
+    inventory = yaml.safe_load(INVENTORY)
+    inventory["all"]["children"]["sonic_agent"]["hosts"] = {name: given | said for name, said in boxes.items()}
+    inventory["all"]["vars"] |= {"sonic_agent_wanted": "new", "folder": str(folder)}
+    (folder / "fleet.yml").write_text(yaml.safe_dump(inventory))
+    mark = json.dumps({"sonic_agent_mark": str(folder) + "/{{ inventory_hostname }}.mark"})
+    return collection.run(
+        *("ansible-playbook", "-i", str(folder / "fleet.yml"), "-e", mark, str(folder / "play.yml")),
+        collections=collections,
+    )
+
+
+AWAY = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+def test_a_box_that_vanishes_in_its_wave_is_told_of_and_the_others_go_back(scripted: Path, tmp_path: Path) -> None:
+    boxes = {"box-1": {}, "box-2": {}, "box-3": {"vanishes": True}, "box-4": {}}
+    done = _upgraded(scripted, tmp_path, **boxes)
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    told = (
+        "1.2.3 has not passed on box-3; the wave box-4 runs the release before again. box-3 cannot be reached and is as"
+    )
+    assert told in said, done.stdout + done.stderr
+    assert {name: (tmp_path / name).read_text() for name in boxes if (tmp_path / name).exists()} == {
+        "box-1": "new",
+        "box-2": "new",
+        "box-4": "old",
+    }
+    marked = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.mark")}
+    assert marked == {"box-3": {"before": "old", "was_drained": False}}
+
+
+def test_a_canary_that_is_away_is_told_of_and_ends_the_run(scripted: Path, tmp_path: Path) -> None:
+    done = _upgraded(scripted, tmp_path, **{"box-1": AWAY, "box-2": {}})
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert "box-1 cannot be reached, and nothing was changed there" in said, done.stdout + done.stderr
+    assert "run sonic.fleet.upgrade or sonic.fleet.rollback with --limit box-1 when it is back" in said
+    assert "runs the release before again" not in said
+    assert not (tmp_path / "box-2").exists()
+
+
+def test_a_box_that_an_upgrade_has_left_is_upgraded_by_the_next_one(scripted: Path, tmp_path: Path) -> None:
+    """Also where it runs the new release already: nobody has seen it pass."""
+    (tmp_path / "box-1.mark").write_text(json.dumps({"before": "new", "was_drained": False}))
+    done = _upgraded(scripted, tmp_path, **{"box-1": {"sonic_agent_before": "new", "sonic_agent_unended": True}})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "box-1").read_text() == "new"
+    assert not (tmp_path / "box-1.mark").exists()
+
+
+def test_a_box_that_an_upgrade_has_left_goes_back_to_what_it_ran_before_that_one(
+    scripted: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "box-1.mark").write_text(json.dumps({"before": "older", "was_drained": True}))
+    plays = yaml.safe_load((collection.SOURCE / "playbooks/rollback.yml").read_text())
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([plays[0] | {"become": False}]))
+    (tmp_path / "fleet.yml").write_text(INVENTORY)
+    given = json.dumps({"sonic_agent_mark": f"{tmp_path}/box-1.mark", "folder": str(tmp_path)})
+    done = collection.run(
+        *("ansible-playbook", "-i", str(tmp_path / "fleet.yml"), "-e", given, str(tmp_path / "play.yml")),
+        collections=scripted,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "box-1").read_text() == "older"
+    assert not (tmp_path / "box-1.mark").exists()
 
 
 def test_a_release_that_renders_nothing_right_has_no_speed() -> None:

@@ -12,12 +12,15 @@ from typing import Any
 from hub import testing
 from tests import processes
 from tests.ansible import collection
+from tests.hub.secured import secured
 
 
-def _listed(collections: Path, folder: Path, hub: str, text: str = "") -> subprocess.CompletedProcess[str]:
+def _listed(
+    collections: Path, folder: Path, hub: str, text: str = "", **settings: str
+) -> subprocess.CompletedProcess[str]:
     source = folder / "all.sonic_fleet.yml"
     command = json.dumps([sys.executable, "-m", "sonic"])
-    environment = json.dumps({"SONIC_HUB": hub, "SONIC_INSECURE": "true"})
+    environment = json.dumps({"SONIC_HUB": hub} | (settings or {"SONIC_INSECURE": "true"}))
     source.write_text(f"plugin: sonic.fleet.sonic_fleet\ncommand: {command}\nenvironment: {environment}\n{text}")
     return collection.run(
         *("ansible-inventory", "-i", str(source), "--list"),
@@ -52,6 +55,20 @@ async def test_nodes_are_grouped_by_what_they_are(collections: Path, tmp_path: P
     assert found[f"gpu_{name}"]["hosts"] == ["box-2"]
     (version,) = facts["sonic_model_versions"]
     assert "box-2" in found[f"model_{version.replace('-', '_').replace('.', '_')}"]["hosts"]
+
+
+async def test_a_revoked_node_is_in_a_group_of_its_own(collections: Path, tmp_path: Path) -> None:
+    async with secured(tmp_path) as at:
+        for name in ("box-1", "box-2"):
+            async with at.agent(await at.enrolled(name), name) as agent:
+                await agent.join()
+        await at.operator.revoke_node("box-1")
+        asking = {"SONIC_CA_FILE": str(at.ca_file), "SONIC_API_KEY_FILE": str(tmp_path / "hub" / "operator.key")}
+        done = await asyncio.to_thread(_listed, collections, tmp_path, at.hub.grpc_address, **asking)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout, object_hook=_trusted)
+    assert found["state_revoked"]["hosts"] == ["box-1"]
+    assert found["state_offline"]["hosts"] == ["box-2"]
 
 
 def test_a_hub_that_is_away_is_said_to_be(collections: Path, tmp_path: Path) -> None:

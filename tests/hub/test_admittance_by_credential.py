@@ -64,6 +64,14 @@ async def test_calls_that_are_not_for_a_key_count_too_and_fill_no_log(tmp_path: 
         assert max(map(len, kept)) < 1000
 
 
+async def test_calls_of_a_suspended_tenant_count_too(tmp_path: Path) -> None:
+    async with secured(tmp_path, max_calls_per_s=1.0) as at, at.caller() as caller:
+        await at.operator.access.suspend("acme")
+        error = await refused(caller.get("j"), grpc.StatusCode.PERMISSION_DENIED)
+        assert "suspended" in (error.details() or "")
+        await exhausted(caller.get("j") for _ in range(20))
+
+
 async def test_too_many_open_calls_of_a_key_are_refused_until_one_ends(tmp_path: Path) -> None:
     async with secured(tmp_path, max_open_calls=2) as at, at.caller() as caller, at.caller("other") as other:
         job = await caller.submit_new("k")

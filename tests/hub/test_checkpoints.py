@@ -139,7 +139,7 @@ async def test_only_what_is_further_is_kept_and_only_of_the_newest_attempt(
     other = Agent(channel, "n2")
     await other.join()
     second = await assigned(other)
-    await refused(send(agent, first.ref, b"nine, of an attempt that is over", 9), grpc.StatusCode.NOT_FOUND)
+    await refused(send(agent, first.ref, b"nine, of an attempt that is over", 9), grpc.StatusCode.PERMISSION_DENIED)
     await kept.becomes(b"six")
     await send(other, second.ref, b"seven", 7)
     await kept.becomes(b"seven")
@@ -180,7 +180,7 @@ async def test_it_is_gone_however_the_job_ends(caller: Caller, agent: Agent, kep
         failure = jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_BAD_INPUT, reason="NO_FACE", message="none")
         agent.say(result=fleet_pb.AttemptResult(ref=attempt.ref, failure=failure))
     await kept.becomes()
-    await refused(send(agent, attempt.ref, b"too late", 9), grpc.StatusCode.NOT_FOUND)
+    await refused(send(agent, attempt.ref, b"too late", 9), grpc.StatusCode.PERMISSION_DENIED)
     await kept.becomes()
 
 

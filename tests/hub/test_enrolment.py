@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.config import InvalidConfig
-from agent.enrolment import identity_of
+from agent.enrolment import Renewal, identity_of, join
 from agent.identity import Identity, IdentityFolder, new_key, signing_request
+from agent.session import open_line
 from hub import config as hub_config
 from hub.server import fleet_service
 from hub.store.database import open_database
@@ -33,6 +34,7 @@ from sonic.v1 import (
     enrolment_service_pb2,
     enrolment_service_pb2_grpc,
     fleet_service_pb2,
+    fleet_service_pb2_grpc,
     job_service_pb2,
     jobs_pb2,
 )
@@ -268,6 +270,50 @@ async def test_a_new_enrolment_ends_the_session_of_the_box_before(at: Secured) -
             await before.join()
 
 
+async def test_a_box_whose_certificate_is_void_comes_back_with_another_token(at: Secured) -> None:
+    box = at.box(await at.token())
+    first = await join(box)
+    assert first
+    assert await join(box) == first  # the token that it has joined with is no reason
+    assert await identity_of(at.box(await at.token(node_id="n1"), data_dir=at.folder / "elsewhere"))
+    box.join_token_file.write_text(await at.token("us"))
+    with pytest.raises(InvalidConfig, match="is for region 'us'"):
+        await join(box)
+    assert IdentityFolder(box.data_dir).load() == first
+    box.join_token_file.write_text(await at.token(node_id="n1"))
+    again = await join(box)
+    assert again
+    async with at.agent(again) as agent:
+        await agent.join()
+
+
+async def test_a_running_agent_whose_certificate_is_void_looks_for_another_token(at: Secured) -> None:
+    box = at.box(await at.token())
+    first = await identity_of(box)
+    assert first
+    assert await identity_of(at.box(await at.token(node_id="n1"), data_dir=at.folder / "elsewhere"))
+    async with open_line(box.hub_target, first.credentials) as line:
+        fleet = fleet_service_pb2_grpc.FleetServiceStub(line)  # type: ignore[arg-type]
+        renewal = Renewal(box, first, fleet, line)  # type: ignore[arg-type]
+        running = asyncio.create_task(renewal.run())
+        box.join_token_file.write_text(text := await at.token(node_id="n1"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await fleet.RenewCertificate(_renewal("n1"))
+        renewal.refused(refused.value)
+        async with asyncio.timeout(10):
+            while IdentityFolder(box.data_dir).load() == first:
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await fleet.RenewCertificate(_renewal("n1"))
+                    break
+        running.cancel()
+    now = IdentityFolder(box.data_dir).load()
+    assert now
+    assert now.joined == JoinToken.of(text).token_id
+
+
 async def test_text_that_no_database_holds_is_refused_to_strangers_and_callers(at: Secured) -> None:
     channel = grpc.aio.secure_channel(at.hub.grpc_address, grpc.ssl_channel_credentials(at.ca_file.read_bytes()))
     async with channel, at.caller() as caller:
@@ -350,23 +396,47 @@ async def test_what_is_no_signing_request_is_refused_and_uses_nothing_up(at: Sec
     assert [token.uses_left for token in await at.operator.join_tokens()] == [1]
 
 
+@contextlib.asynccontextmanager
+async def two_hubs(folder: Path, database_url: str) -> AsyncIterator[tuple[Secured, Secured]]:
+    files = folder / "files"
+    files.mkdir()
+    shared: dict[str, object] = {"database_url": database_url, "artifacts_url": files.as_uri()}
+    shared |= {
+        "authority_dir": folder / "authority",
+        "heartbeat_interval_s": 10.0,
+        "lease_s": 60.0,
+    }  # silence is no end
+    async with secured(folder / "a", hub_id="a", **shared) as a, secured(folder / "b", hub_id="b", **shared) as b:
+        yield a, b
+
+
 async def test_hubs_that_share_the_folder_are_one_authority_and_hear_of_revocation(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    url = request.getfixturevalue("cluster").database()
-    files = tmp_path / "files"
-    files.mkdir()
-    shared = {"database_url": url, "artifacts_url": files.as_uri(), "authority_dir": tmp_path / "authority"}
-    async with (
-        secured(tmp_path / "a", hub_id="a", **shared) as a,
-        secured(tmp_path / "b", hub_id="b", **shared) as b,
-    ):
+    async with two_hubs(tmp_path, request.getfixturevalue("cluster").database()) as (a, b):
         identity = await a.enrolled("n1")
         async with b.agent(identity, "n1") as agent:
             await agent.join()
             await a.operator.revoke_node("n1")
             async with asyncio.timeout(5):
                 assert await agent.call.read() is grpc.aio.EOF
+
+
+async def test_hubs_that_share_a_database_hear_of_a_new_enrolment(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    async with two_hubs(tmp_path, request.getfixturevalue("cluster").database()) as (a, b):
+        async with b.agent(await a.enrolled("n1"), "n1") as before:
+            await before.join()
+            now = await identity_of(a.box(await a.token(node_id="n1"), data_dir=tmp_path / "anew"))
+            assert now
+            async with asyncio.timeout(5):
+                assert await before.call.read() is grpc.aio.EOF
+        async with b.agent(now, "n1") as agent:
+            await agent.join()
+            await a.operator.revoke_node("n1", undo=True)  # a note about the node, and nothing against it
+            agent.say(heartbeat=fleet_service_pb2.Heartbeat(echo=1))
+            await agent.hear("echo")
 
 
 async def test_what_is_done_with_credentials_is_audited_without_secrets(

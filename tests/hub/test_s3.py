@@ -193,6 +193,16 @@ async def test_a_url_that_means_nothing_is_refused(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://KEY:hunter2@bucket/x", "s3://KEY:hun/hunter2@bucket", "s3://KEY@bucket", "s3://bucket?secret=hunter2"]
+)
+def test_credentials_are_not_taken_from_the_url(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidConfig, match="credentials come from the environment") as refused:
+        config(tmp_path, artifacts_url=url)
+    assert "hunter2" not in str(refused.value)
+    assert config(tmp_path, artifacts_url="s3://bucket/a@b").artifacts_url
+
+
 async def test_states_of_renders_are_given_on_and_removed(
     caller: Caller, channel: grpc.aio.Channel, s3_server: s3.Server, bucket: str
 ) -> None:

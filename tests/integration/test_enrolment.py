@@ -91,6 +91,16 @@ async def test_from_a_token_to_a_node_that_is_revoked_while_it_renders(tmp_path:
         assert (await command("nodes", "revoke", first, "--undo", *at, **home))[0] == 0
         await until(lambda: operator.node(first).state != nodes_pb2.NODE_STATE_OFFLINE, "it does not come back")
         caller.cancel(job)
+        for folder in (tmp_path / "elsewhere", None):  # its node enrols elsewhere, and it gets a token to come back
+            code, token, err = await command("hub", "token", "create", "--region", "eu", "--node", first, *at, **home)
+            assert code == 0, err
+            (tmp_path / "token").write_text(token)
+            if folder:
+                join = ("--enrol-at", callers, "--region", "eu", "--node-id", first, "--data-dir", folder)
+                code, _, err = await command("agent", "enrol", *join, "--join-token-file", tmp_path / "token", **home)
+                assert code == 0, err
+                await until(lambda: operator.node(first).state == nodes_pb2.NODE_STATE_OFFLINE, "it is still there")
+        await until(lambda: operator.node(first).state != nodes_pb2.NODE_STATE_OFFLINE, "it does not come back")
         for box in boxes.values():
             assert box.stop() == 0
 

@@ -68,6 +68,11 @@ def not_passed(hostvars: Mapping[str, Mapping[str, Any]], wave: Iterable[str]) -
     ]
 
 
+def not_reached(hostvars: Mapping[str, Mapping[str, Any]], wave: Iterable[str]) -> list[str]:
+    """The boxes of a wave that did not answer when it ended."""
+    return [host for host in wave if hostvars[host].get("sonic_reached", {}).get("unreachable")]
+
+
 def paces(jobs: Iterable[Mapping[str, Any]], nodes: Sequence[str], since: float = 0) -> list[list[Any]]:
     """[kind, pace] of each render on one of these nodes that began after a time (Unix seconds).
 
@@ -124,6 +129,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {"waves": waves, "usual_drivers": usual_drivers, "alike": alike, "not_passed": not_passed} | {
+            "not_reached": not_reached,
             "paces": paces,
             "slowdown": slowdown,
             "fastest": fastest,

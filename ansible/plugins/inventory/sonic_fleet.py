@@ -17,7 +17,7 @@ short_description: Boxes of a Sonic Fleet, as its hub knows them
 description:
   - Asks the hub for its nodes by the operator's command, C(sonic nodes list --json).
   - Every node is a host of the group C(sonic_agent), and of groups by what it is, C(region_eu), C(state_ready),
-    C(gpu_nvidia_l4), C(model_warp_2). Boxes without a GPU are in C(gpu_cpu).
+    C(gpu_nvidia_l4), C(model_warp_2). Boxes without a GPU are in C(gpu_cpu), those revoked in C(state_revoked).
   - The host's name is the node's id; where it is reached, if not by that name, is said by C(compose) or another source.
   - Its file has a name that ends in C(sonic_fleet.yml) or C(sonic_fleet.yaml).
 extends_documentation_fragment:
@@ -99,7 +99,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         self.inventory.add_host(host)
         models = sorted({engine["model_version"] for slot in node["slots"] for engine in slot["engines"]})
         gpus = sorted({gpu["name"] for gpu in node["gpus"]}) or ["cpu"]
-        state = node["state"].removeprefix("NODE_STATE_").lower()
+        state = "revoked" if node.get("revoked") else node["state"].removeprefix("NODE_STATE_").lower()
         said = {
             "sonic_node_id": host,
             "sonic_agent_node_id": host,
