@@ -13,7 +13,7 @@ import grpc.aio
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2, metrics_pb2, nodes_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def sha256(data: bytes) -> str:

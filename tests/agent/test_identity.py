@@ -76,7 +76,7 @@ async def test_a_box_that_waits_for_its_hub_enrols_when_it_is_there(tmp_path: Pa
     await asyncio.sleep(0.5)
     assert not waiting.done()
     async with secured(tmp_path, listen=address):
-        assert await asyncio.wait_for(waiting, 20)
+        assert await asyncio.wait_for(waiting, 60)
 
 
 @pytest.mark.integration
