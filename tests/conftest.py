@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import onnxruntime
 import pytest
 
@@ -16,6 +17,9 @@ from tests import postgres, s3
 
 TESTS = Path(__file__).resolve().parent
 MATERIAL = TESTS.parent.parent / "shared"
+# A machine that does other things, too, is no mistake of what is tested.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 COMPUTING = {"diffusion", "faces", "models", "mouth", "quality", "runtime"}
 
 

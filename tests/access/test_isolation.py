@@ -175,7 +175,7 @@ async def attacked(acme: Caller, rival: Caller, agent: Agent) -> None:
     trying = Rival(rival, owned)
     for name in [name for name in vars(Rival) if name[0].isupper()]:
         attempt: Callable[[], Awaitable[None]] = getattr(trying, name)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await attempt()
     assert await everything_of(acme, owned) == before
     mine = await rival.submit_new(owned.waiting.idempotency_key)

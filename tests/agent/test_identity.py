@@ -18,6 +18,7 @@ from agent.identity import Identity, IdentityFolder
 from sonic.v1 import nodes_pb2
 from tests.agent.conftest import DOUBLE, AgentProcess
 from tests.hub.secured import secured
+from tests.processes import free_port
 
 
 async def test_a_box_without_a_token_is_told_how_to_get_one(tmp_path: Path) -> None:
@@ -69,13 +70,13 @@ async def test_a_certificate_of_another_key_or_authority_is_not_taken(tmp_path: 
 
 
 async def test_a_box_that_waits_for_its_hub_enrols_when_it_is_there(tmp_path: Path) -> None:
-    async with secured(tmp_path) as at:
+    listen = f"127.0.0.1:{free_port()}"
+    async with secured(tmp_path, listen=listen) as at:
         box = at.box(await at.token())
-        address = at.hub.grpc_address
     waiting = asyncio.create_task(identity_of(box))
     await asyncio.sleep(0.5)
     assert not waiting.done()
-    async with secured(tmp_path, listen=address):
+    async with secured(tmp_path, listen=listen):
         assert await asyncio.wait_for(waiting, 60)
 
 
