@@ -27,7 +27,7 @@ from hub.config import HubConfig, InvalidConfig
 from hub.service import serving
 from sonic import listener
 from sonic.http_access import HttpAccess
-from tests.issuer import CLIENT, SECRET, SmallIssuer, issuing
+from tests.issuer import CLIENT, SECRET, running
 from tests.processes import free_port, process, wait_until_ready
 from tests.servers import binary
 
@@ -107,22 +107,25 @@ async def test_a_renewed_certificate_is_served_without_a_restart(
 
 
 async def test_an_issuers_tokens_open_the_metrics_and_no_others(tmp_path: Path) -> None:
-    async with issuing() as issuer:
+    async with running() as issuer, running() as another:
+        for one in (issuer, another):
+            one.add("one")
+        another.url = issuer.url
         given = HttpAccess(oidc_issuer=issuer.url, oidc_audience=AUDIENCE)
         async with an_agents(given) as address:
 
             async def status(token: str) -> int:
                 return (await plain_get(f"http://{address}/metrics", token))[0]
 
-            good = issuer.token(AUDIENCE)
+            good = issuer.token(aud=AUDIENCE)
             assert await status(good) == 200
             payload = jwt.decode(good, options={"verify_signature": False})
             bad = {
-                "another audience": issuer.token("sonic-fleet"),
-                "expired": issuer.token(AUDIENCE, exp=time.time() - 3600),
-                "another issuer": issuer.token(AUDIENCE, iss="https://elsewhere"),
-                "alg none": jwt.encode(payload, "", algorithm="none", headers={"kid": "k1"}),
-                "another key": SmallIssuer(issuer.url).token(AUDIENCE),
+                "another audience": issuer.token(aud="sonic-fleet"),
+                "expired": issuer.token(aud=AUDIENCE, exp=time.time() - 3600),
+                "another issuer": issuer.token(aud=AUDIENCE, iss="https://elsewhere"),
+                "alg none": jwt.encode(payload, "", algorithm="none", headers={"kid": "one"}),
+                "another key": another.token(aud=AUDIENCE),
                 "no token": "",
                 "no JWT": "x.y.z",
                 "cut": good[:-10],
@@ -141,7 +144,8 @@ async def plain_get(url: str, token: str) -> tuple[int, str]:
 async def test_a_prometheus_scrapes_over_tls_with_a_token_and_with_oauth2(tmp_path: Path) -> None:
     """The settings are those of docs/scraping.md."""
     (tmp_path / "secret").write_text(SECRET)
-    async with issuing() as issuer:
+    async with running() as issuer:
+        issuer.add("one")
         both = access(tmp_path, oidc_issuer=issuer.url, oidc_audience=AUDIENCE)
         hub_settings = HubConfig(
             insecure=True,

@@ -20,9 +20,9 @@ from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
 from tests.hub.conftest import config
 from tests.hub.peers import JPEG, MP4, WAV, Agent, Caller, digest
+from tests.issuer import Issuer
 
 from .conftest import KeyHolder, node_channel, refused
-from .issuer import Issuer
 from .test_declared import outcome
 
 CODE = grpc.StatusCode

@@ -23,9 +23,9 @@ from sonic.v1 import admin_service_pb2 as admin_pb
 from sonic.v1 import job_service_pb2 as job_pb
 from tests.folders import bytes_below
 from tests.hub.conftest import config
+from tests.issuer import Issuer
 
 from .conftest import KeyHolder, channel_to, refused
-from .issuer import Issuer
 
 UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
 
