@@ -110,7 +110,7 @@ async def test_a_box_that_is_killed_while_it_enrols_has_nothing_half_and_uses_it
 
 @pytest.mark.integration
 async def test_an_agent_enrols_by_itself_and_renews_while_its_session_stands(tmp_path: Path) -> None:
-    async with secured(tmp_path, certificate_valid_s=4.0) as at:
+    async with secured(tmp_path, certificate_valid_s=6.0) as at:
         box = at.box(await at.token())
         agent = AgentProcess(replace(box, http_listen="127.0.0.1:0", worker_command=DOUBLE), {}, None)
         await agent.start()
@@ -119,7 +119,7 @@ async def test_an_agent_enrols_by_itself_and_renews_while_its_session_stands(tmp
             opened = await agent.logged("session opened")
             first = IdentityFolder(box.data_dir).load()
             assert first
-            while time.time() < first.expires_at_s + 2.0:
+            while time.time() < first.expires_at_s + 1.0:
                 await asyncio.sleep(0.2)
             now = IdentityFolder(box.data_dir).load()
             assert now

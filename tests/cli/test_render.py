@@ -222,7 +222,7 @@ async def test_a_long_render_that_was_stopped_goes_on(
 ) -> None:
     own |= {"SONIC_ENGINE_OPTIONS": "window_frames=4,device=cpu", "SONIC_MODEL_VERSION": tiny_sonic}
     given = ["render", "--engine", "sonic", "--portrait", samples.smile, "--audio", short_voice, *SMALL]
-    given += ["-o", tmp_path / "video.mp4", "--inference-steps", 6, "--no-lip-sync-correction"]
+    given += ["-o", tmp_path / "video.mp4", "--inference-steps", 3, "--no-lip-sync-correction"]
     eager = "from sonic_runtime.engines.sonic import resuming; resuming.INTERVAL_S = 0.0; "
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", f"{eager}from sonic.cli import main; main()", *map(str, given)),
