@@ -30,7 +30,7 @@ demo: $(VENV)/.installed $(VENV)/.models ## Render out/demo.mp4 through a hub an
 
 test: setup ## Run every test.
 	$(BIN)/sonic models fetch sonic-tiny
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-rollout: setup ## Roll out to boxes with systemd, and upgrade them under load; needs root, systemd-nspawn and mmdebstrap.
 	$(BIN)/python -m pytest -p no:cacheprovider --override-ini addopts=-ra --timeout 3600 tests/rollout

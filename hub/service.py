@@ -169,41 +169,65 @@ async def serving(config: HubConfig, forward: ForwardConfig | None = None) -> As
             database.dispose()
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a hub consists of, before any of it is at work."""
+
+    depot: Depot
+    checkpoints: Checkpoints
+    sessions: Sessions
+    dispatcher: Dispatcher
+    learned: Learned
+    neighbours: Neighbours
+    limits: LimitsFile
+    credentials: Credentials
+    gate: Gate
+    fleet: FleetService
+    healthy: health.aio.HealthServicer
+    servers: list[grpc.aio.Server]
+    grpc_address: str
+    agent_address: str
+
+
 @asynccontextmanager
 async def _serving(
     config: HubConfig, database: sa.Engine, life: str, forwarder: Forwarder | None
 ) -> AsyncIterator[Hub]:
-    left = await reading(database, records.nodes_that_left)
-    sessions, watchers = Sessions(left), Watchers()
-    rules = Rules(
-        config.lease_s,
-        config.max_tries,
-        settle_s=2 * config.heartbeat_interval_s,
-        heartbeat_interval_s=config.heartbeat_interval_s,
-    )
-    known = KnownArtifacts(database)
-    bulletin = Bulletin(database, life)
-    depot = _depot(config)
+    parts = await _assemble(config, database, life, forwarder)
+    observe = Observer(parts.dispatcher, parts.sessions, forwarder)
+    async with _http(config, parts.dispatcher, observe) as http_address, parts.neighbours.at_work(_watch):
+        work, background = _begin(parts, forwarder, observe)
+        await asyncio.sleep(0)  # all of them have begun before the first call comes in
+        for server in parts.servers:
+            await server.start()
+        for name in ("", *_SERVICES):
+            await parts.healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+        where = {"grpc": parts.grpc_address, "agents": parts.agent_address, "http": http_address}
+        _log.info("serving", extra={**where, "data_dir": str(config.data_dir)})
+        try:
+            yield Hub(
+                parts.grpc_address, parts.agent_address, http_address, parts.dispatcher, parts.sessions, parts.limits
+            )
+        finally:
+            await _end(parts, work, background)
+
+
+async def _assemble(config: HubConfig, database: sa.Engine, life: str, forwarder: Forwarder | None) -> _Parts:
+    sessions, watchers = Sessions(await reading(database, records.nodes_that_left)), Watchers()
+    known, bulletin, depot = KnownArtifacts(database), Bulletin(database, life), _depot(config)
 
     def link(tenant: str, sha256: str) -> str:
         return depot.link(tenant, sha256, config.link_valid_s)
 
     checkpoints = Checkpoints(database, depot)
     dispatcher = Dispatcher(
-        database, known, rules, sessions, watchers, bulletin, link, config.hub_id, checkpoints.job_ended
+        database, known, _rules(config), sessions, watchers, bulletin, link, config.hub_id, checkpoints.job_ended
     )
     await dispatcher.load()
-    learned = Learned(database, dispatcher.forecasts)
     beat_s = config.heartbeat_interval_s
     neighbours = Neighbours(config.hub_id, life, beat_s, database, bulletin, dispatcher, sessions)
     files = Transfers(database, known, depot)
-    door = Door(dispatcher.queued, dispatcher.started)
-
-    def apply(read: Limits) -> None:
-        door.limits = read
-        dispatcher.limit(read)
-
-    limits = LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
+    door, limits = _limits(config, dispatcher)
     authority = None if config.insecure else open_authority(config.resolved_authority_dir)
     enrolment = EnrolmentService(authority, config.certificate_valid_s, database, bulletin, sessions)
     jobs = JobService(database, dispatcher, files, watchers, door)
@@ -214,47 +238,74 @@ async def _serving(
     credentials = Credentials(config, database)
     gate: Gate = Trusting() if config.insecure else Checking(credentials)
     healthy = health.aio.HealthServicer()
-    access = AccessService(database, gate)
     guard = Guard(gate, Admittance(config.max_calls_per_s, config.max_open_calls))
-    servers, grpc_address, agent_address = _listening(
-        config, authority, guard, jobs, fleet, admin, access, enrolment, healthy
+    access = AccessService(database, gate)
+    listening = _listening(config, authority, guard, jobs, fleet, admin, access, enrolment, healthy)
+    learned = Learned(database, dispatcher.forecasts)
+    return _Parts(
+        depot,
+        checkpoints,
+        sessions,
+        dispatcher,
+        learned,
+        neighbours,
+        limits,
+        credentials,
+        gate,
+        fleet,
+        healthy,
+        *listening,
     )
-    observe = Observer(dispatcher, sessions, forwarder)
-    async with _http(config, dispatcher, observe) as http_address, neighbours.at_work(_watch):
-        work = asyncio.create_task(dispatcher.run(), name="dispatcher")
-        background = [
-            asyncio.create_task(_sweep(depot), name="sweep"),
-            asyncio.create_task(limits.watch(), name="tenant-limits"),
-            asyncio.create_task(checkpoints.run(), name="checkpoints"),
-            asyncio.create_task(gate.run(), name="gate"),
-            asyncio.create_task(learned.run(), name="learned"),
-            asyncio.create_task(credentials.run(), name="credentials"),
-        ]
-        if forwarder:
-            background.append(asyncio.create_task(forwarder.run(observe), name="forwarder"))
-        for task in (work, *background):
-            task.add_done_callback(_watch)
-        await asyncio.sleep(0)  # all of them have begun before the first call comes in
-        for server in servers:
-            await server.start()
-        for name in ("", *_SERVICES):
-            await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        where = {"grpc": grpc_address, "agents": agent_address, "http": http_address, "data_dir": str(config.data_dir)}
-        _log.info("serving", extra=where)
-        try:
-            yield Hub(grpc_address, agent_address, http_address, dispatcher, sessions, limits)
-        finally:
-            await healthy.enter_graceful_shutdown()
-            sessions.end_all()
-            await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in servers))
-            await fleet.ended()
-            dispatcher.stop()
-            await asyncio.wait([work], timeout=STOP_GRACE_S)
-            for task in background:
-                task.cancel()
-            await asyncio.wait(background)
-            await credentials.note_use()
-            await learned.save()
+
+
+def _rules(config: HubConfig) -> Rules:
+    beat_s = config.heartbeat_interval_s
+    return Rules(config.lease_s, config.max_tries, settle_s=2 * beat_s, heartbeat_interval_s=beat_s)
+
+
+def _limits(config: HubConfig, dispatcher: Dispatcher) -> tuple[Door, LimitsFile]:
+    door = Door(dispatcher.queued, dispatcher.started)
+
+    def apply(read: Limits) -> None:
+        door.limits = read
+        dispatcher.limit(read)
+
+    return door, LimitsFile(config.tenants_file, TenantLimits(max_queued=config.max_queued_jobs), apply)
+
+
+def _begin(
+    parts: _Parts, forwarder: Forwarder | None, observe: Observer
+) -> tuple[asyncio.Task[None], list[asyncio.Task[None]]]:
+    """The dispatcher at work, and what goes on beside it."""
+    work = asyncio.create_task(parts.dispatcher.run(), name="dispatcher")
+    background = [
+        asyncio.create_task(_sweep(parts.depot), name="sweep"),
+        asyncio.create_task(parts.limits.watch(), name="tenant-limits"),
+        asyncio.create_task(parts.checkpoints.run(), name="checkpoints"),
+        asyncio.create_task(parts.gate.run(), name="gate"),
+        asyncio.create_task(parts.learned.run(), name="learned"),
+        asyncio.create_task(parts.credentials.run(), name="credentials"),
+    ]
+    if forwarder:
+        background.append(asyncio.create_task(forwarder.run(observe), name="forwarder"))
+    for task in (work, *background):
+        task.add_done_callback(_watch)
+    return work, background
+
+
+async def _end(parts: _Parts, work: asyncio.Task[None], background: list[asyncio.Task[None]]) -> None:
+    """Sessions end first, then calls, and what is decided by then is committed."""
+    await parts.healthy.enter_graceful_shutdown()
+    parts.sessions.end_all()
+    await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in parts.servers))
+    await parts.fleet.ended()
+    parts.dispatcher.stop()
+    await asyncio.wait([work], timeout=STOP_GRACE_S)
+    for task in background:
+        task.cancel()
+    await asyncio.wait(background)
+    await parts.credentials.note_use()
+    await parts.learned.save()
 
 
 def _listening(

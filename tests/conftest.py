@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import onnxruntime
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from sonic_runtime import models, probe, providers
 from sonic_runtime.faces import FaceFinder
@@ -16,21 +20,41 @@ from tests import postgres, s3
 
 TESTS = Path(__file__).resolve().parent
 MATERIAL = TESTS.parent.parent / "shared"
+# A machine that does other things, too, is no mistake of what is tested.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 COMPUTING = {"diffusion", "faces", "models", "mouth", "quality", "runtime"}
+LONG = {"faults", "integration"}
+NICENESS = os.nice(0)
+
+
+def computes(file: Path) -> bool:
+    """Whether the tests of a file need the processor all the time; the others mostly wait for processes."""
+    return file.relative_to(TESTS).parts[0] in COMPUTING or file.name == "test_diffusion.py"
+
+
+class Groups(LoadScopeScheduling):
+    """Deals out all that computes as one group, and each file of those that wait as another, to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "computing" if computes(self.config.rootpath / file) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+    return Groups(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs two groups side by side: tests that compute, and those that mostly wait for processes."""
-    for item in items:
-        computes = item.path.relative_to(TESTS).parts[0] in COMPUTING or item.path.name == "test_diffusion.py"
-        item.add_marker(pytest.mark.xdist_group("computing" if computes else "waiting"))
+    """The longest groups come first, so that nobody is left with one at the end."""
+    items.sort(key=lambda item: (not computes(item.path), item.path.parent.name not in LONG))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What computes lets go before those who wait, for whom time counts."""
-    group = item.get_closest_marker("xdist_group")
-    if "PYTEST_XDIST_WORKER" in os.environ and group and group.args == ("computing",) and os.nice(0) == 0:
-        os.nice(10)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        with contextlib.suppress(PermissionError):  # only root can go back
+            os.setpriority(os.PRIO_PROCESS, 0, NICENESS + (10 if computes(item.path) else 0))
 
 
 @pytest.fixture(scope="session")

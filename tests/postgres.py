@@ -83,7 +83,7 @@ class Cluster:
         """SIGINT ends its sessions and stops it in good order, SIGQUIT is a crash."""
         if self.running and self.running.poll() is None:
             self.running.send_signal(number)
-            self.running.wait(30)
+            self.running.wait(60)
 
     def processes(self) -> list[int]:
         """The server and the processes that serve its connections."""

@@ -20,8 +20,7 @@ from sonic.v1 import access_pb2, access_service_pb2_grpc
 from sonic.v1 import access_service_pb2 as pb
 from tests.hub.conftest import config
 from tests.hub.peers import Caller
-
-from .issuer import AUDIENCE, Issuer, running
+from tests.issuer import AUDIENCE, Issuer, running
 
 
 class KeyHolder(Caller):

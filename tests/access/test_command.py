@@ -15,9 +15,9 @@ from sonic.client import AsyncSonicClient
 from sonic.credentials import Credentials
 from tests.cli.conftest import Sonic, home, sonic
 from tests.hub.peers import JPEG, WAV, Agent
+from tests.issuer import Issuer
 
 from .conftest import client_settings, node_channel
-from .issuer import Issuer
 
 __all__ = ["home", "sonic"]
 

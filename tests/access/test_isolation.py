@@ -20,9 +20,9 @@ from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
 from tests.hub.conftest import config
 from tests.hub.peers import JPEG, MP4, WAV, Agent, Caller, digest
+from tests.issuer import Issuer
 
 from .conftest import KeyHolder, node_channel, refused
-from .issuer import Issuer
 from .test_declared import outcome
 
 CODE = grpc.StatusCode
@@ -175,7 +175,7 @@ async def attacked(acme: Caller, rival: Caller, agent: Agent) -> None:
     trying = Rival(rival, owned)
     for name in [name for name in vars(Rival) if name[0].isupper()]:
         attempt: Callable[[], Awaitable[None]] = getattr(trying, name)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await attempt()
     assert await everything_of(acme, owned) == before
     mine = await rival.submit_new(owned.waiting.idempotency_key)

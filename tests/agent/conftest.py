@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.config import AgentConfig
-from tests.agent.scripted_hub import ScriptedHub
+from tests.agent.scripted_hub import PATIENCE_S, ScriptedHub
 
 DOUBLE = (sys.executable, str(Path(__file__).with_name("worker_double.py")))
 MAIN = """
@@ -60,30 +60,47 @@ class AgentProcess:
             except json.JSONDecodeError:
                 self.words += line.decode()
 
-    async def logged(self, message: str) -> dict[str, Any]:
-        async with asyncio.timeout(30):
-            while True:
-                if found := [line for line in self.log if line["message"] == message]:
-                    return found[-1]
+    async def logged(self, message: str, times: int = 1) -> dict[str, Any]:
+        """The last of so many lines, at least."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(found := [line for line in self.log if line["message"] == message]) < times:
                 await asyncio.sleep(0.02)
+        return found[-1]
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             status = await self.process.wait()
             assert self._reader
             await self._reader
         return status
 
     async def kill(self) -> None:
+        """All that it has said is in the log then."""
         if self.process.returncode is None:
             self.signal(signal.SIGKILL)
             await self.ended()
 
 
 Start = Callable[..., Any]
+
+
+class Leave:
+    """A render whose voice is `voice` goes on until it has leave to end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._given = folder / "leave-to-end"
+        self.voice = f"until {self._given}".encode()
+
+    def give(self) -> None:
+        self._given.touch()
+
+
+@pytest.fixture
+def leave(tmp_path: Path) -> Leave:
+    return Leave(tmp_path)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import grpc.aio
 
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2, metrics_pb2, nodes_pb2
 from sonic.v1 import fleet_service_pb2 as pb
+from tests.processes import free_port
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def sha256(data: bytes) -> str:
@@ -35,17 +36,17 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
         self._news = asyncio.Condition()
         self._outgoing: asyncio.Queue[pb.SessionResponse | None] | None = None
         self._server: grpc.aio.Server | None = None
-        self.port = 0
+        self.port = free_port()
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Serve, on the same port as before if there was one."""
+        """Serve, on the same port each time."""
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self._server.add_insecure_port(self.address)
         await self._server.start()
 
     async def stop(self) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from sonic.v1 import fleet_service_pb2 as pb
 from sonic.v1 import jobs_pb2, nodes_pb2
-from tests.agent.conftest import DOUBLE, Start
-from tests.agent.scripted_hub import ScriptedHub, sha256
+from tests.agent.conftest import DOUBLE, Leave, Start
+from tests.agent.scripted_hub import PATIENCE_S, ScriptedHub, sha256
 
 pytestmark = pytest.mark.integration
 READY, BUSY, BACKOFF = nodes_pb2.SLOT_STATE_READY, nodes_pb2.SLOT_STATE_BUSY, nodes_pb2.SLOT_STATE_BACKOFF
@@ -34,15 +34,22 @@ def worker_pids(agent_pid: int) -> list[int]:
     return pids
 
 
+def runs(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the latter when it goes while it is read
+        return False
+
+
 async def gone(pid: int) -> None:
-    async with asyncio.timeout(10):
-        while Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+    async with asyncio.timeout(PATIENCE_S):
+        while runs(pid):
             await asyncio.sleep(0.02)
 
 
-async def outbox_is_empty(data_dir: Path) -> None:
-    async with asyncio.timeout(10):
-        while any((data_dir / "outbox").iterdir()):
+async def is_empty(folder: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while any(folder.iterdir()):
             await asyncio.sleep(0.02)
 
 
@@ -57,12 +64,12 @@ async def test_a_job_is_fetched_rendered_uploaded_and_reported_once(hub: Scripte
     result = await hub.result("job")
     assert hub.videos[result.video.video.sha256] == VIDEO
     assert result.video.report.frames == 12
-    await outbox_is_empty(tmp_path / "data")
+    for kept in ("outbox", "scratch"):
+        await is_empty(tmp_path / "data" / kept)
     fractions = [message.progress.progress.fraction for message in hub.heard if message.HasField("progress")]
     stages = {message.progress.progress.stage for message in hub.heard if message.HasField("progress")}
     assert fractions == sorted(fractions)
     assert {"fetching", "rendering", "uploading"} <= stages
-    assert not any((tmp_path / "data/scratch").iterdir())
 
 
 async def test_inputs_that_are_kept_are_fetched_once_and_private(hub: ScriptedHub, start: Start, tmp_path: Path):
@@ -189,22 +196,24 @@ async def test_a_worker_that_does_not_let_go_on_cancel_is_killed(hub: ScriptedHu
     await hub.slot_is(READY, len(hub.heard))
 
 
-async def test_a_second_assignment_to_a_busy_slot_is_declined(hub: ScriptedHub, start: Start):
+async def test_a_second_assignment_to_a_busy_slot_is_declined(hub: ScriptedHub, start: Start, leave: Leave):
     await start()
     await hub.slot_is(READY)
-    hub.assign("first", b"slow 2")
+    hub.assign("first", leave.voice)
     hub.assign("second", b"ok")
     assert (await hub.result("second")).failure.fault == jobs_pb2.FAULT_KIND_DECLINED
+    leave.give()
     assert (await hub.result("first")).HasField("video")
 
 
-async def test_a_render_that_ends_during_a_cut_is_delivered_after_it(hub: ScriptedHub, start: Start):
+async def test_a_render_that_ends_during_a_cut_is_delivered_after_it(hub: ScriptedHub, start: Start, leave: Leave):
     agent = await start()
     await hub.slot_is(READY)
-    hub.assign("job", b"slow 1")
+    hub.assign("job", leave.voice)
     await hub.started("job")
     await hub.stop()
     mark = len(hub.heard)
+    leave.give()
     await agent.logged("attempt ended")
     await hub.start()
     hello = await hub.hello(mark)
@@ -213,15 +222,16 @@ async def test_a_render_that_ends_during_a_cut_is_delivered_after_it(hub: Script
     assert hub.videos[result.video.video.sha256] == VIDEO
 
 
-async def test_a_session_that_the_hub_ends_is_opened_again_with_what_runs(hub: ScriptedHub, start: Start):
+async def test_a_session_that_the_hub_ends_is_opened_again_with_what_runs(hub: ScriptedHub, start: Start, leave: Leave):
     await start()
     await hub.slot_is(READY)
-    hub.assign("job", b"slow 4")
+    hub.assign("job", leave.voice)
     await hub.started("job")
     mark = len(hub.heard)
     hub.cut()
     assert [ref.job_id for ref in (await hub.hello(mark)).running] == ["job"]
     await hub.until(lambda message: message.started.ref.job_id == "job", mark)
+    leave.give()
     assert (await hub.result("job", mark)).HasField("video")
 
 
@@ -241,7 +251,7 @@ async def test_kill_9_of_the_agent_with_a_result_in_the_outbox(hub: ScriptedHub,
     assert [ref.job_id for ref in (await hub.hello(mark)).finished] == ["job"]
     assert await hub.result("job", mark) == first
     assert list(hub.videos.values()) == [VIDEO]
-    await outbox_is_empty(tmp_path / "data")
+    await is_empty(tmp_path / "data/outbox")
 
 
 async def test_a_hub_that_has_lost_the_video_gets_it_again(hub: ScriptedHub, start: Start, tmp_path: Path):
@@ -257,19 +267,22 @@ async def test_a_hub_that_has_lost_the_video_gets_it_again(hub: ScriptedHub, sta
     hub.say(result_ack=pb.ResultAck(ref=ref, verdict=pb.RESULT_VERDICT_VIDEO_MISSING))
     await hub.result("job", mark)
     assert list(hub.videos.values()) == [VIDEO]
-    await outbox_is_empty(tmp_path / "data")
+    await is_empty(tmp_path / "data/outbox")
 
 
-async def test_sigterm_finishes_and_delivers_what_runs_and_takes_nothing_new(hub: ScriptedHub, start: Start):
+async def test_sigterm_finishes_and_delivers_what_runs_and_takes_nothing_new(
+    hub: ScriptedHub, start: Start, leave: Leave
+):
     agent = await start(slots=2)
     await hub.until(lambda message: [slot.state for slot in message.heartbeat.slots] == [READY, READY])
-    hub.assign("job", b"slow 2")
+    hub.assign("job", leave.voice)
     await hub.started("job")
     workers = worker_pids(agent.process.pid)
     agent.signal(signal.SIGTERM)
     await hub.until(lambda message: message.HasField("draining"))
     hub.assign("late", b"ok", slot=1)
     assert (await hub.result("late")).failure.fault == jobs_pb2.FAULT_KIND_DECLINED
+    leave.give()
     assert (await hub.result("job")).HasField("video")
     assert await agent.ended() == 0
     assert agent.words == ""
@@ -288,13 +301,14 @@ async def test_sigterm_hands_back_what_does_not_end_in_time(hub: ScriptedHub, st
 
 
 async def test_sigterm_without_a_hub_leaves_the_result_for_the_next_life(
-    hub: ScriptedHub, start: Start, tmp_path: Path
+    hub: ScriptedHub, start: Start, tmp_path: Path, leave: Leave
 ):
     agent = await start(flush_timeout_s=0.5)
     await hub.slot_is(READY)
-    hub.assign("job", b"slow 0.5")
+    hub.assign("job", leave.voice)
     await hub.started("job")
     await hub.stop()
+    leave.give()
     await agent.logged("attempt ended")
     agent.signal(signal.SIGTERM)
     assert await agent.ended() == 0
@@ -302,7 +316,7 @@ async def test_sigterm_without_a_hub_leaves_the_result_for_the_next_life(
     await hub.start()
     await start()
     assert (await hub.result("job", mark)).HasField("video")
-    await outbox_is_empty(tmp_path / "data")
+    await is_empty(tmp_path / "data/outbox")
 
 
 async def test_a_second_agent_on_the_same_folder_is_refused(hub: ScriptedHub, start: Start):
@@ -366,7 +380,7 @@ async def test_systemd_is_told_of_readiness_life_and_stopping(hub: ScriptedHub, 
         told: list[str] = []
 
         async def until(word: str) -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while word not in told[-1:]:
                     told.append((await asyncio.get_running_loop().sock_recv(systemd, 4096)).decode().split("\n")[0])
 

@@ -20,8 +20,8 @@ from agent import confinement
 from sonic.v1 import fleet_service_pb2 as pb
 from sonic.v1 import jobs_pb2, nodes_pb2
 from tests.agent.conftest import Start
-from tests.agent.scripted_hub import ScriptedHub
-from tests.agent.test_agent_process import worker_pids
+from tests.agent.scripted_hub import PATIENCE_S, ScriptedHub
+from tests.agent.test_agent_process import is_empty, worker_pids
 from tests.folders import bytes_below
 
 pytestmark = pytest.mark.integration
@@ -56,7 +56,7 @@ print(json.dumps({
 def told(tmp_path: Path, limits: confinement.Limits, port: int, **more: Any) -> dict[str, Any]:
     program = [sys.executable, "-c", TELLS, str(tmp_path / "large"), str(port)]
     done = subprocess.run(
-        confinement.command(limits, program), capture_output=True, text=True, timeout=30, check=True, **more
+        confinement.command(limits, program), capture_output=True, text=True, timeout=60, check=True, **more
     )
     found: dict[str, Any] = json.loads(done.stdout)
     found["said"] = done.stderr
@@ -131,7 +131,7 @@ def holding(*folders: Path) -> list[Path]:
 
 async def until_nothing_is_left(data_dir: Path) -> None:
     """No file in which anything of a job can be read, and none where files of jobs are kept."""
-    until = time.monotonic() + 15
+    until = time.monotonic() + PATIENCE_S
     while left := [
         *await asyncio.to_thread(holding, data_dir),
         *(path for part in ("inputs", "scratch", "outbox") for path in (data_dir / part).iterdir()),
@@ -195,12 +195,13 @@ async def test_nothing_stays_of_a_download_that_failed(hub: ScriptedHub, start: 
 
 
 async def test_inputs_that_are_kept_for_a_while_go_after_it(hub: ScriptedHub, start: Start, tmp_path: Path) -> None:
-    agent = await start(keep_inputs_s=3.0)
+    agent = await start(keep_inputs_s=4.0)
     assert not (await hub.hello()).forgets_inputs
     await hub.slot_is(READY)
     hub.assign("job", b"ok", PORTRAIT)
     await hub.result("job")
-    await asyncio.sleep(1)
+    for emptied in ("outbox", "scratch"):
+        await is_empty(tmp_path / "data" / emptied)
     assert holding(tmp_path / "data")
     await until_nothing_is_left(tmp_path / "data")
     assert agent.process.returncode is None

@@ -306,5 +306,5 @@ class World(RuleBasedStateMachine):
                 assert (view.index, self.processes.get(view.index)) in self.probed
 
 
-World.TestCase.settings = settings(max_examples=400, stateful_step_count=80, deadline=None)
+World.TestCase.settings = settings(max_examples=400, stateful_step_count=80)
 TestWorld = World.TestCase

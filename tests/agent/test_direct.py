@@ -44,7 +44,7 @@ async def real_hub(s3_server: s3.Server, tmp_path: Path, monkeypatch: pytest.Mon
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     url = s3_server.bucket(f"direct-{tmp_path.name.replace('_', '-')[-40:]}")
-    async with serving(config(tmp_path / "hub", artifacts_url=url, lease_s=20)) as running:
+    async with serving(config(tmp_path / "hub", artifacts_url=url, heartbeat_interval_s=0.5, lease_s=20)) as running:
         yield running
 
 
@@ -61,6 +61,7 @@ async def rendered(hub: Hub) -> jobs_pb2.Job:
 async def test_files_pass_directly(no_detour: None, real_hub: Hub, start: Start) -> None:
     agent = await start(hub=real_hub.grpc_address)
     job = await rendered(real_hub)
+    await agent.kill()
     assert job.state == jobs_pb2.JOB_STATE_SUCCEEDED, job.failure
     assert not [line for line in agent.log if "through the hub" in line["message"]]
     assert "X-Amz" not in str(agent.log) + agent.words
@@ -79,6 +80,7 @@ async def test_what_cannot_pass_directly_goes_through_the_hub(
     monkeypatch.setattr(f"{sign}sign_async", sign_async)
     agent = await start(hub=real_hub.grpc_address)
     job = await rendered(real_hub)
+    await agent.kill()
     assert job.state == jobs_pb2.JOB_STATE_SUCCEEDED, job.failure
     said = [line["message"] for line in agent.log]
     assert said.count("an input is fetched through the hub") == 2
@@ -90,11 +92,11 @@ async def test_a_fetch_goes_on_from_an_offset_and_a_link_ends(s3_server: s3.Serv
     s3_server.bucket("offsets")
     store = S3Store("offsets", client_options={"allow_http": True}, config=_access(s3_server))
     await obstore.put_async(store, "key", JPEG)
-    link = await obstore.sign_async(store, "GET", "key", timedelta(seconds=1))
-    assert b"".join([chunk async for chunk in direct.get(link, 7)]) == JPEG[7:]
+    lasting, brief = [await obstore.sign_async(store, "GET", "key", timedelta(seconds=life_s)) for life_s in (600, 1)]
+    assert b"".join([chunk async for chunk in direct.get(lasting, 7)]) == JPEG[7:]
     await asyncio.sleep(2.1)
     with pytest.raises(direct.Failed, match="403"):
-        async for _ in direct.get(link, 0):
+        async for _ in direct.get(brief, 0):
             pass
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from sonic.v1 import fleet_service_pb2 as pb
 from sonic.v1 import jobs_pb2, nodes_pb2
-from tests.agent.conftest import Start
-from tests.agent.scripted_hub import ScriptedHub, sha256
+from tests.agent.conftest import Leave, Start
+from tests.agent.scripted_hub import PATIENCE_S, ScriptedHub, sha256
 from tests.agent.test_agent_process import READY, worker_pids
 from tests.agent.test_probes import AMD, tree
 
@@ -77,6 +77,7 @@ async def test_what_gpus_say_while_a_fault_is_played(hub: ScriptedHub, start: St
         play(hub, fault, 0)
     (gpu,) = (await heartbeat(hub, lambda beat: not beat.faults)).health.gpus
     assert (gpu.temperature_celsius, gpu.memory_used_bytes, len(gpu.xid_events)) == (71, 5 * GIB, 0)
+    await agent.logged("fault ended", times=3)
     told = [(line["message"], line["fault"]) for line in agent.log if line["message"].startswith("fault")]
     assert told[0] == ("fault begins", "heat")
     assert len(told) == 6
@@ -88,7 +89,7 @@ async def test_a_slow_worker_is_held_again_and_again_and_finishes(hub: ScriptedH
     (pid,) = worker_pids(agent.process.pid)
     hub.assign("job", b"steps 20")
     play(hub, "SLOW")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while ") T " not in Path(f"/proc/{pid}/stat").read_text():
             await asyncio.sleep(0.01)
     assert (await hub.result("job")).HasField("video")
@@ -99,16 +100,18 @@ async def test_a_slow_worker_is_held_again_and_again_and_finishes(hub: ScriptedH
     assert ") T " not in Path(f"/proc/{pid}/stat").read_text()
 
 
-async def test_a_cut_line_is_dead_until_it_is_over(hub: ScriptedHub, start: Start) -> None:
+async def test_a_cut_line_is_dead_until_it_is_over(hub: ScriptedHub, start: Start, leave: Leave) -> None:
     agent = await start(plays_faults=True)
     await hub.slot_is(READY)
-    hub.assign("job", b"slow 2")
+    hub.assign("job", leave.voice)
     await hub.started("job")
     mark = len(hub.heard)
-    play(hub, "CUT", 1.5)
+    play(hub, "CUT", 1.0)
     hello = await hub.hello(mark)
-    assert [ref.job_id for ref in (*hello.running, *hello.finished)] == ["job"]
+    assert [ref.job_id for ref in hello.running] == ["job"]
+    leave.give()
     assert (await hub.result("job", mark)).HasField("video")
+    await agent.logged("session opened", times=2)
     said = [line["message"] for line in agent.log]
     begun = said.index("fault begins")
     assert begun < said.index("session ended", begun) < said.index("fault ended") < said.index("session opened", begun)
@@ -131,4 +134,5 @@ async def test_where_faults_are_not_allowed_none_is_played(hub: ScriptedHub, sta
     play(hub, "CUT")
     hub.assign("job", b"ok")
     assert (await hub.result("job")).HasField("video")
+    await agent.kill()
     assert not [line for line in agent.log if line["message"].startswith("fault")]

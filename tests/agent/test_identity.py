@@ -18,6 +18,7 @@ from agent.identity import Identity, IdentityFolder
 from sonic.v1 import nodes_pb2
 from tests.agent.conftest import DOUBLE, AgentProcess
 from tests.hub.secured import secured
+from tests.processes import free_port
 
 
 async def test_a_box_without_a_token_is_told_how_to_get_one(tmp_path: Path) -> None:
@@ -81,14 +82,14 @@ async def test_a_certificate_of_another_key_or_authority_is_not_taken(tmp_path: 
 
 
 async def test_a_box_that_waits_for_its_hub_enrols_when_it_is_there(tmp_path: Path) -> None:
-    async with secured(tmp_path) as at:
+    listen = f"127.0.0.1:{free_port()}"
+    async with secured(tmp_path, listen=listen) as at:
         box = at.box(await at.token())
-        address = at.hub.grpc_address
     waiting = asyncio.create_task(identity_of(box))
     await asyncio.sleep(0.5)
     assert not waiting.done()
-    async with secured(tmp_path, listen=address):
-        assert await asyncio.wait_for(waiting, 20)
+    async with secured(tmp_path, listen=listen):
+        assert await asyncio.wait_for(waiting, 60)
 
 
 @pytest.mark.integration
@@ -121,7 +122,7 @@ async def test_a_box_that_is_killed_while_it_enrols_has_nothing_half_and_uses_it
 
 @pytest.mark.integration
 async def test_an_agent_enrols_by_itself_and_renews_while_its_session_stands(tmp_path: Path) -> None:
-    async with secured(tmp_path, certificate_valid_s=4.0) as at:
+    async with secured(tmp_path, certificate_valid_s=6.0) as at:
         box = at.box(await at.token())
         agent = AgentProcess(replace(box, http_listen="127.0.0.1:0", worker_command=DOUBLE), {}, None)
         await agent.start()
@@ -130,7 +131,7 @@ async def test_an_agent_enrols_by_itself_and_renews_while_its_session_stands(tmp
             opened = await agent.logged("session opened")
             first = IdentityFolder(box.data_dir).load()
             assert first
-            while time.time() < first.expires_at_s + 2.0:
+            while time.time() < first.expires_at_s + 1.0:
                 await asyncio.sleep(0.2)
             now = IdentityFolder(box.data_dir).load()
             assert now

@@ -20,7 +20,7 @@ READY, OFFLINE = nodes_pb2.NODE_STATE_READY, nodes_pb2.NODE_STATE_OFFLINE
 
 
 async def until_all_are(client: AsyncSonicClient, state: nodes_pb2.NodeState.ValueType) -> list[nodes_pb2.Node]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(nodes := [node for node in await client.nodes() if node.state == state]) < 30:
             await asyncio.sleep(0.05)
     return nodes

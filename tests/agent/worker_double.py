@@ -1,7 +1,7 @@
 """A worker that speaks worker.proto and renders nothing: what it does is written in the voice, or told by --does.
 
-`ok`, `slow` (seconds), `steps` (how many, each a little work), `crash`, `oom`, `hang` (signs of life, no progress),
-`silent` (stopped as a whole), `stubborn` (does not let go on cancel), `no face`.
+`ok`, `slow` (seconds), `until` (a file is there), `steps` (how many, each a little work), `crash`, `oom`, `hang` (with
+signs of life, no progress), `silent` (stopped as a whole), `stubborn` (does not let go on cancel), `no face`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Worker:
 
     def render(self, command: pb.RenderCommand) -> None:
         does = self.does or Path(command.voice_path).read_text()
-        word, _, seconds = does.partition(" ")
+        word, _, given = does.partition(" ")
         print(f"rendering {command.render_id}: {word}", file=sys.stderr, flush=True)
         if word == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -54,10 +54,12 @@ class Worker:
         if word == "silent":
             os.kill(os.getpid(), signal.SIGSTOP)
             time.sleep(60)
-        for _ in range(int(seconds) if word == "steps" else 0):
+        for _ in range(int(given) if word == "steps" else 0):
             time.sleep(0.01)
-        until = time.monotonic() + (float(seconds) if word == "slow" else 0.0)
-        while word in ("hang", "stubborn") or time.monotonic() < until:
+        until = time.monotonic() + (float(given) if word == "slow" else 0.0)
+        while (
+            word in ("hang", "stubborn") or (word == "until" and not Path(given).exists()) or time.monotonic() < until
+        ):
             if word != "stubborn" and command.render_id in self.cancelled:
                 return self.fail(command.render_id, jobs_pb2.FAULT_KIND_INTERNAL, "CANCELLED")
             if word != "hang":

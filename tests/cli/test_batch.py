@@ -170,7 +170,7 @@ async def test_a_batch_says_how_much_there_is_before_the_first_video(acme, home,
         env=home,
     )
     assert batch.stderr
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await batch.stderr.readline() == b"rows.csv   0% 0 of 3, 0 failed\n"
     batch.terminate()
     assert await batch.wait() == 130

@@ -169,7 +169,7 @@ async def test_what_was_pushed_before_an_interruption_is_whole_and_a_rerun_does_
     process = await asyncio.create_subprocess_exec(
         *command, stdout=pipe, stderr=pipe, env=home | {"SONIC_FORWARD_URL": mimir.url}, cwd=tmp_path
     )
-    await asyncio.wait_for(mimir.silent.wait(), 30)
+    await asyncio.wait_for(mimir.silent.wait(), 60)
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
     assert process.returncode == ExitCode.INTERRUPTED

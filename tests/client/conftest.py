@@ -10,21 +10,16 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from hub.config import HubConfig
 from hub.service import Hub, serving
 from sonic.client import AsyncSonicClient
 from tests.client.proxy import Proxy, proxy_to
 from tests.hub import peers
-
-
-def hub_config(folder: Path, **about: object) -> HubConfig:
-    free = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "insecure": True}
-    return HubConfig(data_dir=folder, **(free | about))  # type: ignore[arg-type]
+from tests.hub.conftest import config
 
 
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
-    async with serving(hub_config(tmp_path / "hub")) as running:
+    async with serving(config(tmp_path / "hub")) as running:
         yield running
 
 
@@ -37,7 +32,7 @@ async def proxy(hub: Hub) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def client(proxy: Proxy) -> AsyncIterator[AsyncSonicClient]:
     """Its tenant is "acme"; its calls go through the proxy."""
-    async with AsyncSonicClient(proxy.address, "acme", patience_s=20, insecure=True) as made:
+    async with AsyncSonicClient(proxy.address, "acme", patience_s=60, insecure=True) as made:
         yield made
 
 
@@ -65,8 +60,10 @@ async def busy(node: peers.Agent) -> AsyncIterator[list[str]]:
                 node.report_video(ref)
 
     task = asyncio.create_task(work())
-    yield rendered
-    task.cancel()
+    try:
+        yield rendered
+    finally:
+        task.cancel()
 
 
 @pytest.fixture

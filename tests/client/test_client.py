@@ -15,8 +15,9 @@ from sonic.client import AsyncSonicClient, SonicClient
 from sonic.parameters import InvalidParameters
 from sonic.v1 import job_service_pb2 as pb
 from sonic.v1 import job_service_pb2_grpc, jobs_pb2, nodes_pb2
-from tests.client.conftest import busy, hub_config
+from tests.client.conftest import busy
 from tests.hub import peers
+from tests.hub.conftest import config
 from tests.processes import free_port
 
 
@@ -116,7 +117,7 @@ async def test_refusals_say_which_field_and_what_to_do(client, files, tmp_path) 
 
 async def test_a_limit_says_when_to_come_back(tmp_path, files) -> None:
     async with (
-        serving(hub_config(tmp_path / "hub", max_queued_jobs=1)) as hub,
+        serving(config(tmp_path / "hub", max_queued_jobs=1)) as hub,
         AsyncSonicClient(hub.grpc_address, insecure=True) as client,
     ):
         await client.submit(*files)

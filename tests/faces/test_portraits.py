@@ -103,7 +103,7 @@ def test_faces_are_judged(picture: Image.Image, tmp_path: Path, finder: FaceFind
     assert "2 faces" in cautions["SEVERAL_FACES"]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_hostile_bytes_raise_nothing_but_bad_portrait(
     picture: Image.Image, tmp_path: Path, data: st.DataObject

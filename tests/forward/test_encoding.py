@@ -8,7 +8,7 @@ import struct
 import cramjam
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.forward import encoding
@@ -46,7 +46,6 @@ def batches(draw: st.DrawFn) -> list[Batch]:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@settings(deadline=None)
 @given(given_batches=batches(), max_samples=st.integers(1, 20))
 def test_requests_hold_every_sample_in_order_and_no_more_than_allowed(version, given_batches, max_samples) -> None:
     requests = list(Encoder(version).requests(given_batches, max_samples))

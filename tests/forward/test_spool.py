@@ -98,7 +98,7 @@ class Lives(RuleBasedStateMachine):
         assert self.spool.empty <= (self.delivered == len(self.flushed))
 
 
-Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestLives = Lives.TestCase
 
 

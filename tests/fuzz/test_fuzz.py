@@ -35,7 +35,7 @@ def test_nothing_that_is_like_a_good_input_is_more_than_refused(target: Target) 
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(max_size=2000))
 def test_no_bytes_at_all_are_more_than_refused(target: Target, data: bytes) -> None:
     target.run(data)

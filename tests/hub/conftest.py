@@ -15,13 +15,14 @@ from .peers import Agent, Caller
 
 
 def config(data_dir: Path, **about: object) -> HubConfig:
+    """Nodes that tests play may be silent for as long as a test takes."""
     own = {
         "listen": "127.0.0.1:0",
         "agent_listen": "127.0.0.1:0",
         "http_listen": "127.0.0.1:0",
         "insecure": True,
-        "heartbeat_interval_s": 0.5,
-        "lease_s": 1.5,
+        "heartbeat_interval_s": 30.0,
+        "lease_s": 120.0,
     }
     return HubConfig(data_dir=data_dir, **(own | about))  # type: ignore[arg-type]
 

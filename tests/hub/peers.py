@@ -95,7 +95,7 @@ class Agent:
 
     async def hear(self, kind: str) -> fleet_pb.SessionResponse:
         """The next message, which must be of this kind."""
-        message = await asyncio.wait_for(self.call.read(), 10)
+        message = await asyncio.wait_for(self.call.read(), 60)
         assert message is not grpc.aio.EOF, f"the session ended instead of {kind}"
         assert message.WhichOneof("message") == kind, message
         return message

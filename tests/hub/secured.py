@@ -68,6 +68,6 @@ async def secured(folder: Path, **about: Any) -> AsyncIterator[Secured]:
     key = settings.data_dir / "operator.key"
     async with (
         serving(settings) as hub,
-        AsyncSonicClient(hub.grpc_address, patience_s=5, ca_file=ca_file, api_key_file=key) as operator,
+        AsyncSonicClient(hub.grpc_address, patience_s=30, ca_file=ca_file, api_key_file=key) as operator,
     ):
         yield Secured(hub, folder, operator)

@@ -90,20 +90,24 @@ async def test_metadata_that_is_too_large_is_refused(hub: Hub, caller: Caller) -
 async def test_an_upload_that_dribbles_lets_others_go_on(
     hub: Hub, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfers, "IDLE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(transfers, "IDLE_TIMEOUT_S", 1.0)
     header = artifacts_pb2.UploadHeader(sha256=digest(JPEG), size_bytes=len(JPEG))
 
+    sent = 0
+
     async def dribble() -> AsyncIterator[job_pb.UploadArtifactRequest]:
+        nonlocal sent
         yield job_pb.UploadArtifactRequest(header=header)
         for byte in JPEG:
             yield job_pb.UploadArtifactRequest(chunk=bytes([byte]))
+            sent += 1
             await asyncio.sleep(0.1)
 
     slow = caller.jobs.UploadArtifact(dribble(), metadata=caller.metadata)
-    begun = time.monotonic()
     error = await refused(slow, grpc.StatusCode.FAILED_PRECONDITION)
-    assert time.monotonic() - begun < 3
+    assert sent < len(JPEG)
     assert "bytes have arrived in" in str(error.details())
+    monkeypatch.undo()
     assert (await caller.upload(JPEG)).artifact.size_bytes == len(JPEG)
 
 
@@ -116,7 +120,7 @@ async def test_a_connection_that_does_not_shake_hands_is_closed(
         host, _, port = hub.grpc_address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"PRI * HTTP/2.0\r\n")  # and never more
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await reader.read(1000):
                 pass
         writer.close()
@@ -130,6 +134,7 @@ async def test_an_agent_that_says_very_much_is_heard_more_slowly_and_others_as_e
     loud, calm = Agent(channel, "loud"), Agent(channel, "calm")
     await loud.join()
     await calm.join()
+    begun = time.monotonic()
     for number in range(1, 2000):
         loud.say(heartbeat=fleet_pb.Heartbeat(echo=number))
     await asyncio.sleep(0.5)
@@ -139,7 +144,7 @@ async def test_an_agent_that_says_very_much_is_heard_more_slowly_and_others_as_e
     while time.monotonic() < until:
         await loud.call.read()
         heard += 1
-    assert heard <= 60
+    assert heard <= 20 + 20 * (time.monotonic() - begun) + 1
 
 
 async def test_a_session_whose_answers_nobody_takes_is_not_listened_to_any_more(
@@ -152,7 +157,7 @@ async def test_a_session_whose_answers_nobody_takes_is_not_listened_to_any_more(
         for _ in range(200_000):
             session.outgoing.put_nowait(fleet_pb.SessionResponse(echo=fleet_pb.Echo(echo=1)))
     agent.say(heartbeat=fleet_pb.Heartbeat())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "session takes nothing" not in caplog.text:
             await asyncio.sleep(0.05)
     agent.cut()

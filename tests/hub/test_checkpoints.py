@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub import wire
-from hub.service import Hub, serving
+from hub.service import serving
 from hub.store.schema import checkpoints, jobs
 from sonic.v1 import artifacts_pb2, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as fleet_pb
@@ -46,20 +46,12 @@ class Kept:
     async def becomes(self, *states: bytes) -> None:
         """Until rows and files are those of these states."""
         wanted = {digest(state) for state in states}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while {row.sha256 for row in self.rows()} != wanted or self.files() != wanted:
                 await asyncio.sleep(0.02)
 
     def close(self) -> None:
         self._engine.dispose()
-
-
-@pytest.fixture
-async def hub(tmp_path: Path, database_url: str) -> AsyncIterator[Hub]:
-    """Whose agents may be silent for as long as a test takes."""
-    own = config(tmp_path / "hub", database_url=database_url, heartbeat_interval_s=10.0, lease_s=60.0)
-    async with serving(own) as running:
-        yield running
 
 
 @pytest.fixture
@@ -100,6 +92,13 @@ async def assigned(agent: Agent) -> fleet_pb.Assignment:
     return (await agent.hear("assignment")).assignment
 
 
+async def begun(caller: Caller, agent: Agent) -> fleet_pb.Assignment:
+    """The first attempt of the only job."""
+    await caller.submit_new("k")
+    await agent.join()
+    return await assigned(agent)
+
+
 async def test_the_next_attempt_goes_on_from_it_and_then_it_is_gone(
     caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept
 ) -> None:
@@ -128,9 +127,7 @@ async def test_the_next_attempt_goes_on_from_it_and_then_it_is_gone(
 async def test_only_what_is_further_is_kept_and_only_of_the_newest_attempt(
     caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept
 ) -> None:
-    await caller.submit_new("k")
-    await agent.join()
-    first = await assigned(agent)
+    first = await begun(caller, agent)
     await send(agent, first.ref, b"six", 6)
     await kept.becomes(b"six")
     await send(agent, first.ref, b"five", 5)
@@ -169,13 +166,11 @@ async def test_a_state_that_leads_nowhere_is_not_given_for_ever(
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
 async def test_it_is_gone_however_the_job_ends(caller: Caller, agent: Agent, kept: Kept, how: str) -> None:
-    job = await caller.submit_new("k")
-    await agent.join()
-    attempt = await assigned(agent)
+    attempt = await begun(caller, agent)
     await send(agent, attempt.ref, b"state", 5)
     await kept.becomes(b"state")
     if how == "cancelled":
-        await caller.jobs.CancelJob(job_pb.CancelJobRequest(job_id=job.job_id), metadata=caller.metadata)
+        await caller.jobs.CancelJob(job_pb.CancelJobRequest(job_id=attempt.ref.job_id), metadata=caller.metadata)
     else:
         failure = jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_BAD_INPUT, reason="NO_FACE", message="none")
         agent.say(result=fleet_pb.AttemptResult(ref=attempt.ref, failure=failure))
@@ -185,9 +180,7 @@ async def test_it_is_gone_however_the_job_ends(caller: Caller, agent: Agent, kep
 
 
 async def test_nobody_else_can_have_it(caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept) -> None:
-    await caller.submit_new("k")
-    await agent.join()
-    attempt = await assigned(agent)
+    attempt = await begun(caller, agent)
     await send(agent, attempt.ref, b"state", 5)
     await kept.becomes(b"state")
     request = job_pb.DownloadArtifactRequest(sha256=digest(b"state"))
@@ -201,9 +194,7 @@ async def test_nobody_else_can_have_it(caller: Caller, agent: Agent, channel: gr
 
 async def test_what_is_named_as_a_state_and_is_none_stays(caller: Caller, agent: Agent, kept: Kept) -> None:
     """An agent that names the tenant's portrait must not get it removed with the job."""
-    await caller.submit_new("k")
-    await agent.join()
-    attempt = await assigned(agent)
+    attempt = await begun(caller, agent)
     tell(agent, attempt.ref, digest(JPEG), 5)
     tell(agent, attempt.ref, "no hash", 6)
     tell(agent, jobs_pb2.AttemptRef(job_id="unknown", attempt=1), digest(JPEG), 7)
@@ -216,9 +207,7 @@ async def test_what_is_named_as_a_state_and_is_none_stays(caller: Caller, agent:
 
 
 async def test_states_that_are_never_told_of_do_not_pile_up(caller: Caller, agent: Agent, kept: Kept) -> None:
-    await caller.submit_new("k")
-    await agent.join()
-    attempt = await assigned(agent)
+    attempt = await begun(caller, agent)
     await send(agent, attempt.ref, b"told", 3)
     await kept.becomes(b"told")
     for number in range(5):
@@ -232,9 +221,7 @@ async def test_states_that_are_never_told_of_do_not_pile_up(caller: Caller, agen
 
 
 async def test_an_upload_of_the_tenants_is_not_touched(caller: Caller, agent: Agent) -> None:
-    await caller.submit_new("k")
-    await agent.join()
-    attempt = await assigned(agent)
+    attempt = await begun(caller, agent)
     portrait = JPEG * 2
     await refused(caller.upload(portrait, stop=600), grpc.StatusCode.FAILED_PRECONDITION)
     await refused(upload(agent, attempt.ref, portrait, 100), grpc.StatusCode.FAILED_PRECONDITION)
@@ -245,10 +232,8 @@ async def test_an_upload_of_the_tenants_is_not_touched(caller: Caller, agent: Ag
 async def test_a_state_that_is_said_to_be_as_far_as_nobody_gets_does_not_hold_the_place(
     caller: Caller, agent: Agent, channel: grpc.aio.Channel, kept: Kept
 ) -> None:
-    await caller.submit_new("k")
     other = Agent(channel, "n2")
-    await agent.join()
-    attempt = await assigned(agent)
+    attempt = await begun(caller, agent)
     await send(agent, attempt.ref, b"poison", 2**63 - 1)
     await kept.becomes(b"poison")
     await fail(agent, attempt.ref)
@@ -263,29 +248,26 @@ async def test_a_state_that_is_said_to_be_as_far_as_nobody_gets_does_not_hold_th
 
 
 async def test_a_state_whose_bytes_are_lost_is_not_there(caller: Caller, agent: Agent, kept: Kept) -> None:
-    await caller.submit_new("k")
-    await agent.join()
-    attempt = await assigned(agent)
+    attempt = await begun(caller, agent)
     await send(agent, attempt.ref, b"state", 5)
     await kept.becomes(b"state")
-    for path in kept.folder.rglob(digest(b"state")):
-        path.unlink()
+    for path in files_below(kept.folder):
+        if path.name == digest(b"state"):
+            path.unlink()
     await refused(fetched(agent, attempt.ref, digest(b"state")), grpc.StatusCode.NOT_FOUND)
 
 
 async def test_what_a_killed_hub_or_agent_has_left_is_found_by_looking(tmp_path: Path, database_url: str) -> None:
-    own = config(tmp_path / "hub", database_url=database_url, heartbeat_interval_s=10.0, lease_s=60.0)
+    own = config(tmp_path / "hub", database_url=database_url)
     left = Kept(database_url, tmp_path / "hub" / "artifacts")
     async with serving(own) as hub, grpc.aio.insecure_channel(hub.grpc_address) as channel:
         agent, caller = Agent(channel), Caller(channel)
-        job = await caller.submit_new("k")
-        await agent.join()
-        attempt = await assigned(agent)
+        attempt = await begun(caller, agent)
         await send(agent, attempt.ref, b"state", 5)
         await left.becomes(b"state")
         agent.cut()
     with sa.create_engine(left.url).begin() as connection:  # as another hub would
-        connection.execute(sa.update(jobs).where(jobs.c.job_id == job.job_id).values(state="cancelled"))
+        connection.execute(sa.update(jobs).where(jobs.c.job_id == attempt.ref.job_id).values(state="cancelled"))
     orphan = left.folder / "states" / "acme" / ("0" * 32) / ("1" * 64)
     orphan.parent.mkdir()
     orphan.write_bytes(b"never told of")

@@ -48,7 +48,7 @@ def gpus(draw: st.DrawFn) -> tuple[nodes_pb2.GpuInfo, nodes_pb2.GpuHealth]:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.lists(slots(), max_size=4), st.lists(gpus(), max_size=3), FLOATS), min_size=1, max_size=4),
     st.lists(st.tuples(FLOATS, FLOATS, INTS), min_size=1, max_size=4),

@@ -22,7 +22,7 @@ HUB = """
 import asyncio, pathlib
 from hub import config, service
 asyncio.run(service.run(config.HubConfig(listen="127.0.0.1:{grpc}", http_listen="127.0.0.1:{http}",
-    data_dir=pathlib.Path({data!r}), insecure=True, heartbeat_interval_s=0.5, lease_s=2)))
+    data_dir=pathlib.Path({data!r}), insecure=True, heartbeat_interval_s=5, lease_s=20)))
 """
 
 
@@ -103,7 +103,7 @@ async def test_every_acknowledged_job_ends_exactly_once(tmp_path: Path) -> None:
             working = [asyncio.create_task(node.work()) for node in nodes]
             await asyncio.gather(submit_all(caller, acknowledged), kill_now_and_then(hub, url))
             jobs = [
-                await asyncio.wait_for(until_answered(lambda i=i: caller.ended(i)), 60) for i in acknowledged.values()
+                await asyncio.wait_for(until_answered(lambda i=i: caller.ended(i)), 120) for i in acknowledged.values()
             ]
             listed = await caller.jobs.ListJobs(job_pb.ListJobsRequest(page_size=500), metadata=caller.metadata)
             for task in working:

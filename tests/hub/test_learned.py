@@ -168,7 +168,7 @@ async def test_it_is_saved_while_the_hub_works_and_later_where_the_store_refuses
     await asyncio.sleep(0.1)
     with database.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE away RENAME TO forecasts")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(rows(database)) < 2:
             await asyncio.sleep(0.01)
     saving.cancel()

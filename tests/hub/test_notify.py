@@ -15,7 +15,7 @@ def test_systemd_is_told_of_readiness_life_and_stopping(tmp_path: Path) -> None:
     program = python(HUB.format(grpc=free_port(), http=free_port(), data=str(tmp_path / "hub")))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
-        systemd.settimeout(30)
+        systemd.settimeout(60)
         settings = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "500000"}
 
         def until(word: str) -> None:

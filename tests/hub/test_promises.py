@@ -203,5 +203,5 @@ class Fleet(RuleBasedStateMachine):
         assert all(self.store.rows[name].won_by for name in won)
 
 
-Fleet.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+Fleet.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestFleet = Fleet.TestCase

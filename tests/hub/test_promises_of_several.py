@@ -234,5 +234,5 @@ class Hubs(RuleBasedStateMachine):
             assert not self.hubs[number].core.jobs
 
 
-Hubs.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+Hubs.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
 TestHubs = Hubs.TestCase

@@ -41,7 +41,7 @@ def bucket(s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 async def channel(bucket: str, tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
-    settings = config(tmp_path / "hub", artifacts_url=f"s3://{bucket}/some/prefix", lease_s=10)
+    settings = config(tmp_path / "hub", artifacts_url=f"s3://{bucket}/some/prefix")
     async with serving(settings) as hub, grpc.aio.insecure_channel(hub.grpc_address) as opened:
         yield opened
 
@@ -215,7 +215,7 @@ async def test_states_of_renders_are_given_on_and_removed(
     agent.say(heartbeat=fleet_pb.Heartbeat(attempts=[ref]))
 
     async def becomes(count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while sum("/states/" in key for key in s3_server.objects(bucket)) != count:
                 await asyncio.sleep(0.05)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import time
 import wave
 from dataclasses import replace
@@ -21,6 +22,7 @@ from grpc_status import rpc_status
 
 from hub.config import InvalidConfig
 from hub.core.jobs import Input, RegionRules, Work
+from hub.server import fleet_service
 from hub.service import Hub, serving
 from hub.store import records
 from sonic.v1 import admin_service_pb2 as admin_pb
@@ -184,17 +186,19 @@ async def test_regions_and_deadlines_are_checked_at_the_door(caller: Caller) -> 
     assert "has 'us', as regions.prefer does" in said[0][1]
     assert "is '-x'" in said[1][1]
     assert "33 regions; 32 is the limit" in said[2][1]
-    assert "passed 60 s ago" in said[3][1] or "passed 61 s ago" in said[3][1]
+    assert re.search(r"passed 6\d s ago", said[3][1])
     late = Timestamp(seconds=int(time.time()) + 40 * 86_400)
     error = await refused(caller.submit("k1", deadline=late), grpc.StatusCode.INVALID_ARGUMENT)
     assert "30 days is the limit" in error.details()
 
 
 async def test_a_repeat_after_the_deadline_answers_the_job_that_is_there(caller: Caller) -> None:
+    for data in (JPEG, WAV):
+        await caller.upload(data)
     deadline = Timestamp()
-    deadline.FromNanoseconds(time.time_ns() + 1_500_000_000)
-    job = await caller.submit_new("k1", deadline=deadline)
-    await asyncio.sleep(1.6)
+    deadline.FromNanoseconds(time.time_ns() + 2_000_000_000)
+    job = await caller.submit("k1", deadline=deadline)
+    await asyncio.sleep(2.1)
     assert (await caller.submit("k1", deadline=deadline)).job_id == job.job_id
     await refused(caller.submit("k2", deadline=deadline), grpc.StatusCode.INVALID_ARGUMENT)
 
@@ -325,7 +329,7 @@ async def test_watch_tells_progress_and_resumes_by_revision(caller: Caller, agen
     agent.say(progress=fleet_pb.AttemptProgress(ref=ref, progress=jobs_pb2.Progress(stage="rendering", fraction=0.5)))
     seen = []
     while not seen or seen[-1].progress.fraction < 0.5:
-        seen.append((await asyncio.wait_for(watch.read(), 10)).job)
+        seen.append((await asyncio.wait_for(watch.read(), 60)).job)
     watch.cancel()
     revisions = [job.revision for job in seen]
     assert revisions == sorted(revisions)
@@ -337,26 +341,22 @@ async def test_watch_tells_progress_and_resumes_by_revision(caller: Caller, agen
     assert later[-1].state == jobs_pb2.JOB_STATE_SUCCEEDED
 
 
-async def test_a_node_that_falls_silent_loses_its_job_to_another(caller: Caller, channel: grpc.aio.Channel) -> None:
-    one, two = Agent(channel, "n1"), Agent(channel, "n2")
-    await one.join()
-    job = await caller.submit_new("k1")
-    await one.hear("assignment")
-    one.cut()
-    await two.join()
-
-    async def beat() -> None:
-        while True:
-            two.say(heartbeat=fleet_pb.Heartbeat(slots=[nodes_pb2.Slot(state=nodes_pb2.SLOT_STATE_READY, engines=[
-                nodes_pb2.EngineInfo(engine="warp", model_version="1")])]))  # fmt: skip
-            await asyncio.sleep(0.3)
-
-    beating = asyncio.create_task(beat())
-    assignment = (await two.hear("assignment")).assignment
-    assert assignment.ref.attempt == 2
-    await two.render(assignment.ref)
-    beating.cancel()
-    done = await caller.ended(job.job_id)
+async def test_a_node_that_falls_silent_loses_its_job_to_another(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_service, "SILENT_INTERVALS", 60)  # for the other one
+    own = config(tmp_path / "hub", database_url=database_url, heartbeat_interval_s=1.0, lease_s=3.0)
+    async with serving(own) as hub, grpc.aio.insecure_channel(hub.grpc_address) as channel:
+        caller, one, two = Caller(channel), Agent(channel, "n1"), Agent(channel, "n2")
+        await one.join()
+        job = await caller.submit_new("k1")
+        await one.hear("assignment")
+        one.cut()
+        await two.join()
+        assignment = (await two.hear("assignment")).assignment
+        assert assignment.ref.attempt == 2
+        await two.render(assignment.ref)
+        done = await caller.ended(job.job_id)
     assert [(a.node_id, a.failure.reason) for a in done.attempts] == [("n1", "LEASE_EXPIRED"), ("n2", "")]
 
 
@@ -364,7 +364,7 @@ async def test_a_second_session_of_a_node_ends_the_first(channel: grpc.aio.Chann
     one, two = Agent(channel, "n1"), Agent(channel, "n1")
     await one.join()
     await two.join()
-    assert await asyncio.wait_for(one.call.read(), 10) is grpc.aio.EOF
+    assert await asyncio.wait_for(one.call.read(), 60) is grpc.aio.EOF
 
 
 async def test_an_agent_reaches_only_what_it_was_given(caller: Caller, agent: Agent, channel: grpc.aio.Channel) -> None:
@@ -434,7 +434,7 @@ async def test_a_store_that_fails_loses_nothing_that_was_acknowledged(
         await asyncio.sleep(0.3)
         gone.cancel()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(refused, 20)
+            await asyncio.wait_for(refused, 60)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     await agent.join()
     ref = (await agent.hear("assignment")).assignment.ref
@@ -455,7 +455,9 @@ async def test_who_left_in_order_is_not_missed_after_a_restart_of_the_hub(tmp_pa
             await leaver.join()
             await lost.join()
             leaver.say(draining=fleet_pb.Draining(reason="stops"))
-            await asyncio.sleep(0.2)
+            while not (node := hub.dispatcher.nodes.get("leaver")) or not node.leaving:
+                await asyncio.sleep(0.01)
             leaver.cut()
             lost.cut()
-            await asyncio.sleep(0.3)
+            while hub.sessions.all():
+                await asyncio.sleep(0.01)

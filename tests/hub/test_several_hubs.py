@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub.config import InvalidConfig
+from hub.server import fleet_service
 from hub.service import Hub, serving
 from sonic.lines import Line
 from sonic.v1 import admin_service_pb2 as admin_pb
@@ -37,14 +37,16 @@ def url(cluster: Cluster) -> str:
 
 @asynccontextmanager
 async def one_hub(folder: Path, name: str, url: str, **about: object) -> AsyncIterator[tuple[Hub, grpc.aio.Channel]]:
-    """A hub that shares its database and its files with others."""
-    shared = {"database_url": url, "artifacts_url": (folder / "files").as_uri(), "lease_s": 5.0}
+    """A hub that shares its database and its files with others, and looks at both often, but lets nodes be silent."""
+    shared = {"database_url": url, "artifacts_url": (folder / "files").as_uri(), "heartbeat_interval_s": 0.5}
     (folder / "files").mkdir(exist_ok=True)
-    async with (
-        serving(config(folder / name, hub_id=name, **(shared | about))) as hub,
-        grpc.aio.insecure_channel(hub.grpc_address) as channel,
-    ):
-        yield hub, channel
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fleet_service, "SILENT_INTERVALS", 120)
+        async with (
+            serving(config(folder / name, hub_id=name, **(shared | about))) as hub,
+            grpc.aio.insecure_channel(hub.grpc_address) as channel,
+        ):
+            yield hub, channel
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ Channels = tuple[grpc.aio.Channel, grpc.aio.Channel]
 
 async def until(look, wanted) -> None:
     """Look again until what is wanted is seen."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (seen := await look()) != wanted:
             await asyncio.sleep(0.02)
     assert seen == wanted
@@ -82,23 +84,19 @@ async def test_work_queued_at_one_hub_is_done_by_an_agent_of_another(channels: C
     assert len(b"".join([part.chunk async for part in video])) == done.video.size_bytes
 
 
-async def test_it_gets_there_at_once(channels: Channels, capsys: pytest.CaptureFixture[str]) -> None:
-    """By a note: a look at all rows, which comes twice a second, would take longer on the average."""
-    caller, agent = Caller(channels[0]), Agent(channels[1])
-    await agent.join()
-    for data in (JPEG, WAV):
-        await caller.upload(data)
-    took_s = []
-    for number in range(60):
-        await caller.submit(f"k{number}")
-        since_s = time.perf_counter()
-        ref = (await agent.hear("assignment")).assignment.ref
-        took_s.append(time.perf_counter() - since_s)
-        await agent.render(ref)
-    took_s.sort()
-    with capsys.disabled():
-        print(f"\nto an agent of another hub: p50 {took_s[30] * 1e3:.1f} ms, p99 {took_s[-1] * 1e3:.1f} ms")
-    assert took_s[30] < 0.2
+async def test_it_gets_there_by_a_note(tmp_path: Path, url: str) -> None:
+    """A look at all rows would come too late."""
+    seldom = {"heartbeat_interval_s": 600.0, "lease_s": 1200.0}
+    async with one_hub(tmp_path, "a", url, **seldom) as (_, a), one_hub(tmp_path, "b", url, **seldom) as (_, b):
+        caller, agent = Caller(a), Agent(b)
+        await agent.join()
+        for data in (JPEG, WAV):
+            await caller.upload(data)
+        for number in range(20):
+            job = await caller.submit(f"k{number}")
+            ref = (await agent.hear("assignment")).assignment.ref
+            assert ref.job_id == job.job_id
+            await agent.render(ref)
 
 
 async def test_cancel_and_progress_pass_between_hubs(channels: Channels) -> None:
@@ -109,7 +107,7 @@ async def test_cancel_and_progress_pass_between_hubs(channels: Channels) -> None
     agent.say(started=fleet_pb.AttemptStarted(ref=ref))
     agent.say(progress=fleet_pb.AttemptProgress(ref=ref, progress=jobs_pb2.Progress(stage="rendering", fraction=0.5)))
     watch = caller.jobs.WatchJob(job_pb.WatchJobRequest(job_id=job.job_id), metadata=caller.metadata)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await watch.read()).job.progress.fraction < 0.5:
             pass
     request = job_pb.CancelJobRequest(job_id=job.job_id)
@@ -163,9 +161,7 @@ async def test_a_fault_is_played_through_any_hub_and_is_in_the_audit_log_once(
     caller, agent = Caller(channels[0]), Agent(channels[1])
     await agent.join(plays_faults=True)
     await until(lambda: holder(caller), "b")
-    since_s = time.perf_counter()
     await caller.admin.PlayFault(admin_pb.PlayFaultRequest(node_id="n1", fault=HEAT))
-    assert time.perf_counter() - since_s < 1
     assert (await agent.hear("play_fault")).play_fault == HEAT
     kept = [line.getMessage() for line in caplog.records if line.name == "audit"]
     assert kept == ["PlayFault n1: done"]
@@ -239,23 +235,25 @@ async def test_the_newer_session_of_a_node_wins_and_its_work_goes_on(channels: C
     ref = (await older.hear("assignment")).assignment.ref
     older.say(started=fleet_pb.AttemptStarted(ref=ref))
     await newer.join(running=[ref])
-    assert await asyncio.wait_for(older.call.read(), 10) is grpc.aio.EOF
+    assert await asyncio.wait_for(older.call.read(), 60) is grpc.aio.EOF
     assert (await newer.render(ref)).verdict == fleet_pb.RESULT_VERDICT_COMMITTED
     done = await caller.ended(job.job_id)
     assert [(a.attempt, a.node_id) for a in done.attempts] == [(1, "n1")]
 
 
-async def test_an_attempt_outlives_its_lease_at_a_hub_that_does_not_hold_the_session(channels: Channels) -> None:
-    caller, agent = Caller(channels[0]), Agent(channels[1])
-    await agent.join()
-    job = await caller.submit_new("k1")
-    ref = (await agent.hear("assignment")).assignment.ref
-    agent.say(started=fleet_pb.AttemptStarted(ref=ref))
-    for _ in range(14):  # for 7 s, with leases of 5
-        await asyncio.sleep(0.5)
-        agent.say(heartbeat=fleet_pb.Heartbeat(attempts=[ref]))
-    assert (await agent.render(ref)).verdict == fleet_pb.RESULT_VERDICT_COMMITTED
-    assert len((await caller.ended(job.job_id)).attempts) == 1
+async def test_an_attempt_outlives_its_lease_at_a_hub_that_does_not_hold_the_session(tmp_path: Path, url: str) -> None:
+    lease = {"lease_s": 5.0}
+    async with one_hub(tmp_path, "a", url, **lease) as (_, a), one_hub(tmp_path, "b", url, **lease) as (_, b):
+        caller, agent = Caller(a), Agent(b)
+        await agent.join()
+        job = await caller.submit_new("k1")
+        ref = (await agent.hear("assignment")).assignment.ref
+        agent.say(started=fleet_pb.AttemptStarted(ref=ref))
+        for _ in range(14):  # for 7 s
+            await asyncio.sleep(0.5)
+            agent.say(heartbeat=fleet_pb.Heartbeat(attempts=[ref]))
+        assert (await agent.render(ref)).verdict == fleet_pb.RESULT_VERDICT_COMMITTED
+        assert len((await caller.ended(job.job_id)).attempts) == 1
 
 
 async def test_hubs_that_claim_the_same_jobs_give_each_to_one_node(channels: Channels) -> None:
@@ -302,7 +300,7 @@ async def test_the_line_between_hubs_is_mended(channels: Channels, cluster: Clus
 
 
 async def test_two_hubs_do_not_bear_one_name(tmp_path: Path, url: str) -> None:
-    patient = {"heartbeat_interval_s": 2.0, "lease_s": 5.0}  # a busy machine must not make the first seem dead
+    patient = {"heartbeat_interval_s": 5.0}  # a busy machine must not make the first seem dead
     async with one_hub(tmp_path, "a", url, **patient):
         with pytest.raises(InvalidConfig, match="give each hub a hub_id of its own"):
             async with serving(config(tmp_path / "other", hub_id="a", database_url=url, **patient)):
@@ -339,7 +337,7 @@ async def test_a_hub_that_is_killed_loses_nothing(tmp_path: Path, url: str) -> N
     reconnect = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
     with process(python(code), tmp_path / "hub.log") as dying:
         wait_until_ready(f"http://127.0.0.1:{http_port}/readyz", dying)
-        async with one_hub(tmp_path, "lives", url, lease_s=4) as (hub, _):
+        async with one_hub(tmp_path, "lives", url, lease_s=4.0) as (hub, _):
             target = f"127.0.0.1:{grpc_port},{hub.grpc_address}"
             lines = [Line(target, reconnect) for _ in range(3)]
             caller, nodes = Caller(lines[0]), [Roaming(line, f"n{number}") for number, line in enumerate(lines[1:])]
@@ -374,13 +372,13 @@ async def test_a_hub_whose_name_another_has_taken_stops(tmp_path: Path, url: str
             connection.exec_driver_sql("UPDATE hubs SET life = 'another'")
         database.dispose()
         assert hub.running
-        await asyncio.to_thread(hub.running.wait, 20)
+        await asyncio.to_thread(hub.running.wait, 60)
     assert "is borne by another hub now" in (tmp_path / "hub.log").read_text()
 
 
 async def test_hubs_outlive_their_database(tmp_path: Path) -> None:
     with postgres.cluster() as cluster:
-        url, patient = cluster.database(), {"lease_s": 60, "heartbeat_interval_s": 10}
+        url, patient = cluster.database(), {"heartbeat_interval_s": 10.0}
         async with one_hub(tmp_path, "a", url, **patient) as (_, a), one_hub(tmp_path, "b", url, **patient) as (_, b):
             caller, agent = Caller(a), Agent(b)
             await agent.join()

@@ -123,7 +123,7 @@ def write(kind: str, attempt: int, node: str) -> do.Write:
             return do.CommitCancel("a")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(writes=st.lists(WRITES, max_size=14))
 def test_sql_and_memory_agree_on_every_write(database: sa.Engine, writes: list[tuple[str, int, str]]) -> None:
     memory = MemoryStore()

@@ -174,7 +174,7 @@ async def test_a_hub_of_the_version_before_works_beside_this_one(cluster, tmp_pa
                 working.append(asyncio.create_task(Node(channel, "n2").work()))
                 jobs += [await caller.submit(f"at-old{number}") for number in range(10)]
                 jobs += [await Caller(channel).submit(f"at-new{number}") for number in range(10)]
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(120):
                     ended = [await Caller(channel).ended(job.job_id) for job in jobs]
                     while not any(job.attempts[-1].node_id == "n2" for job in ended):  # the other may have been quicker
                         more = [await caller.submit(f"more{len(ended)}-{number}") for number in range(5)]

@@ -95,9 +95,8 @@ class Gateway:
         app.router.add_post("/api/v1/push", self.push)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", free_port())
-        await site.start()
-        self.url = f"{site.name}/api/v1/push"
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/api/v1/push"
         async with aiohttp.ClientSession(auto_decompress=False) as self._http:
             yield
         await runner.cleanup()
@@ -116,7 +115,7 @@ async def receivers(folder: Path, *tenants: str) -> AsyncIterator[Gateway]:
             yield gateway
 
 
-async def until(told: Any, what: str, patience_s: float = 60) -> None:
+async def until(told: Any, what: str, patience_s: float = 120) -> None:
     """Until something has come true; `told` is a coroutine function."""
     limit = time.monotonic() + patience_s
     while not await told():

@@ -16,7 +16,8 @@ from agent.metrics import METRICS as OF_NODES
 from hub.server.metrics import METRICS as OF_HUBS
 from tests.monitoring import promtool
 from tests.monitoring.promtool import RULES
-from tests.monitoring.test_rules_stories import CASES, FILES, groups, growing, rules
+from tests.monitoring.stories.case import growing
+from tests.monitoring.test_rules_stories import CASES, FILES, groups, rules
 from tests.servers import binary
 
 ROOT = RULES.parent.parent

@@ -70,7 +70,7 @@ def test_a_playlist_cannot_name_other_files(tmp_path: Path) -> None:
             voices.load(tmp_path / name)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_hostile_bytes_raise_nothing_but_bad_voice(tmp_path: Path, data: st.DataObject) -> None:
     name, rate, layout, codec = data.draw(st.sampled_from(SHAPES))
