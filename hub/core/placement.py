@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from hub.core.board import Board, Key, Pool
 from hub.core.decisions import PassedOver
@@ -36,8 +37,7 @@ _SOON_S = 0.2  # when a busy slot that should be free by now is expected to be
 GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One slot that could take the job, and when it would be done there, from now on."""
 
     pool: Pool
@@ -188,8 +188,10 @@ def _of_pool(job: Job, pool: Pool, barred: str, at: Round, within_s: float = mat
 def _prepared(job: Job, pools: list[Pool], barred: str, at: Round) -> Iterator[Option]:
     """Free slots of nodes that have the portrait."""
     for node_id in islice(at.board.having(job.inputs[0].sha256) if job.inputs else (), _WARM_LOOKED_AT):
+        seen: list[Pool] = []
         for index, (pool, busy_until_s) in at.board.slots_of(node_id).items():
-            if node_id != barred and busy_until_s is None and pool in pools:
+            if node_id != barred and busy_until_s is None and pool in pools and pool not in seen:
+                seen.append(pool)  # to the job, its others of the node are the same
                 yield _option(job, pool, (node_id, index), True, 0.0, at)
 
 
@@ -309,6 +311,7 @@ def _why_not(job: Job, node: Node, chosen: Option | None, at: Round) -> PassedOv
         return PassedOver(node.node_id, _no_engine(job))
     slots = [(index, *filed) for index, filed in at.board.slots_of(node.node_id).items()]
     able = [(index, pool, until) for index, pool, until in slots if pool.offer(job.requirement)]
+    able = list({pool: (index, pool, until) for index, pool, until in sorted(able, key=_free_last)}.values())
     if not able:
         return PassedOver(node.node_id, f"no slot is ready: {why}" if why else "no slot is ready")
     if problem := next((problem for _, pool, _ in able if (problem := _pool_problem(job, pool, at))), ""):
@@ -320,6 +323,10 @@ def _why_not(job: Job, node: Node, chosen: Option | None, at: Round) -> PassedOv
         return PassedOver(node.node_id, f"the job avoids {node.region}", 1, best.finish_s)
     as_good = chosen is not None and best.free and abs(best.finish_s - chosen.finish_s) < 0.05
     return PassedOver(node.node_id, f"{'as good: ' if as_good else ''}{best.text}", 1, best.finish_s)
+
+
+def _free_last(slot: tuple[int, Pool, float | None]) -> float:
+    return -slot[2] if slot[2] is not None else math.inf
 
 
 def _here(job: Job, node: Node, index: int, pool: Pool, until_s: float | None, at: Round) -> Option:

@@ -234,12 +234,12 @@ class Dispatcher:
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
             happened.append(events.Ticked())
-        wanted = [instruction for event in happened for instruction in self._dispatch.handle(event, now)]
+        wanted = self._dispatch.handle_all(happened, now)
         changed = {event.ref.job_id for event in happened if isinstance(event, events.AttemptProgressed)}
         changed |= {event.job_id for event in happened if isinstance(event, events.Diverged)}
-        if self._submitted or not all(is_passing(instruction) for instruction in wanted):
+        if self._submitted:  # what is stored with them may be assigned at once
             new = await self._carry_out(wanted, changed, now)
-            wanted = [instruction for event in new for instruction in self._dispatch.handle(event, now)]
+            wanted = self._dispatch.handle_all(new, now)
         wanted += self._assign(now)
         await self._carry_out(wanted, changed, now)
         ended = {job_id for job_id in changed if job_id not in self._dispatch.jobs}
