@@ -130,6 +130,10 @@ class Dispatcher:
         """The health of a node that is connected here."""
         return self._dispatch.standing.health(node_id, time.monotonic())
 
+    def is_live(self, job_id: str) -> bool:
+        """Whether the decisions know the job, which so has not ended."""
+        return job_id in self._dispatch.jobs
+
     def queued(self, tenant: str) -> int:
         return self._dispatch.queue.waiting(tenant)
 
@@ -243,7 +247,7 @@ class Dispatcher:
         wanted += self._assign(now)
         await self._carry_out(wanted, changed, now)
         ended = {job_id for job_id in changed if job_id not in self._dispatch.jobs}
-        self._watchers.wake(ended)
+        self._watchers.ended(ended)
         self._watchers.wake(changed - ended, within_s=TELL_WITHIN_S)
         for item in posted:
             if item.done and not item.done.done():

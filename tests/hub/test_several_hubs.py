@@ -27,6 +27,7 @@ from tests.processes import free_port, process, python, wait_until_ready
 from .conftest import config
 from .peers import JPEG, WAV, Agent, Caller
 from .test_kill import Node, until_answered
+from .test_runs import Runner
 from .test_services import refused
 
 
@@ -80,6 +81,18 @@ async def test_work_queued_at_one_hub_is_done_by_an_agent_of_another(channels: C
         job_pb.DownloadArtifactRequest(sha256=done.video.sha256), metadata=caller.metadata
     )
     assert len(b"".join([part.chunk async for part in video])) == done.video.size_bytes
+
+
+async def test_the_end_of_a_job_at_another_hub_is_told(channels: Channels) -> None:
+    caller, agent = Caller(channels[0]), Agent(channels[1])
+    await agent.join()
+    for data in (JPEG, WAV):
+        await caller.upload(data)
+    runner = Runner(caller)
+    await runner.say("k1")
+    (job_id,) = await runner.accepted("k1")
+    await agent.render((await agent.hear("assignment")).assignment.ref)
+    assert (await runner.ended()).job_id == job_id
 
 
 async def test_it_gets_there_at_once(channels: Channels, capsys: pytest.CaptureFixture[str]) -> None:
