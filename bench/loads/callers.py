@@ -69,7 +69,7 @@ class Caller:
     async def all_ended(self) -> None:
         wanted = pb.ListJobsRequest(page_size=1, states=LIVE)
         while (await self.jobs.ListJobs(wanted, metadata=self._metadata)).jobs:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # to look takes the hub's time from the jobs
 
 
 async def run(given: argparse.Namespace) -> dict[str, Any]:

@@ -47,6 +47,7 @@ TICK_S = 0.5
 TELL_WITHIN_S = 0.02  # a change of a job that has not ended
 STANDSTILL_S = 1.0  # a tick that is later than this tells that the hub itself stood still
 MAX_BATCH = 500
+GATHERING_TURNS = 4  # of the loop: so many a message takes from its socket to the inbox
 MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
 _log = logging.getLogger("hub.dispatcher")
@@ -222,7 +223,8 @@ class Dispatcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
                     await self._wakeup.wait()
-        await asyncio.sleep(0)  # what has come in together is dealt with together
+        for _ in range(GATHERING_TURNS):  # what has come in together is dealt with together
+            await asyncio.sleep(0)
         self._wakeup.clear()
         return [self._inbox.popleft() for _ in range(min(len(self._inbox), MAX_BATCH))]
 
