@@ -95,7 +95,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         try:
             await self._enrolment.check_right(hello.node_id, context)  # it may have been revoked meanwhile
             while (message := await session.outgoing.get()) is not None:
-                yield bundle(message, session.outgoing) if hello.takes_several else message
+                alone = message.HasField("welcome") or not hello.takes_several
+                yield message if alone else bundle(message, session.outgoing)
         finally:
             listener.cancel()
             await asyncio.wait([listener])

@@ -144,7 +144,7 @@ class SessionRequest(_message.Message):
     def checkpoint(self) -> Global___AttemptCheckpoint: ...
     @_builtins.property
     def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionRequest]:
-        """said after it, in this order; only if Welcome takes several, and with none inside"""
+        """Said after it, in this order; only if Welcome takes several, and with none inside."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class SessionResponse(_message.Message):
     def echo(self) -> Global___Echo: ...
     @_builtins.property
     def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionResponse]:
-        """said after it, in this order; only if Hello takes several, and with none inside"""
+        """Said after it, in this order; only if Hello takes several, never with Welcome, and with none inside."""
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from sonic.v1 import fleet_service_pb2 as pb
 from sonic.v1 import jobs_pb2
 
 from .peers import Agent, Caller
+from .secured import secured
 
 
 def waiting(*messages: pb.SessionRequest | None) -> asyncio.Queue[pb.SessionRequest | None]:
@@ -56,3 +58,14 @@ async def test_an_answer_and_the_next_work_come_as_the_agent_takes_them(
     assert not given.more
     ended = await caller.ended(first.ref.job_id)
     assert ended.attempts[0].HasField("started_at")
+
+
+async def test_welcome_comes_alone_although_more_is_due_with_it(tmp_path: Path) -> None:
+    async with secured(tmp_path) as at, at.agent(await at.enrolled()) as agent:
+        await agent.join(takes_several=True)
+        await at.operator.drain("n1")
+        await agent.hear("drain")
+        for _ in range(5):  # the right to join is looked up while the decisions are made
+            agent.cut()
+            await agent.join(takes_several=True)
+            await agent.hear("drain")
