@@ -35,6 +35,8 @@ class Runs:
             self._waiting[key] = asyncio.get_running_loop().create_future()
             self._unsaid.append(key)
             self._news.set()
+        elif self._wanted[key] != wanted:
+            raise exceptions.KeyReused(f"idempotency_key {key!r} is of another job that runs", reason="KEY_REUSED")
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._keep_on(), name="run of jobs")
         return await asyncio.shield(self._waiting[key])

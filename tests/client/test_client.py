@@ -73,6 +73,20 @@ async def test_a_job_that_cannot_run_says_why(client, node, files) -> None:
     assert refusal.value.problems[0].field == "spec.voice_sha256"
 
 
+async def test_a_key_that_runs_is_one_job(client, node, files) -> None:
+    spec = jobs_pb2.JobSpec(
+        portrait_sha256=(await client.upload(files[0])).sha256, voice_sha256=(await client.upload(files[1])).sha256
+    )
+    same = pb.SubmitJobRequest(idempotency_key="k", spec=spec)
+    runs = [asyncio.create_task(client.run(same)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(exceptions.KeyReused):
+        await client.run(pb.SubmitJobRequest(idempotency_key="k", spec=jobs_pb2.JobSpec(priority=1)))
+    async with busy(node) as rendered:
+        one, other = await asyncio.gather(*runs)
+    assert [one.job_id] == [other.job_id] == rendered
+
+
 async def test_bad_parameters_are_refused_before_anything_is_sent(client, proxy, files) -> None:
     with pytest.raises(InvalidParameters, match=r"min_resolution is 700.*\nfps is 600"):
         await client.submit(*files, fps=600, min_resolution=700)
