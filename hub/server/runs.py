@@ -37,6 +37,8 @@ class Run:
         self._is_live = is_live
         self._watchers = watchers
         self._answers = pb.RunJobsResponse()
+        self._wanted: list[pb.SubmitJobRequest] = []  # and not stored yet
+        self._came = asyncio.Event()
 
     @property
     def _untold(self) -> int:
@@ -45,21 +47,21 @@ class Run:
     async def answers(self, requests: AsyncIterator[pb.RunJobsRequest]) -> AsyncIterator[pb.RunJobsResponse]:
         """What is to be told, until the caller has said all and every job has ended. Raises InvalidRequest, NotNow."""
         with self._watchers.ends() as ends:
-            listener = asyncio.create_task(self._listen(requests, ends), name="run of jobs")
-            listener.add_done_callback(lambda _: ends.news.set())
+            storing = asyncio.create_task(self._store(requests, ends), name="run of jobs")
+            storing.add_done_callback(lambda _: ends.news.set())
             try:
-                while not listener.done() or ends.jobs or self._untold:
+                while not storing.done() or ends.jobs or self._untold:
                     if not await news(ends.news, self._watchers.look_again_s):
                         ends.tell([job_id for job_id in ends.jobs if not self._is_live(job_id)])
-                    if listener.done():
-                        listener.result()
+                    if storing.done():
+                        storing.result()
                     answers, self._answers = self._answers, pb.RunJobsResponse()
                     answers.ended.extend(await self._ends(ends))
                     if answers.ByteSize():
                         yield answers
             finally:
-                listener.cancel()
-                await asyncio.wait([listener])
+                storing.cancel()
+                await asyncio.wait([storing])
 
     async def _ends(self, ends: Ends) -> list[jobs_pb2.Job]:
         asked = ends.take(MOST_TOLD)
@@ -68,15 +70,39 @@ class Run:
             ends.remove(job.job_id)
         return found
 
+    async def _store(self, requests: AsyncIterator[pb.RunJobsRequest], ends: Ends) -> None:
+        """What comes in while some is stored is stored together after it: else every message would cost a commit."""
+        listener = asyncio.create_task(self._listen(requests, ends), name="what a run of jobs wants")
+        listener.add_done_callback(lambda _: self._came.set())
+        try:
+            while not listener.done() or self._wanted:
+                await self._came.wait()
+                self._came.clear()
+                if listener.done():
+                    listener.result()
+                while self._wanted:
+                    items, self._wanted = self._wanted, []
+                    await self._store_some(items, ends)
+            listener.result()
+        finally:
+            listener.cancel()
+            await asyncio.wait([listener])
+
+    async def _store_some(self, items: Sequence[pb.SubmitJobRequest], ends: Ends) -> None:
+        try:
+            outcomes = await self._take_in(items)
+        except exceptions.LimitReached as refusal:  # of all of them
+            outcomes = [refusal] * len(items)
+        self._note([item.idempotency_key for item in items], outcomes, ends)
+
     async def _listen(self, requests: AsyncIterator[pb.RunJobsRequest], ends: Ends) -> None:
         pace = Rate(MESSAGES_PER_S * 60, MOST_AT_ONCE, time.monotonic(), MOST_AT_ONCE)
         async for request in requests:
             submissions.check_count(request.items)
-            try:
-                outcomes = await self._take_in(request.items)
-            except exceptions.LimitReached as refusal:  # of all of them
-                outcomes = [refusal] * len(request.items)
-            self._note([item.idempotency_key for item in request.items], outcomes, ends)
+            while len(self._wanted) + len(request.items) > submissions.MAX_BATCH_ITEMS:  # noqa: ASYNC110
+                await asyncio.sleep(_ROOM_S)
+            self._wanted += request.items
+            self._came.set()
             while wait_s := pace.take(1, time.monotonic()):  # noqa: ASYNC110 - it is known how long
                 await asyncio.sleep(wait_s)
             while len(ends.jobs) + self._untold >= MOST_LIVE:  # noqa: ASYNC110 - some of them end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from hub import exceptions
+from hub.server.runs import Run
+from hub.server.watchers import Watchers
 from hub.service import serving
 from sonic.v1 import job_service_pb2 as pb
 from sonic.v1 import jobs_pb2
@@ -115,3 +119,27 @@ async def test_beyond_a_limit_it_says_when_to_come_back(tmp_path: Path) -> None:
         (refused,) = (await runner.hear()).refused
         assert refused.error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         assert refused.retry_after_seconds > 0
+
+
+async def test_what_comes_while_some_is_stored_is_stored_together() -> None:
+    asked: list[int] = []
+    all_said = asyncio.Event()
+
+    async def take_in(items: Sequence[pb.SubmitJobRequest]) -> list[Any]:
+        asked.append(len(items))
+        await all_said.wait()
+        return [exceptions.KeyReused("it is") for _ in items]
+
+    async def ended(_: Collection[str]) -> list[jobs_pb2.Job]:
+        return []
+
+    async def requests() -> AsyncIterator[pb.RunJobsRequest]:
+        for number in range(5):
+            yield pb.RunJobsRequest(items=[pb.SubmitJobRequest(idempotency_key=f"k{number}")])
+            await asyncio.sleep(0.01)
+        all_said.set()
+
+    run = Run(take_in, ended, lambda _: False, Watchers())
+    refused = [one.idempotency_key async for answer in run.answers(requests()) for one in answer.refused]
+    assert refused == [f"k{number}" for number in range(5)]
+    assert len(asked) == 2
