@@ -281,6 +281,7 @@ class Agent:
             plays_faults=self._config.plays_faults,
             cached_sha256=self._inputs.recent(MOST_CACHED_TOLD),
             forgets_inputs=not self._config.keep_inputs_s,
+            takes_several=True,
         )
         self._errands.begin("session", "hub", self._session.hold(hello))
 

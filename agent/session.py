@@ -17,6 +17,7 @@ from agent import wire
 from agent.core import events
 from agent.telemetry import Telemetry
 from agent.workers import Post
+from sonic.bundles import bundle, unbundled
 from sonic.lines import Line
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -117,7 +118,7 @@ class Session:
             if not isinstance(first, pb.SessionResponse) or not first.HasField("welcome"):
                 return "the hub did not answer Hello with Welcome"
             self._welcomed(first.welcome)
-            await self._talk(call)
+            await self._talk(call, first.welcome.takes_several)
             return "the hub ended the session"
         finally:
             call.cancel()
@@ -133,26 +134,30 @@ class Session:
         self._post(events.Welcomed(interval_s, lease_s, welcome.takes_checkpoints))
         self._telemetry.opened(welcome, self.send)
 
-    async def _talk(self, call: Any) -> None:
-        writer = asyncio.create_task(self._write(call), name="session writer")
+    async def _talk(self, call: Any, several: bool) -> None:
+        writer = asyncio.create_task(self._write(call, several), name="session writer")
         try:
             while isinstance(message := await call.read(), pb.SessionResponse):
-                if message.HasField("samples_ack"):
-                    self._telemetry.acknowledged(list(message.samples_ack.sequences))
-                elif message.HasField("echo"):
-                    self._echoed(message.echo.echo)
-                elif event := wire.from_hub(message):
-                    self._post(event)
+                for each in unbundled(message):
+                    self._hear(each)
         finally:
             self._telemetry.closed()
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)  # the reader has the reason
 
+    def _hear(self, message: pb.SessionResponse) -> None:
+        if message.HasField("samples_ack"):
+            self._telemetry.acknowledged(list(message.samples_ack.sequences))
+        elif message.HasField("echo"):
+            self._echoed(message.echo.echo)
+        elif event := wire.from_hub(message):
+            self._post(event)
+
     def _echoed(self, number: int) -> None:
         if number == self._echo:
             self.round_trip_s = time.monotonic() - self._echo_at_s
 
-    async def _write(self, call: Any) -> None:
+    async def _write(self, call: Any, several: bool) -> None:
         while (message := await self._outgoing.get()) is not None:
-            await call.write(message)
+            await call.write(bundle(message, self._outgoing) if several else message)
         await call.done_writing()

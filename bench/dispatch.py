@@ -3,11 +3,12 @@
 Every system has two workers that hold up to four jobs each, one caller in a process of its own, and the same offers:
 `jobs_per_s` is the throughput with so many jobs always in flight, `p50_ms` and `p99_ms` the latency at one steady rate
 far below it. A hub's job ends when its caller sees the result; one of Celery when its caller is told; one of
-Procrastinate when PostgreSQL has noted it. `hub_1000_agents` is the hub with that many agents, `hub_batch…` jobs that
-come through SubmitBatch, from the first call until none is live. Rounds alternate; rates are medians over the rounds,
-latencies are those of all rounds together. `load_before` is the machine's load average before the run: where others
-are at work, latencies say more of them than of any system. Peers are installed
-into .cache/peers, and started and ended here.
+Procrastinate when PostgreSQL has noted it. `hub` is a caller that runs its jobs over one call, as AsyncSonicClient.run
+does, `hub_by_calls` one that makes two for each, SubmitJob and WatchJob. `hub_1000_agents` is the hub with that many
+agents, `hub_batch…` jobs that come through SubmitBatch, from the first call until none is live. Rounds alternate; rates
+are medians over the rounds, latencies are those of all rounds together. `load_before` is the machine's load average
+before the run: where others are at work, latencies say more of them than of any system. Peers are installed into
+.cache/peers, and started and ended here.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _percentiles(name: str, found: list[float]) -> dict[str, float]:
     return {f"{name}p50_ms": round(cuts[49], 2), f"{name}p99_ms": round(cuts[98], 2)}
 
 
-def hub_round(given: argparse.Namespace, found: Found, count: int, slots: int, batches: int) -> None:
+def hub_round(given: argparse.Namespace, found: Found, count: int, slots: int, *way: str) -> None:
     """One round of the hub, which is started for it; results are committed when their agents are told so."""
     with (
         tempfile.TemporaryDirectory(prefix="sonic-bench-") as folder,
@@ -84,7 +85,7 @@ def hub_round(given: argparse.Namespace, found: Found, count: int, slots: int, b
     ):
         time.sleep(1)
         command = [sys.executable, "-m", "bench.loads.callers", "--hub", centre.address, *centre.inputs]
-        command += [*_offer(given), "--batches", str(batches)]
+        command += [*_offer(given), *way]
         before_s = cpu_s(centre.program.pid)
         told = driver(command, {})
         used_s = cpu_s(centre.program.pid) - before_s
@@ -167,13 +168,15 @@ def install_peers() -> None:
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
+    batches = ("--batches", str(given.batches))
     rounds: dict[str, Callable[[Found], None]] = {
-        "hub": lambda found: hub_round(given, found, WORKERS, HELD, 0),
+        "hub": lambda found: hub_round(given, found, WORKERS, HELD),
         "celery_redis": lambda found: celery_round(given, found),
         "procrastinate_postgresql": lambda found: procrastinate_round(given, found),
-        "hub_batch": lambda found: hub_round(given, found, WORKERS, HELD, given.batches),
-        "hub_1000_agents": lambda found: hub_round(given, found, MANY, 1, 0),
-        "hub_batch_1000_agents": lambda found: hub_round(given, found, MANY, 1, given.batches),
+        "hub_by_calls": lambda found: hub_round(given, found, WORKERS, HELD, "--by-calls"),
+        "hub_batch": lambda found: hub_round(given, found, WORKERS, HELD, *batches),
+        "hub_1000_agents": lambda found: hub_round(given, found, MANY, 1),
+        "hub_batch_1000_agents": lambda found: hub_round(given, found, MANY, 1, *batches),
     }
     chosen = given.only or list(rounds)
     others = os.getloadavg()[0]

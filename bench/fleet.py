@@ -67,7 +67,7 @@ def measure(of: Hub, fleets: list[Agents], count: int, given: argparse.Namespace
     check_sessions(text, count)
     before = placements(text)
     command = [sys.executable, "-m", "bench.loads.callers", "--hub", of.address, *of.inputs]
-    command += ["--trickle", str(given.seconds), "--rate", str(given.rate)]
+    command += ["--trickle", str(given.seconds), "--rate", str(given.rate), "--by-calls"]
     sent = sum(fleet.heartbeats for fleet in fleets)
     hub_s, load_s, began_s = cpu_s(of.program.pid), sum(map(cpu_s, pids)), time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc.aio
 
+from sonic.bundles import MOST_MESSAGES, unbundled
 from sonic.simulated_line import Line, artifact_of, signed, slate
 from sonic.simulated_profile import GIB, NodeProfile
 from sonic.v1 import fleet_service_pb2 as pb
@@ -117,6 +118,7 @@ class SimulatedNode:
         self._gpu_uuid = f"GPU-{self.profile.node_id}" if self.profile.gpu.name else ""
         self._call: Any = None
         self._writer: asyncio.Task[None] | None = None
+        self._several = False  # whether the hub takes several messages as one
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat_timer: asyncio.TimerHandle | None = None
         self._beat_interval_s = 5.0
@@ -236,7 +238,8 @@ class SimulatedNode:
             self._call = call
             self._welcomed(first.welcome)
             while isinstance(message := await call.read(), pb.SessionResponse):
-                self._take(message)
+                for each in unbundled(message):
+                    self._take(each)
             return True
         except asyncio.CancelledError:
             if (current := asyncio.current_task()) and current.cancelling():
@@ -267,10 +270,11 @@ class SimulatedNode:
             draining=self._leaving,
             plays_faults=self.profile.plays_faults,
             cached_sha256=list(reversed(self._cached)),
+            takes_several=True,
         )
 
     def _welcomed(self, welcome: pb.Welcome) -> None:
-        self.session_id = welcome.session_id
+        self.session_id, self._several = welcome.session_id, welcome.takes_several
         self._drained = False  # a drain that still holds is said again
         self._beat_interval_s = welcome.heartbeat_interval_seconds or 5.0
         self._beat_later(self._chance.uniform(0, self._beat_interval_s))
@@ -305,12 +309,21 @@ class SimulatedNode:
     async def _write(self, call: Any) -> None:
         try:
             while self._outgoing:
-                await call.write(self._outgoing.popleft())
+                await call.write(self._next())
             if self._gone:
                 await call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # the reader has the reason
         self._writer = None
+
+    def _next(self) -> bytes:
+        """What is to be said next; what waits behind it is merged into it."""
+        first = self._outgoing.popleft()
+        if not self._several or not self._outgoing:
+            return first
+        count = min(len(self._outgoing), MOST_MESSAGES - 1)
+        more = [pb.SessionRequest.FromString(self._outgoing.popleft()) for _ in range(count)]
+        return first + pb.SessionRequest(more=more).SerializeToString()
 
     def _leave_if_done(self) -> None:
         if self._gone and self._call:

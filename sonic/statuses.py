@@ -12,8 +12,10 @@ from grpc_status import rpc_status
 
 from sonic import exceptions
 from sonic.parameters import Problem, told
+from sonic.v1 import job_service_pb2
 
 _NAMES = {"sonic-tenant": "tenant"}  # what callers call a field of the wire
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _BY_CODE: dict[grpc.StatusCode, type[exceptions.HubError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: exceptions.InvalidRequest,
     grpc.StatusCode.NOT_FOUND: exceptions.NotFound,
@@ -50,6 +52,15 @@ def to_exception(error: grpc.aio.AioRpcError, target: str) -> exceptions.HubErro
         elif isinstance(detail, error_details_pb2.RetryInfo):
             retry_after_s = detail.retry_delay.ToNanoseconds() / 1e9
     return kind(message, reason=reason, problems=problems, retry_after_s=retry_after_s)
+
+
+def of_item(refused: job_service_pb2.RefusedJob) -> exceptions.HubError:
+    """The error that one of many items has met."""
+    kind = _BY_CODE.get(_CODES[refused.error.code], exceptions.HubFailed)
+    problems = [Problem(problem.field, problem.description) for problem in refused.error.problems]
+    message = told(problems) if problems else refused.error.message
+    retry_after_s = refused.retry_after_seconds or None
+    return kind(message, reason=refused.error.reason, problems=problems, retry_after_s=retry_after_s)
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[object]:

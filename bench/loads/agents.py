@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc.aio
 
+from sonic.bundles import bundle, unbundled
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2, nodes_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -54,21 +55,26 @@ class Agent:
         hello = pb.Hello(
             node_id=self._node_id, region=self._region, agent_version="bench", gpus=self._gpus, slots=self._slots
         )
+        hello.takes_several = True
         await self._say(pb.SessionRequest(hello=hello))
         self.interval_s = (await self._call.read()).welcome.heartbeat_interval_seconds
 
     async def work(self, acknowledged: dict[str, float]) -> None:
         while isinstance(message := await self._call.read(), pb.SessionResponse):
-            if message.HasField("assignment"):
-                ref = message.assignment.ref
-                self._held[ref.job_id] = ref
-                await self._say(pb.SessionRequest(started=pb.AttemptStarted(ref=ref)))
-                await self._say(pb.SessionRequest(result=pb.AttemptResult(ref=ref, video=self._video)))
-            elif message.HasField("result_ack"):
-                ref = message.result_ack.ref
-                assert message.result_ack.verdict == pb.RESULT_VERDICT_COMMITTED, message
-                acknowledged[ref.job_id] = time.monotonic()
-                self._held.pop(ref.job_id, None)
+            answer: asyncio.Queue[pb.SessionRequest | None] = asyncio.Queue()
+            for each in unbundled(message):
+                if each.HasField("assignment"):
+                    ref = each.assignment.ref
+                    self._held[ref.job_id] = ref
+                    answer.put_nowait(pb.SessionRequest(started=pb.AttemptStarted(ref=ref)))
+                    answer.put_nowait(pb.SessionRequest(result=pb.AttemptResult(ref=ref, video=self._video)))
+                elif each.HasField("result_ack"):
+                    ref = each.result_ack.ref
+                    assert each.result_ack.verdict == pb.RESULT_VERDICT_COMMITTED, each
+                    acknowledged[ref.job_id] = time.monotonic()
+                    self._held.pop(ref.job_id, None)
+            while not answer.empty():
+                await self._say(bundle(answer.get_nowait(), answer))
 
     async def beat(self) -> None:
         beat = pb.Heartbeat(slots=self._slots, attempts=list(self._held.values()), health=self._health)

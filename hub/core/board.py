@@ -63,8 +63,7 @@ class Pool:
         return None
 
 
-@dataclass(frozen=True)
-class _Filed:
+class _Filed(NamedTuple):
     pool: Pool
     busy_until_s: float | None
 
@@ -100,7 +99,7 @@ class Board:
             if (
                 slot.engines
                 and slot.state in (SlotState.READY, SlotState.BUSY)
-                and node.part_of(slot.index) not in node.out
+                and not (node.out and node.part_of(slot.index) in node.out)
             ):
                 kind = (slot.engines, slot.gpu_uuid)
                 if kind not in alike:

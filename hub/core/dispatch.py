@@ -90,7 +90,11 @@ class Dispatch:
 
     def handle(self, event: events.Event, now: float) -> list[Instruction]:
         """Take in one event at the time `now` (seconds on any clock that never goes back)."""
-        wanted = list(self._react(event, now))
+        return self.handle_all((event,), now)
+
+    def handle_all(self, happened: Iterable[events.Event], now: float) -> list[Instruction]:
+        """Take in events that have come together, each in its turn."""
+        wanted = [instruction for event in happened for instruction in self._react(event, now)]
         for node_id in self.standing.changed:
             self.board.file(self.nodes[node_id], now)
         self.standing.changed.clear()
@@ -314,7 +318,8 @@ class Dispatch:
         job = self.jobs.pop(job_id, None)
         if job:
             self._running[job.tenant] -= job.held
-            self.queue.remove(job)
+            if not job.held:
+                self.queue.remove(job)
             self._not_before.pop(job_id, None)
             self._due.pop(job_id, None)
         return job
@@ -527,8 +532,9 @@ class Dispatch:
         busy = node.busy.pop(ref, None) if node else None
         if node is None or busy is None:
             return
-        if slot := node.slots.get(busy.slot):
-            node.slots[busy.slot] = replace(slot, state=SlotState.STARTING if restarts else SlotState.READY)
+        state = SlotState.STARTING if restarts else SlotState.READY
+        if (slot := node.slots.get(busy.slot)) and slot.state is not state:
+            node.slots[busy.slot] = replace(slot, state=state)
         self.standing.changed.add(node_id)
 
     # Attempts.

@@ -66,6 +66,8 @@ class _Line:
         return sum(map(len, self._blocks[:at])) + bisect_left(self._blocks[at], entry)
 
     def _block_of(self, entry: Entry) -> int:
+        if entry <= self._blocks[0][-1]:  # most are among those that go next
+            return 0
         return min(bisect_left(self._blocks, entry, key=_last), len(self._blocks) - 1)
 
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import mul
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
@@ -520,8 +521,8 @@ def _number(kept: Any) -> float:
 
 
 def _along(covariance: list[list[float]], slope: list[float]) -> tuple[list[float], float]:
-    gains = [sum(a * b for a, b in zip(row, slope, strict=True)) for row in covariance]
-    return gains, sum(a * b for a, b in zip(gains, slope, strict=True))
+    gains = [sum(map(mul, row, slope)) for row in covariance]
+    return gains, sum(map(mul, gains, slope))
 
 
 def _range(mean: float, variance: float) -> Estimate:

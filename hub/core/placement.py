@@ -20,7 +20,9 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
+from typing import NamedTuple
 
 from hub.core.board import Board, Key, Pool
 from hub.core.decisions import PassedOver
@@ -31,13 +33,13 @@ from hub.core.nodes import Node, NodeState
 NAMED_NODES = 16  # of larger fleets, decisions name kinds of nodes
 ELSEWHERE_COSTS = 1.2  # outside of the regions that a job prefers
 _WARM_LOOKED_AT = 16
+_TEXTS_KEPT = 1024
 _SOON_S = 0.2  # when a busy slot that should be free by now is expected to be
 
 GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One slot that could take the job, and when it would be done there, from now on."""
 
     pool: Pool
@@ -48,32 +50,40 @@ class Option:
     render: Estimate
     warm: bool
     weight: float  # more than 1 where the job would rather not be
-
-    @property
-    def work_s(self) -> float:
-        return (self.fetch.expected_s + self.render.expected_s) / self.pool.traits.trust
-
-    @property
-    def finish_s(self) -> float:
-        return self.wait_s + self.work_s
-
-    @property
-    def rank(self) -> tuple[float, bool]:
-        return (self.finish_s * self.weight, not self.free)
+    work_s: float
+    finish_s: float
+    rank: tuple[float, bool]
 
     @property
     def text(self) -> str:
         traits = self.pool.traits
-        low_s = self.wait_s + (self.fetch.low_s + self.render.low_s) / traits.trust
-        high_s = self.wait_s + (self.fetch.high_s + self.render.high_s) / traits.trust
-        parts = [f"a slot is free in {self.wait_s:.1f} s" if self.wait_s else ""]
-        parts.append(f"inputs {self.fetch.expected_s:.1f} s" if self.fetch.expected_s else "inputs are there")
-        parts.append(f"render {self.render.expected_s:.1f} s on {traits.gpu_class}")
-        parts.append("the portrait is prepared there" if self.warm else "")
-        parts.append(f"health {traits.trust:.1f}" if traits.trust < 1 else "")
-        parts.append("not in a region that the job prefers" if self.weight > 1 else "")
-        told = ", ".join(part for part in parts if part)
-        return f"expected to finish in {self.finish_s:.1f} s ({low_s:.1f} to {high_s:.1f}): {told}"
+        return _text(
+            traits.gpu_class, traits.trust, self.wait_s, self.fetch, self.render, self.warm, self.weight, self.finish_s
+        )
+
+
+@lru_cache(_TEXTS_KEPT)
+def _text(
+    gpu_class: str,
+    trust: float,
+    wait_s: float,
+    fetch: Estimate,
+    render: Estimate,
+    warm: bool,
+    weight: float,
+    finish_s: float,
+) -> str:
+    """Decisions that are made together name the same over and over."""
+    low_s = wait_s + (fetch.low_s + render.low_s) / trust
+    high_s = wait_s + (fetch.high_s + render.high_s) / trust
+    parts = [f"a slot is free in {wait_s:.1f} s" if wait_s else ""]
+    parts.append(f"inputs {fetch.expected_s:.1f} s" if fetch.expected_s else "inputs are there")
+    parts.append(f"render {render.expected_s:.1f} s on {gpu_class}")
+    parts.append("the portrait is prepared there" if warm else "")
+    parts.append(f"health {trust:.1f}" if trust < 1 else "")
+    parts.append("not in a region that the job prefers" if weight > 1 else "")
+    told = ", ".join(part for part in parts if part)
+    return f"expected to finish in {finish_s:.1f} s ({low_s:.1f} to {high_s:.1f}): {told}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ def place(job: Job, at: Round) -> Placement:
     pools, barred = able_pools(job, at)
     best = min(_prepared(job, pools, barred, at), key=_rank, default=None)
     for least_s, number in _least(job, pools, at):
-        if best and least_s > best.rank[0]:
+        if best and (least_s, False) >= best.rank:
             break  # not even a free slot that has all inputs would be sooner there
         before_s = best.rank[0] - least_s if best else math.inf
         for option in _of_pool(job, pools[number], barred, at, before_s):
@@ -181,15 +191,17 @@ def _of_pool(job: Job, pool: Pool, barred: str, at: Round, within_s: float = mat
     if key := next((key for key in islice(pool.free, 4096) if key[0] != barred), None):
         yield _option(job, pool, key, True, 0.0, at)
     soonest = at.soonest_busy(pool)
-    if soonest and soonest[1][0] != barred and soonest[0] - at.now <= within_s:
-        yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
+    if soonest and soonest[1][0] != barred and (wait_s := _wait_s(soonest[0], at.now)) <= within_s:
+        yield _option(job, pool, soonest[1], False, wait_s, at)
 
 
 def _prepared(job: Job, pools: list[Pool], barred: str, at: Round) -> Iterator[Option]:
     """Free slots of nodes that have the portrait."""
     for node_id in islice(at.board.having(job.inputs[0].sha256) if job.inputs else (), _WARM_LOOKED_AT):
+        seen: list[Pool] = []
         for index, (pool, busy_until_s) in at.board.slots_of(node_id).items():
-            if node_id != barred and busy_until_s is None and pool in pools:
+            if node_id != barred and busy_until_s is None and pool in pools and pool not in seen:
+                seen.append(pool)  # to the job, its others of the node are the same
                 yield _option(job, pool, (node_id, index), True, 0.0, at)
 
 
@@ -234,22 +246,28 @@ def summarise(job: Job, chosen: Option | None, nodes: dict[NodeState, int], at: 
         if problem:
             found.append(PassedOver("", f"{_named(pool)}: {problem}", count))
         elif count:
-            best = min(options_of(job, pool, at), key=lambda option: option.rank)
+            best = _best_of(job, pool, at)
             found.append(PassedOver("", f"{_named(pool)}: {best.text}", count, best.finish_s))
     return tuple(sorted(found, key=lambda passed: (passed.finish_s == 0, passed.finish_s))[: 2 * NAMED_NODES])
 
 
-def options_of(job: Job, pool: Pool, at: Round) -> Iterator[Option]:
-    """The best slots of one pool that can take the job."""
-    if key := next(iter(pool.free), None):
-        yield _option(job, pool, key, True, 0.0, at)
-    if soonest := at.soonest_busy(pool):
-        yield _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
+def _best_of(job: Job, pool: Pool, at: Round) -> Option:
+    """The best slot of one pool, which has some."""
+    best = _option(job, pool, next(iter(pool.free)), True, 0.0, at) if pool.free else None
+    if (soonest := at.soonest_busy(pool)) and (not best or _wait_s(soonest[0], at.now) < best.finish_s):
+        busy = _option(job, pool, soonest[1], False, _wait_s(soonest[0], at.now), at)
+        best = min(best or busy, busy, key=_rank)
+    assert best
+    return best
 
 
 def _option(job: Job, pool: Pool, key: Key, free: bool, wait_s: float, at: Round) -> Option:
     fetch, render, warm = forecast(job, pool, key[0], at.board, at.forecasts)
-    return Option(pool, key, free, wait_s, fetch, render, warm, _weight(job, pool))
+    weight = _weight(job, pool)
+    work_s = (fetch.expected_s + render.expected_s) / pool.traits.trust
+    finish_s = wait_s + work_s
+    rank = (finish_s * weight, not free)
+    return Option(pool, key, free, wait_s, fetch, render, warm, weight, work_s, finish_s, rank)
 
 
 def _kind(job: Job, pool: Pool) -> Kind:
@@ -309,6 +327,7 @@ def _why_not(job: Job, node: Node, chosen: Option | None, at: Round) -> PassedOv
         return PassedOver(node.node_id, _no_engine(job))
     slots = [(index, *filed) for index, filed in at.board.slots_of(node.node_id).items()]
     able = [(index, pool, until) for index, pool, until in slots if pool.offer(job.requirement)]
+    able = list({pool: (index, pool, until) for index, pool, until in sorted(able, key=_free_last)}.values())
     if not able:
         return PassedOver(node.node_id, f"no slot is ready: {why}" if why else "no slot is ready")
     if problem := next((problem for _, pool, _ in able if (problem := _pool_problem(job, pool, at))), ""):
@@ -320,6 +339,10 @@ def _why_not(job: Job, node: Node, chosen: Option | None, at: Round) -> PassedOv
         return PassedOver(node.node_id, f"the job avoids {node.region}", 1, best.finish_s)
     as_good = chosen is not None and best.free and abs(best.finish_s - chosen.finish_s) < 0.05
     return PassedOver(node.node_id, f"{'as good: ' if as_good else ''}{best.text}", 1, best.finish_s)
+
+
+def _free_last(slot: tuple[int, Pool, float | None]) -> float:
+    return -slot[2] if slot[2] is not None else math.inf
 
 
 def _here(job: Job, node: Node, index: int, pool: Pool, until_s: float | None, at: Round) -> Option:

@@ -25,6 +25,7 @@ from hub.core.vanishing import Vanishing
 
 _NORMS_EVERY_S = 60.0
 _JUDGE_EVERY_S = 15.0
+_RENDERS_TOGETHER_S = 0.25
 _LATE_INTERVALS = 2.0
 _ENOUGH_DIGESTS = 3
 _KINDS_KEPT = 256
@@ -48,6 +49,7 @@ class Standing:
         self._heartbeat_interval_s = heartbeat_interval_s
         self._vanishing = Vanishing(grace_s)
         self._connected: set[str] = set()
+        self._unjudged: dict[str, None] = {}  # nodes that have rendered since they were judged
         self._norms = Norms()
         self._norms_at_s = float("-inf")
         self._ill: set[str] = set()  # nodes with a breaker that is not closed, or wants to open
@@ -119,7 +121,10 @@ class Standing:
         part = node.part_of(job.slot)
         node.vitals.rendered(now, part, ratio)
         node.breaker(part).rendered(now, job.job_id)
-        yield from self._judge(node, now)
+        if now >= node.judged_at_s + _RENDERS_TOGETHER_S:
+            yield from self._judge(node, now)
+        else:  # where they come faster than that, the next tick is soon enough
+            self._unjudged[node.node_id] = None
 
     def failed(self, node: Node, job: Job, fault: Fault, now: float) -> Iterator[Instruction]:
         """An attempt of the job failed there."""
@@ -164,8 +169,10 @@ class Standing:
             self._norms_at_s = now
             self._norms = health.norms(node.vitals for node in self._nodes.values() if node.online)
         late_s = now - _LATE_INTERVALS * self._heartbeat_interval_s
+        unjudged, self._unjudged = self._unjudged, {}
         for node in self._nodes.values():
-            if node.online and node.heard_at_s < late_s and node.judged_at_s < late_s:
+            late = node.online and node.heard_at_s < late_s and node.judged_at_s < late_s
+            if late or node.node_id in unjudged:
                 yield from self._judge(node, now)
         for node_id in sorted(self._ill):
             node = self._nodes[node_id]

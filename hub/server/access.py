@@ -59,6 +59,7 @@ RPCS: Mapping[str, Mapping[str, Rule]] = {
         "ExplainJob": _tenants(_T, _O, _R),
         "CancelJob": _tenants(_T, _O),
         "WatchJob": _tenants(_T, _O, _R),
+        "RunJobs": _tenants(_T, _O),
     },
     "sonic.v1.AdminService": {
         "ListNodes": _callers(_O, _R),

@@ -47,6 +47,7 @@ TICK_S = 0.5
 TELL_WITHIN_S = 0.02  # a change of a job that has not ended
 STANDSTILL_S = 1.0  # a tick that is later than this tells that the hub itself stood still
 MAX_BATCH = 500
+GATHERING_TURNS = 4  # of the loop: so many a message takes from its socket to the inbox
 MAX_NAMED = 2000  # jobs in one query
 T = TypeVar("T")
 _log = logging.getLogger("hub.dispatcher")
@@ -129,6 +130,10 @@ class Dispatcher:
     def health(self, node_id: str) -> Health | None:
         """The health of a node that is connected here."""
         return self._dispatch.standing.health(node_id, time.monotonic())
+
+    def is_live(self, job_id: str) -> bool:
+        """Whether the decisions know the job, which so has not ended."""
+        return job_id in self._dispatch.jobs
 
     def queued(self, tenant: str) -> int:
         return self._dispatch.queue.waiting(tenant)
@@ -218,7 +223,8 @@ class Dispatcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._next_tick_s - time.monotonic(), 0)):
                     await self._wakeup.wait()
-        await asyncio.sleep(0)  # what has come in together is dealt with together
+        for _ in range(GATHERING_TURNS):  # what has come in together is dealt with together
+            await asyncio.sleep(0)
         self._wakeup.clear()
         return [self._inbox.popleft() for _ in range(min(len(self._inbox), MAX_BATCH))]
 
@@ -234,16 +240,16 @@ class Dispatcher:
         if now >= self._next_tick_s:
             self._next_tick_s = now + TICK_S
             happened.append(events.Ticked())
-        wanted = [instruction for event in happened for instruction in self._dispatch.handle(event, now)]
+        wanted = self._dispatch.handle_all(happened, now)
         changed = {event.ref.job_id for event in happened if isinstance(event, events.AttemptProgressed)}
         changed |= {event.job_id for event in happened if isinstance(event, events.Diverged)}
-        if self._submitted or not all(is_passing(instruction) for instruction in wanted):
+        if self._submitted:  # what is stored with them may be assigned at once
             new = await self._carry_out(wanted, changed, now)
-            wanted = [instruction for event in new for instruction in self._dispatch.handle(event, now)]
+            wanted = self._dispatch.handle_all(new, now)
         wanted += self._assign(now)
         await self._carry_out(wanted, changed, now)
         ended = {job_id for job_id in changed if job_id not in self._dispatch.jobs}
-        self._watchers.wake(ended)
+        self._watchers.ended(ended)
         self._watchers.wake(changed - ended, within_s=TELL_WITHIN_S)
         for item in posted:
             if item.done and not item.done.done():

@@ -33,6 +33,7 @@ from hub.server.sessions import MOST_UNTAKEN, AgentSession, Outgoing, Sessions
 from hub.store import records
 from hub.store.bulletin import Bulletin
 from hub.store.hubs import Farewell, Greeting
+from sonic.bundles import bundle, unbundled
 from sonic.parameters import Problem
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as pb
@@ -94,7 +95,8 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         try:
             await self._enrolment.check_right(hello.node_id, context)  # it may have been revoked meanwhile
             while (message := await session.outgoing.get()) is not None:
-                yield message
+                alone = message.HasField("welcome") or not hello.takes_several
+                yield message if alone else bundle(message, session.outgoing)
         finally:
             listener.cancel()
             await asyncio.wait([listener])
@@ -203,6 +205,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
             max_upload_chunk_bytes=MAX_CHUNK_BYTES,
             sampling_interval_seconds=self._forwarder.config.interval_s if self._forwarder else 0,
             takes_checkpoints=True,
+            takes_several=True,
             late_samples=bool(self._forwarder and self._forwarder.config.out_of_order_window_s),
         )
 
@@ -250,8 +253,10 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         try:
             async for message in requests:
                 waiting_since_s = None
-                await self._take(message, session)
-                while wait_s := session.pace.take(1, loop.time()):  # noqa: ASYNC110 - it is known how long
+                messages = unbundled(message)
+                for each in messages:
+                    await self._take(each, session)
+                while wait_s := session.pace.take(len(messages), loop.time()):  # noqa: ASYNC110 - it is known how long
                     await asyncio.sleep(wait_s)
                 if session.outgoing.qsize() > MOST_UNTAKEN:
                     _log.warning("session takes nothing", extra={"node_id": session.hello.node_id})
@@ -327,7 +332,11 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
 
     def _take_video(self, result: pb.AttemptResult, session: AgentSession) -> None:
         """Checking a video takes its time, in which the node goes on talking; a repeat does not check it twice."""
-        key = (session.hello.node_id, wire.ref(result.ref))
+        key = node_id, ref = (session.hello.node_id, wire.ref(result.ref))
+        tenant = self._dispatcher.tenant_of(ref, node_id)
+        if tenant and (video := self._files.remembered(tenant, result.video.video.sha256)):
+            self._rendered(node_id, ref, video, result)
+            return
 
         def end(task: asyncio.Task[None]) -> None:
             del self._checking[key]
@@ -349,9 +358,12 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 value = pb.ResultVerdict.ValueType(video)
                 session.outgoing.put_nowait(Outgoing(result_ack=pb.ResultAck(ref=result.ref, verdict=value)))
             else:
-                stored = pb.RenderedVideo(video=video, report=result.video.report).SerializeToString()
-                rendered = wire.rendered(result.video.report)
-                self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored, rendered))
+                self._rendered(node_id, ref, video, result)
+
+    def _rendered(self, node_id: str, ref: Ref, video: artifacts_pb2.Artifact, result: pb.AttemptResult) -> None:
+        stored = pb.RenderedVideo(video=video, report=result.video.report).SerializeToString()
+        rendered = wire.rendered(result.video.report)
+        self._dispatcher.post(events.AttemptSucceeded(node_id, ref, stored, rendered))
 
     async def _video(self, node_id: str, result: pb.AttemptResult) -> artifacts_pb2.Artifact | Verdict:
         """The reported video as the hub holds it, or what speaks against taking the result. Raises NotNow."""

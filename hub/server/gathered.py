@@ -38,6 +38,13 @@ class Gathered(Generic[K, V]):
         except sa.exc.SQLAlchemyError as error:
             raise exceptions.NotNow("the hub's store cannot be read at the moment", retry_after_s=5.0) from error
 
+    async def get_all(self, keys: Collection[K]) -> dict[K, V]:
+        """The answers that there are. Raises NotNow."""
+        try:
+            return self._ask(keys) if self._local else await asyncio.to_thread(self._ask, keys)
+        except sa.exc.SQLAlchemyError as error:
+            raise exceptions.NotNow("the hub's store cannot be read at the moment", retry_after_s=5.0) from error
+
     async def _answer(self) -> None:
         while self._waiting:
             asked = {key: self._waiting.pop(key) for key in list(self._waiting)[:MOST_AT_ONCE]}

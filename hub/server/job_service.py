@@ -14,14 +14,15 @@ import sqlalchemy as sa
 from hub import exceptions, wire
 from hub.core import events
 from hub.core.jobs import State
+from hub.core.prospects import Outlook
 from hub.core.tenants import Everybody, Tenant
 from hub.server import submissions, transfers, views
 from hub.server.callers import Context, tenant_of
 from hub.server.dispatcher import Dispatcher
 from hub.server.gathered import Gathered
-from hub.server.guard import status_of
+from hub.server.runs import Run, submit_error
 from hub.server.tenant_limits import Door
-from hub.server.watchers import Watchers
+from hub.server.watchers import Watchers, news
 from hub.store import records
 from hub.store.quotas import Full, Submission
 from hub.store.records import JobRecord, NewJob, Page
@@ -81,9 +82,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
 
     async def SubmitBatch(self, request: pb.SubmitBatchRequest, context: Context) -> pb.SubmitBatchResponse:
         tenant = tenant_of(context)
-        if not 1 <= len(request.items) <= submissions.MAX_BATCH_ITEMS:
-            limit = f"has {len(request.items)} entries; 1 to {submissions.MAX_BATCH_ITEMS} go into one batch"
-            raise exceptions.InvalidRequest([Problem("items", limit)])
+        submissions.check_count(request.items)
         outcomes = await self._submit(tenant, request.items)
         return pb.SubmitBatchResponse(items=[_batch_item(outcome) for outcome in outcomes])
 
@@ -128,7 +127,20 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 seen = job
                 if record.state.ended:
                     return
-                await _wait(changed, self._watchers.look_again_s)
+                await news(changed, self._watchers.look_again_s)
+
+    async def RunJobs(
+        self, request: AsyncIterator[pb.RunJobsRequest], context: Context
+    ) -> AsyncIterator[pb.RunJobsResponse]:
+        tenant = tenant_of(context)
+
+        async def ended(job_ids: Collection[str]) -> list[jobs_pb2.Job]:
+            found = await self._jobs.get_all([(tenant, job_id) for job_id in job_ids])
+            return [views.job(record, Outlook()) for record in found.values() if record.state.ended]
+
+        run = Run(lambda items: self._take_in(tenant, items), ended, self._dispatcher.is_live, self._watchers)
+        async for response in run.answers(request):
+            yield response
 
     def show(self, record: JobRecord) -> jobs_pb2.Job:
         return self.show_all([record])[0]
@@ -149,6 +161,14 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def _submit(
         self, tenant: Tenant, requests: Sequence[pb.SubmitJobRequest]
     ) -> list[jobs_pb2.Job | exceptions.Refusal]:
+        taken = await self._take_in(tenant, requests)
+        shown = iter(self.show_all([one for one in taken if isinstance(one, JobRecord)]))
+        return [next(shown) if isinstance(one, JobRecord) else one for one in taken]
+
+    async def _take_in(
+        self, tenant: Tenant, requests: Sequence[pb.SubmitJobRequest]
+    ) -> list[JobRecord | exceptions.Refusal]:
+        """Store those of them that can be. Raises LimitReached, NotNow."""
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
         held = await self._files.held(tenant, hashes)
         known: set[str] = set()
@@ -163,8 +183,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
             stored = await self._dispatcher.submit(Submission(good, at_most)) if good else []
         if isinstance(stored, Full):
             raise self._door.full(tenant, stored.queued, count)
-        shown = self.show_all([record for record, _ in stored])
-        answers = map(_answer, good, stored, shown)
+        answers = map(_answer, good, stored)
         return [next(answers) if isinstance(one, NewJob) else one for one in outcomes]
 
     def _judge(
@@ -190,14 +209,14 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return {key for _, key in found}
 
 
-def _answer(wanted: NewJob, stored: tuple[JobRecord, bool], shown: jobs_pb2.Job) -> jobs_pb2.Job | exceptions.Refusal:
+def _answer(wanted: NewJob, stored: tuple[JobRecord, bool]) -> JobRecord | exceptions.Refusal:
     record, created = stored
     if not created and record.row.spec != wanted.spec:
         return exceptions.KeyReused(
             f"idempotency_key {wanted.idempotency_key!r} belongs to job {record.row.job_id}, "
             "which has another spec; use a fresh key for each video wanted"
         )
-    return shown
+    return record
 
 
 def _used(connection: sa.Connection, keys: Collection[tuple[Tenant, str]]) -> dict[tuple[Tenant, str], bool]:
@@ -238,14 +257,7 @@ def states(asked: Sequence[jobs_pb2.JobState.ValueType]) -> tuple[State, ...]:
 def _batch_item(outcome: jobs_pb2.Job | exceptions.Refusal) -> pb.BatchItem:
     if isinstance(outcome, jobs_pb2.Job):
         return pb.BatchItem(job=outcome)
-    problems = outcome.problems if isinstance(outcome, exceptions.InvalidRequest) else ()
-    error = pb.SubmitError(
-        code=status_of(outcome).code,
-        message=outcome.message,
-        reason=outcome.reason,
-        problems=[jobs_pb2.FieldProblem(field=p.field, description=p.description) for p in problems],
-    )
-    return pb.BatchItem(error=error)
+    return pb.BatchItem(error=submit_error(outcome))
 
 
 def _news(seen: jobs_pb2.Job | None, job: jobs_pb2.Job, known_revision: int) -> bool:
@@ -253,15 +265,6 @@ def _news(seen: jobs_pb2.Job | None, job: jobs_pb2.Job, known_revision: int) -> 
     if seen is None or job.revision != seen.revision:
         return job.revision > known_revision
     return job.progress != seen.progress or job.queue_position != seen.queue_position
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        pass
-    event.clear()
 
 
 def _make_token(sequence: int) -> str:

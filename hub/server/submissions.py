@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +75,13 @@ def new_job(
         warned += answer.cautions
     warnings = [jobs_pb2.RenderWarning(reason=caution.reason, message=caution.message) for caution in warned]
     return replace(new, cautions=jobs_pb2.RenderReport(warnings=warnings).SerializeToString())
+
+
+def check_count(items: Sized) -> None:
+    """Raises InvalidRequest."""
+    if not 1 <= len(items) <= MAX_BATCH_ITEMS:
+        limit = f"has {len(items)} entries; 1 to {MAX_BATCH_ITEMS} go into one batch"
+        raise exceptions.InvalidRequest([Problem("items", limit)])
 
 
 def _key_problems(key: str) -> list[Problem]:

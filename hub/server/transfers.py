@@ -44,6 +44,11 @@ class Transfers:
             raise exceptions.NotNow("the hub's database does not answer", 5.0) from error
         return _message(row) if row else None
 
+    def remembered(self, tenant: Tenant, sha256: str) -> artifacts_pb2.Artifact | None:
+        """An artifact that was seen a moment ago."""
+        row = self._known.seen(tenant, (sha256,)).get(sha256)
+        return _message(row) if row else None
+
     async def seen(self, tenant: Tenant, sha256: str) -> artifacts_pb2.Artifact | None:
         """`find`, answered from memory where that is a moment old."""
         check_hash(sha256)

@@ -1,13 +1,48 @@
-"""Callers that follow a job are woken when it changes."""
+"""Callers that follow a job are woken when it changes, and those that run many when some of them have ended."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 
 _LOOK_AGAIN_S = 1.0
 _LOOKS_PER_S = 100
+
+
+class Ends:
+    """Jobs of which one caller wants to hear when they have ended."""
+
+    def __init__(self, known: dict[str, set[Ends]]) -> None:
+        self._known = known
+        self._told: dict[str, None] = {}
+        self.jobs: set[str] = set()
+        self.news = asyncio.Event()  # its holder clears it
+
+    def add(self, job_id: str) -> None:
+        self.jobs.add(job_id)
+        self._known.setdefault(job_id, set()).add(self)
+
+    def remove(self, job_id: str) -> None:
+        self.jobs.discard(job_id)
+        self._known[job_id].discard(self)
+        if not self._known[job_id]:
+            del self._known[job_id]
+
+    def tell(self, job_ids: Iterable[str]) -> None:
+        """These may have ended."""
+        self._told.update(dict.fromkeys(job_ids))
+        self.news.set()
+
+    def take(self, at_most: int) -> list[str]:
+        """Jobs that may have ended; what is beyond `at_most` is news again."""
+        taken = list(islice(self._told, at_most))
+        for job_id in taken:
+            del self._told[job_id]
+        if self._told:
+            self.news.set()
+        return [job_id for job_id in taken if job_id in self.jobs]
 
 
 class Watchers:
@@ -15,6 +50,7 @@ class Watchers:
 
     def __init__(self) -> None:
         self._events: dict[str, set[asyncio.Event]] = {}
+        self._ends: dict[str, set[Ends]] = {}
         self._count = 0
 
     @property
@@ -39,6 +75,26 @@ class Watchers:
             if not self._events[job_id]:
                 del self._events[job_id]
 
+    @contextmanager
+    def ends(self) -> Iterator[Ends]:
+        """Of jobs that its holder adds."""
+        ends = Ends(self._ends)
+        try:
+            yield ends
+        finally:
+            for job_id in list(ends.jobs):
+                ends.remove(job_id)
+
+    def ended(self, job_ids: Iterable[str]) -> None:
+        """Wake all that wait for these."""
+        self.wake(job_ids)
+        told: dict[Ends, list[str]] = {}
+        for job_id in job_ids:
+            for ends in self._ends.get(job_id, ()):
+                told.setdefault(ends, []).append(job_id)
+        for ends, theirs in told.items():
+            ends.tell(theirs)
+
     def wake(self, job_ids: Iterable[str], within_s: float = 0.0) -> None:
         """Now, or a little later with whatever comes until then: what changes again at once is not told twice."""
         watched = [job_id for job_id in job_ids if job_id in self._events]
@@ -48,3 +104,13 @@ class Watchers:
         for job_id in watched:
             for event in self._events[job_id]:
                 event.set()
+
+
+async def news(event: asyncio.Event, timeout_s: float) -> bool:
+    """Whether the event is set within that time; it is cleared."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    was_set = event.is_set()
+    event.clear()
+    return was_set

@@ -28,7 +28,7 @@ class KnownArtifacts:
     async def of(self, tenant: Tenant, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
         """Those of the named artifacts that the tenant has, by hash."""
         wanted = set(hashes)
-        found = self._seen(tenant, wanted)
+        found = self.seen(tenant, wanted)
         if len(found) == len(wanted):
             return found
 
@@ -41,7 +41,7 @@ class KnownArtifacts:
     def read(self, connection: sa.Connection, tenant: Tenant, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
         """`of`, in a transaction."""
         wanted = set(hashes)
-        found = self._seen(tenant, wanted)
+        found = self.seen(tenant, wanted)
         if missing := wanted - set(found):
             fresh = records.artifacts_of(connection, tenant, missing)
             until_s = time.monotonic() + BELIEVED_S
@@ -55,7 +55,8 @@ class KnownArtifacts:
         """The row has changed."""
         self._rows.pop((tenant, sha256), None)
 
-    def _seen(self, tenant: Tenant, wanted: set[str]) -> dict[str, sa.Row[Any]]:
+    def seen(self, tenant: Tenant, hashes: Iterable[str]) -> dict[str, sa.Row[Any]]:
+        """Those of them that were seen a moment ago."""
         now_s = time.monotonic()
-        seen = {sha256: self._rows.get((tenant, sha256)) for sha256 in wanted}
+        seen = {sha256: self._rows.get((tenant, sha256)) for sha256 in hashes}
         return {sha256: entry[1] for sha256, entry in seen.items() if entry and entry[0] > now_s}

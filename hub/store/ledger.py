@@ -180,7 +180,8 @@ class Ledger:
         tried = [ref.job_id for ref in refs if ref.attempt > 1]  # of no other job there can be a state
         states = checkpoints.give(connection, tried) if tried else {}
         rows = [self._fresh.pop(job_id) for job_id in job_ids if job_id in self._fresh]
-        older = [job_id for job_id in job_ids if job_id not in {row.job_id for row in rows}]
+        fresh = {row.job_id for row in rows}
+        older = [job_id for job_id in job_ids if job_id not in fresh]
         for row in (*rows, *(records.specs(connection, older) if older else ())):
             spec = jobs_pb2.JobSpec.FromString(row.spec)
             inputs = self._known.read(connection, row.tenant, (spec.portrait_sha256, spec.voice_sha256))

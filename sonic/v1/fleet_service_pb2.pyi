@@ -121,6 +121,7 @@ class SessionRequest(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -141,6 +142,10 @@ class SessionRequest(_message.Message):
     def probed(self) -> Global___ProbeResult: ...
     @_builtins.property
     def checkpoint(self) -> Global___AttemptCheckpoint: ...
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionRequest]:
+        """Said after it, in this order; only if Welcome takes several, and with none inside."""
+
     def __init__(
         self,
         *,
@@ -154,10 +159,11 @@ class SessionRequest(_message.Message):
         samples: _metrics_pb2.Samples | None = ...,
         probed: Global___ProbeResult | None = ...,
         checkpoint: Global___AttemptCheckpoint | None = ...,
+        more: _abc.Iterable[Global___SessionRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "draining", b"draining", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "more", b"more", "probed", b"probed", "progress", b"progress", "result", b"result", "samples", b"samples", "series_table", b"series_table", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "started", "progress", "result", "draining", "series_table", "samples", "probed", "checkpoint"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -181,6 +187,7 @@ class SessionResponse(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     PLAY_FAULT_FIELD_NUMBER: _builtins.int
     ECHO_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -201,6 +208,10 @@ class SessionResponse(_message.Message):
     def play_fault(self) -> _nodes_pb2.PlayFault: ...
     @_builtins.property
     def echo(self) -> Global___Echo: ...
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionResponse]:
+        """Said after it, in this order; only if Hello takes several, never with Welcome, and with none inside."""
+
     def __init__(
         self,
         *,
@@ -214,10 +225,11 @@ class SessionResponse(_message.Message):
         probe: Global___Probe | None = ...,
         play_fault: _nodes_pb2.PlayFault | None = ...,
         echo: Global___Echo | None = ...,
+        more: _abc.Iterable[Global___SessionResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "echo", b"echo", "message", b"message", "play_fault", b"play_fault", "probe", b"probe", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "echo", b"echo", "message", b"message", "play_fault", b"play_fault", "probe", b"probe", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "drain", b"drain", "echo", b"echo", "message", b"message", "more", b"more", "play_fault", b"play_fault", "probe", b"probe", "result_ack", b"result_ack", "resume", b"resume", "samples_ack", b"samples_ack", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignment", "cancel", "result_ack", "drain", "resume", "samples_ack", "probe", "play_fault", "echo"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -242,6 +254,7 @@ class Hello(_message.Message):
     PLAYS_FAULTS_FIELD_NUMBER: _builtins.int
     CACHED_SHA256_FIELD_NUMBER: _builtins.int
     FORGETS_INPUTS_FIELD_NUMBER: _builtins.int
+    TAKES_SEVERAL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     region: _builtins.str
     agent_version: _builtins.str
@@ -250,6 +263,8 @@ class Hello(_message.Message):
     """whether game days are allowed here"""
     forgets_inputs: _builtins.bool
     """whether inputs go with their job, so that the next one has to fetch them again"""
+    takes_several: _builtins.bool
+    """whether one message may bring more"""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[_nodes_pb2.GpuInfo]: ...
     @_builtins.property
@@ -280,10 +295,11 @@ class Hello(_message.Message):
         plays_faults: _builtins.bool = ...,
         cached_sha256: _abc.Iterable[_builtins.str] | None = ...,
         forgets_inputs: _builtins.bool = ...,
+        takes_several: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cached_sha256", b"cached_sha256", "draining", b"draining", "finished", b"finished", "forgets_inputs", b"forgets_inputs", "gpus", b"gpus", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "running", b"running", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cached_sha256", b"cached_sha256", "draining", b"draining", "finished", b"finished", "forgets_inputs", b"forgets_inputs", "gpus", b"gpus", "node_id", b"node_id", "plays_faults", b"plays_faults", "region", b"region", "running", b"running", "slots", b"slots", "takes_several", b"takes_several"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,6 +319,7 @@ class Welcome(_message.Message):
     SAMPLING_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     LATE_SAMPLES_FIELD_NUMBER: _builtins.int
     TAKES_CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    TAKES_SEVERAL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     heartbeat_interval_seconds: _builtins.float
     lease_seconds: _builtins.float
@@ -314,6 +331,8 @@ class Welcome(_message.Message):
     """whether samples may come out of order: then new ones are sent while old ones are caught up with"""
     takes_checkpoints: _builtins.bool
     """whether states of renders may be uploaded, and AttemptCheckpoint be said"""
+    takes_several: _builtins.bool
+    """whether one message may bring more"""
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -327,10 +346,11 @@ class Welcome(_message.Message):
         sampling_interval_seconds: _builtins.float = ...,
         late_samples: _builtins.bool = ...,
         takes_checkpoints: _builtins.bool = ...,
+        takes_several: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_seconds", b"heartbeat_interval_seconds", "late_samples", b"late_samples", "lease_seconds", b"lease_seconds", "max_upload_chunk_bytes", b"max_upload_chunk_bytes", "sampling_interval_seconds", b"sampling_interval_seconds", "server_time", b"server_time", "session_id", b"session_id", "takes_checkpoints", b"takes_checkpoints"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval_seconds", b"heartbeat_interval_seconds", "late_samples", b"late_samples", "lease_seconds", b"lease_seconds", "max_upload_chunk_bytes", b"max_upload_chunk_bytes", "sampling_interval_seconds", b"sampling_interval_seconds", "server_time", b"server_time", "session_id", b"session_id", "takes_checkpoints", b"takes_checkpoints", "takes_several", b"takes_several"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,11 @@ class JobServiceStub:
                 request_serializer=sonic_dot_v1_dot_job__service__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=sonic_dot_v1_dot_job__service__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
+        self.RunJobs = channel.stream_stream(
+                '/sonic.v1.JobService/RunJobs',
+                request_serializer=sonic_dot_v1_dot_job__service__pb2.RunJobsRequest.SerializeToString,
+                response_deserializer=sonic_dot_v1_dot_job__service__pb2.RunJobsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -184,6 +189,17 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunJobs(self, request_iterator, context):
+        """Accepts jobs as they come and says of each when it has ended: one call instead of two for each of many small jobs.
+        Each is judged by itself as in SubmitJob, and answered under its idempotency key: accepted once it has been stored, or
+        refused; and once it has ended, as GetJob would show it. The hub tells of no other job, and reads no further while ten
+        thousand have not ended. When the caller has said all, the call ends with the last of its jobs; jobs go on when it is
+        cut. After a cut a caller says again what it has not heard the end of, which is safe through the keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -236,6 +252,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=sonic_dot_v1_dot_job__service__pb2.WatchJobRequest.FromString,
                     response_serializer=sonic_dot_v1_dot_job__service__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'RunJobs': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunJobs,
+                    request_deserializer=sonic_dot_v1_dot_job__service__pb2.RunJobsRequest.FromString,
+                    response_serializer=sonic_dot_v1_dot_job__service__pb2.RunJobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -513,6 +534,33 @@ class JobService:
             '/sonic.v1.JobService/WatchJob',
             sonic_dot_v1_dot_job__service__pb2.WatchJobRequest.SerializeToString,
             sonic_dot_v1_dot_job__service__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunJobs(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sonic.v1.JobService/RunJobs',
+            sonic_dot_v1_dot_job__service__pb2.RunJobsRequest.SerializeToString,
+            sonic_dot_v1_dot_job__service__pb2.RunJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,6 +82,13 @@ class JobServiceStub:
     After a cut a caller repeats the call with the last revision it saw: a state that it knows is not sent again.
     States are never sent out of order; progress may be thinned, the final state never.
     """
+    RunJobs: _grpc.StreamStreamMultiCallable[_job_service_pb2.RunJobsRequest, _job_service_pb2.RunJobsResponse]
+    """Accepts jobs as they come and says of each when it has ended: one call instead of two for each of many small jobs.
+    Each is judged by itself as in SubmitJob, and answered under its idempotency key: accepted once it has been stored, or
+    refused; and once it has ended, as GetJob would show it. The hub tells of no other job, and reads no further while ten
+    thousand have not ended. When the caller has said all, the call ends with the last of its jobs; jobs go on when it is
+    cut. After a cut a caller says again what it has not heard the end of, which is safe through the keys.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -136,6 +143,13 @@ class JobServiceAsyncStub(JobServiceStub):
     """Follows a job: first as it is, then every change of state, progress, queue position and ETA, until it has ended.
     After a cut a caller repeats the call with the last revision it saw: a state that it knows is not sent again.
     States are never sent out of order; progress may be thinned, the final state never.
+    """
+    RunJobs: _aio.StreamStreamMultiCallable[_job_service_pb2.RunJobsRequest, _job_service_pb2.RunJobsResponse]  # type: ignore[assignment]
+    """Accepts jobs as they come and says of each when it has ended: one call instead of two for each of many small jobs.
+    Each is judged by itself as in SubmitJob, and answered under its idempotency key: accepted once it has been stored, or
+    refused; and once it has ended, as GetJob would show it. The hub tells of no other job, and reads no further while ten
+    thousand have not ended. When the caller has said all, the call ends with the last of its jobs; jobs go on when it is
+    cut. After a cut a caller says again what it has not heard the end of, which is safe through the keys.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -248,6 +262,19 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Follows a job: first as it is, then every change of state, progress, queue position and ETA, until it has ended.
         After a cut a caller repeats the call with the last revision it saw: a state that it knows is not sent again.
         States are never sent out of order; progress may be thinned, the final state never.
+        """
+
+    @_abc_1.abstractmethod
+    def RunJobs(
+        self,
+        request_iterator: _MaybeAsyncIterator[_job_service_pb2.RunJobsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.RunJobsResponse], _abc.AsyncIterator[_job_service_pb2.RunJobsResponse]]:
+        """Accepts jobs as they come and says of each when it has ended: one call instead of two for each of many small jobs.
+        Each is judged by itself as in SubmitJob, and answered under its idempotency key: accepted once it has been stored, or
+        refused; and once it has ended, as GetJob would show it. The hub tells of no other job, and reads no further while ten
+        thousand have not ended. When the caller has said all, the call ends with the last of its jobs; jobs go on when it is
+        cut. After a cut a caller says again what it has not heard the end of, which is safe through the keys.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -113,6 +113,14 @@ class Rival:
         answer = await self.jobs.SubmitBatch(job_pb.SubmitBatchRequest(items=[item]), metadata=self.metadata)
         assert answer.items[0].error.code == CODE.INVALID_ARGUMENT.value[0]
 
+    async def RunJobs(self) -> None:
+        item = job_pb.SubmitJobRequest(idempotency_key=self.owned.waiting.idempotency_key, spec=self.caller.spec())
+        requests = iter([job_pb.RunJobsRequest(items=[item])])
+        (answer,) = [answer async for answer in self.jobs.RunJobs(requests, metadata=self.metadata)]
+        assert [one.error.code for one in answer.refused] == [CODE.INVALID_ARGUMENT.value[0]]
+        assert not answer.accepted
+        assert not answer.ended
+
 
 async def own(acme: Caller, agent: Agent) -> Owned:
     """Give acme what the rival is after."""
@@ -241,6 +249,7 @@ async def test_naming_another_tenant_is_refused_by_every_call(
 ) -> None:
     liar = KeyHolder(rival.channel, rival.credential, "acme")
     stream = {"UploadArtifact": (True, False), "DownloadArtifact": (False, True), "WatchJob": (False, True)}
+    stream["RunJobs"] = (True, True)
     for name, rule in access.RPCS["sonic.v1.JobService"].items():
         assert rule.for_tenant
         streams = stream.get(name, (False, False))

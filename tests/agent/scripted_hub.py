@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from sonic.bundles import unbundled
 from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, jobs_pb2, metrics_pb2, nodes_pb2
 from sonic.v1 import fleet_service_pb2 as pb
 from tests.processes import free_port
@@ -26,6 +27,7 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
 
     def __init__(self) -> None:
         self.heard: list[pb.SessionRequest] = []
+        self.bundles = 0  # messages that have brought more
         self.inputs: dict[str, bytes] = {}
         self.videos: dict[str, bytes] = {}
         self.served: list[tuple[str, int]] = []  # hash and offset of each FetchInput
@@ -33,6 +35,7 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
         self.acknowledging = True
         self.sampling_interval_s, self.late_samples = 0.0, False
         self.acknowledging_samples = False
+        self.takes_several = False
         self._news = asyncio.Condition()
         self._outgoing: asyncio.Queue[pb.SessionResponse | None] | None = None
         self._server: grpc.aio.Server | None = None
@@ -64,7 +67,9 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
         assert self._outgoing
         self._outgoing.put_nowait(None)
 
-    def assign(self, job_id: str, voice: bytes, portrait: bytes = b"portrait", attempt: int = 1, slot: int = 0) -> None:
+    def assign(
+        self, job_id: str, voice: bytes, portrait: bytes = b"portrait", attempt: int = 1, slot: int = 0, **more: Any
+    ) -> None:
         """Give an attempt to the agent; the voice tells the double what to do."""
         self.inputs |= {sha256(data): data for data in (portrait, voice)}
         self.say(
@@ -75,7 +80,8 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
                 spec=jobs_pb2.JobSpec(engine="warp"),
                 portrait=artifacts_pb2.Artifact(sha256=sha256(portrait), size_bytes=len(portrait)),
                 voice=artifacts_pb2.Artifact(sha256=sha256(voice), size_bytes=len(voice)),
-            )
+            ),
+            **more,
         )
 
     async def until(self, told: Callable[[pb.SessionRequest], bool], since: int = 0) -> pb.SessionRequest:
@@ -119,7 +125,7 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
             listener.cancel()
 
     async def _listen(self, request: AsyncIterator[pb.SessionRequest], outgoing: asyncio.Queue[Any]) -> None:
-        async for message in request:
+        async for message in self._one_by_one(request):
             if message.HasField("hello"):
                 self._outgoing = outgoing
                 welcome = pb.Welcome(
@@ -128,6 +134,7 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
                     max_upload_chunk_bytes=64,
                     sampling_interval_seconds=self.sampling_interval_s,
                     late_samples=self.late_samples,
+                    takes_several=self.takes_several,
                 )
                 outgoing.put_nowait(pb.SessionResponse(welcome=welcome))
             if message.heartbeat.echo:
@@ -168,3 +175,9 @@ class ScriptedHub(fleet_service_pb2_grpc.FleetServiceServicer):
             await context.abort(grpc.StatusCode.DATA_LOSS, "bytes differ")
         self.videos[upload.sha256] = data
         return pb.UploadVideoResponse(video=artifacts_pb2.Artifact(sha256=upload.sha256, size_bytes=len(data)))
+
+    async def _one_by_one(self, request: AsyncIterator[pb.SessionRequest]) -> AsyncIterator[pb.SessionRequest]:
+        async for bundled in request:
+            self.bundles += bool(bundled.more)
+            for message in unbundled(bundled):
+                yield message

@@ -84,6 +84,16 @@ async def test_inputs_that_are_kept_are_fetched_once_and_private(hub: ScriptedHu
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
+async def test_what_a_hub_says_together_is_heard_in_its_order(hub: ScriptedHub, start: Start):
+    hub.takes_several = True
+    await start()
+    assert (await hub.hello()).takes_several
+    await hub.slot_is(READY)
+    cancel = pb.CancelAttempt(ref=jobs_pb2.AttemptRef(job_id="job", attempt=1))
+    hub.assign("job", b"slow 30", more=[pb.SessionResponse(cancel=cancel)])
+    assert (await hub.result("job")).HasField("stopped")
+
+
 async def test_a_download_that_is_cut_goes_on_where_it_stopped(hub: ScriptedHub, start: Start):
     await start()
     await hub.slot_is(READY)

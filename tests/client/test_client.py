@@ -49,6 +49,45 @@ async def test_the_sync_client_needs_no_loop_and_minds_none(hub: Hub, node, file
     assert (tmp_path / "video.mp4").read_bytes() == peers.MP4
 
 
+async def test_jobs_that_run_together_outlive_a_cut(client, proxy, node, files) -> None:
+    spec = jobs_pb2.JobSpec(
+        portrait_sha256=(await client.upload(files[0])).sha256, voice_sha256=(await client.upload(files[1])).sha256
+    )
+    runs = [
+        asyncio.create_task(client.run(pb.SubmitJobRequest(idempotency_key=f"k{number}", spec=spec)))
+        for number in range(5)
+    ]
+    while len([job async for job in client.jobs()]) < 5:
+        await asyncio.sleep(0.02)
+    proxy.cut()
+    async with busy(node) as rendered, asyncio.timeout(20):
+        ended = await asyncio.gather(*runs)
+    assert [job.idempotency_key for job in ended] == [f"k{number}" for number in range(5)]
+    assert {job.state for job in ended} == {jobs_pb2.JOB_STATE_SUCCEEDED}
+    assert sorted(job.job_id for job in ended) == sorted(rendered)
+
+
+async def test_a_job_that_cannot_run_says_why(client, node, files) -> None:
+    spec = jobs_pb2.JobSpec(portrait_sha256=(await client.upload(files[0])).sha256, voice_sha256="0" * 64)
+    with pytest.raises(exceptions.InvalidRequest, match="has not been uploaded") as refusal:
+        await client.run(pb.SubmitJobRequest(idempotency_key="k", spec=spec))
+    assert refusal.value.problems[0].field == "spec.voice_sha256"
+
+
+async def test_a_key_that_runs_is_one_job(client, node, files) -> None:
+    spec = jobs_pb2.JobSpec(
+        portrait_sha256=(await client.upload(files[0])).sha256, voice_sha256=(await client.upload(files[1])).sha256
+    )
+    same = pb.SubmitJobRequest(idempotency_key="k", spec=spec)
+    runs = [asyncio.create_task(client.run(same)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(exceptions.KeyReused):
+        await client.run(pb.SubmitJobRequest(idempotency_key="k", spec=jobs_pb2.JobSpec(priority=1)))
+    async with busy(node) as rendered:
+        one, other = await asyncio.gather(*runs)
+    assert [one.job_id] == [other.job_id] == rendered
+
+
 async def test_bad_parameters_are_refused_before_anything_is_sent(client, proxy, files) -> None:
     with pytest.raises(InvalidParameters, match=r"min_resolution is 700.*\nfps is 600"):
         await client.submit(*files, fps=600, min_resolution=700)

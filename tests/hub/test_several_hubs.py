@@ -27,6 +27,7 @@ from tests.processes import free_port, process, python, wait_until_ready
 from .conftest import config
 from .peers import JPEG, WAV, Agent, Caller
 from .test_kill import Node, until_answered
+from .test_runs import Runner
 from .test_services import refused
 
 
@@ -97,6 +98,18 @@ async def test_it_gets_there_by_a_note(tmp_path: Path, url: str) -> None:
             ref = (await agent.hear("assignment")).assignment.ref
             assert ref.job_id == job.job_id
             await agent.render(ref)
+
+
+async def test_the_end_of_a_job_at_another_hub_is_told(channels: Channels) -> None:
+    caller, agent = Caller(channels[0]), Agent(channels[1])
+    await agent.join()
+    for data in (JPEG, WAV):
+        await caller.upload(data)
+    runner = Runner(caller)
+    await runner.say("k1")
+    (job_id,) = await runner.accepted("k1")
+    await agent.render((await agent.hear("assignment")).assignment.ref)
+    assert (await runner.ended()).job_id == job_id
 
 
 async def test_cancel_and_progress_pass_between_hubs(channels: Channels) -> None:

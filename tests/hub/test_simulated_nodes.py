@@ -204,6 +204,21 @@ async def test_a_probe_gives_way_to_work(scripted: ScriptedHub) -> None:
         await scripted.started("job")
 
 
+@pytest.mark.parametrize("several", [True, False])
+async def test_what_is_due_together_is_one_message_to_a_hub_that_takes_several(
+    scripted: ScriptedHub, several: bool
+) -> None:
+    scripted.takes_several = several
+    async with simulated_fleet.running(scripted.address, [replace(QUICK, speedup=math.inf)]) as fleet:
+        await fleet.joined()
+        ref = jobs_pb2.AttemptRef(job_id="unknown", attempt=1)
+        cancel = fleet_pb.SessionResponse(cancel=fleet_pb.CancelAttempt(ref=ref))
+        scripted.say(probe=fleet_pb.Probe(probe_id="p", slot=7), more=[cancel])
+        assert (await scripted.result("unknown")).HasField("stopped")
+        assert any(message.probed.probe_id == "p" for message in scripted.heard)
+        assert scripted.bundles == several
+
+
 async def test_a_leak_fills_the_gpu(hub: Hub, caller: Caller) -> None:
     async with running_fleet(hub, [replace(QUICK, slots=1)]) as fleet:
         await play(caller, "LEAK")

@@ -196,3 +196,17 @@ def test_a_node_that_lost_one_lease_is_ready_when_it_is_back() -> None:
     talk.wait(31, "requeue a#1 LEASE_EXPIRED tries 1")
     talk.join("n1")
     assert talk.hub.nodes["n1"].state[0] is NodeState.READY
+
+
+def test_renders_that_come_fast_are_judged_together() -> None:
+    talk = Talk()
+    talk.join("n1")
+    node, judged_at_s = talk.hub.nodes["n1"], []
+    for name in ("a", "b"):
+        talk.submit(name, f"assign {name}#1 to n1 slot 0")
+        talk.now += 1.0 if name == "a" else 0.1
+        talk.hub.handle(events.AttemptSucceeded("n1", Ref(name, 1), b""), talk.now)
+        judged_at_s.append(node.judged_at_s)
+    assert judged_at_s == [talk.now - 0.1, talk.now - 0.1]
+    talk.hub.handle(events.Ticked(), talk.now + 0.3)
+    assert node.judged_at_s == talk.now + 0.3

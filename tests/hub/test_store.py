@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from hub.core import instructions as do
 from hub.core.faults import Failure, Fault
 from hub.core.instructions import Verdict
 from hub.core.jobs import Ref, Requirement, State
-from hub.core.tenants import EVERYBODY
+from hub.core.tenants import EVERYBODY, Tenant
 from hub.store import commits, hubs, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
@@ -79,6 +80,25 @@ def test_no_query_shows_another_tenants_job(database: sa.Engine) -> None:
         assert records.job(connection, "acme", "b") is None
         assert [r.row.job_id for r in records.page(connection, "acme", Page(10))] == ["a"]
         assert len(records.page(connection, EVERYBODY, Page(10))) == 2
+
+
+def test_a_few_jobs_are_found_without_looking_at_all_others_of_their_tenant(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'hub.db'}")
+    add(database, *(new(f"job{number}") for number in range(3000)))
+    hundreds_of_steps = 0
+
+    def count() -> None:
+        nonlocal hundreds_of_steps
+        hundreds_of_steps += 1
+
+    with database.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(count, 100)
+        found = records.jobs_of(connection, [(Tenant("acme"), f"job{number}") for number in range(6)])
+        driver.set_progress_handler(None, 0)
+    assert len(found) == 6
+    assert hundreds_of_steps < 30
+    database.dispose()
 
 
 def test_pages_show_every_job_once_while_jobs_come_in(database: sa.Engine) -> None:

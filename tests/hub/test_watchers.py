@@ -32,3 +32,21 @@ def test_the_more_follow_the_less_often_each_looks_without_a_change() -> None:
             following.enter_context(watchers.on(f"job-{number}"))
         assert 3001 / watchers.look_again_s <= 100
     assert watchers.look_again_s == 1
+
+
+def test_whoever_runs_many_jobs_hears_of_each_end_once_and_of_no_other_change() -> None:
+    watchers = Watchers()
+    with watchers.ends() as ends:
+        for job_id in ("a", "b", "c"):
+            ends.add(job_id)
+        watchers.wake(["a"])
+        assert not ends.news.is_set()
+        watchers.ended({"a": None, "b": None, "nobody's": None})
+        watchers.ended(["b"])
+        assert ends.news.is_set()
+        assert ends.take(1) == ["a"]
+        ends.remove("b")  # told elsewise
+        assert ends.take(10) == []
+        assert ends.jobs == {"a", "c"}
+    watchers.ended(["a"])
+    assert ends.take(10) == []
