@@ -6,17 +6,20 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import onnxruntime
 import pytest
-from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from sonic_runtime import models, probe, providers
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.models.samples import Samples, fetch_samples
 from tests import postgres, s3
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
 
 TESTS = Path(__file__).resolve().parent
 MATERIAL = TESTS.parent.parent / "shared"

@@ -217,6 +217,7 @@ async def test_a_gif_is_called_one(sonic, own, samples, finder, tmp_path) -> Non
     assert "it is a GIF; send one of its frames as JPEG or PNG" in ended.err
 
 
+@pytest.mark.timeout(400)
 async def test_a_long_render_that_was_stopped_goes_on(
     sonic, own, samples, finder, tiny_sonic, short_voice, tmp_path
 ) -> None:

@@ -239,6 +239,7 @@ def frames_of(video: Path) -> NDArray[np.uint8]:
         return np.stack([frame.to_ndarray() for frame in container.decode(video=0)])
 
 
+@pytest.mark.timeout(400)
 def test_kill_9_of_a_worker_and_another_one_goes_on(
     samples: Samples, short_voice: Path, tiny_sonic: str, finder: object, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_cancel_ends_a_call_and_the_worker_goes_on(worker: Worker, command) ->
     assert worker.hear("rendered", "failed").rendered.render_id == "next"
 
 
+@pytest.mark.timeout(400)
 def test_memory_that_runs_out_is_an_answer_and_the_next_render_has_it_back(worker: Worker, command) -> None:
     pid = worker.process.pid
     worker.say(render=command("warm"))

@@ -149,6 +149,7 @@ def old_code(tmp_path: Path) -> Path:
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(400)
 async def test_a_hub_of_the_version_before_works_beside_this_one(cluster, tmp_path: Path, old_code: Path) -> None:
     url, grpc_port, http_port = cluster.database(), free_port(), free_port()
     files = tmp_path / "files"
@@ -169,7 +170,8 @@ async def test_a_hub_of_the_version_before_works_beside_this_one(cluster, tmp_pa
             await asyncio.to_thread(wait_until_ready, ready, old_hub)
             await until_answered(lambda: Agent(old, "n2").join())  # so that it knows the node that moves on
             working = [asyncio.create_task(Node(old, "n1").work())]
-            newer = config(tmp_path / "new", hub_id="new", database_url=url, artifacts_url=files.as_uri(), lease_s=20)
+            shared = {"database_url": url, "artifacts_url": files.as_uri()}
+            newer = config(tmp_path / "new", hub_id="new", heartbeat_interval_s=0.5, lease_s=20, **shared)
             async with serving(newer) as hub, grpc.aio.insecure_channel(hub.grpc_address) as channel:
                 working.append(asyncio.create_task(Node(channel, "n2").work()))
                 jobs += [await caller.submit(f"at-old{number}") for number in range(10)]
