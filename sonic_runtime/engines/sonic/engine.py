@@ -32,7 +32,7 @@ from sonic_runtime.models.folder import MANIFEST, sha256_of
 
 _MAX_ENLARGEMENT = 2.5
 _NO_NUMBERS = "the network has computed what are no numbers; try dtype=fp32 or another node"
-_STATE_VERSION = 1  # to be raised when the same latents would be gone on with in another way
+_STATE_VERSION = 2  # to be raised when the same latents would be gone on with in another way
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class Progress:
     step: int = 0
     window: int = 0  # windows of the step that are done
     total: Tensor | None = None  # [frames, 4, height, width]: sum over the windows that are done
+    shortcuts: Shortcuts | None = None  # none before the first step
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,14 @@ class SonicPipeline:
         hearing = _Hearing(self.unet, clip)
         self.unet.bind_mask(clip.pictures.mask)
         scales = torch.tensor([sampling.head_scale, sampling.expression_scale])
-        shortcuts = Shortcuts(sampling.guidance_every, sampling.step_cache, progress.latents)
+        shortcuts = progress.shortcuts or Shortcuts(sampling.guidance_every, sampling.step_cache, progress.latents)
+        progress.shortcuts = shortcuts
         total = sampling.calls(frames)
         for step in range(progress.step, len(timesteps)):
             parts = windows.of_step(
                 step, frames, sampling.window_frames, sampling.overlap_frames, sampling.shift_frames
             )
-            shortcuts.begin_step(sigmas[step])
+            shortcuts.begin_step(step, sigmas[step])
             if progress.total is None:
                 progress.total = torch.zeros_like(progress.latents)
             for numbers in parts[progress.window :]:
