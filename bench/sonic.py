@@ -212,7 +212,7 @@ def whole(pipeline: SonicPipeline, clip: Clip, sampling: Sampling, device: torch
 
     def frames() -> None:
         nonlocal latents
-        for frame in pipeline.smooth(one for part in pipeline.decode(latents) for one in part):
+        for frame in pipeline.smooth(pipeline.decode(latents)):
             frame.mean()
 
     latents = torch.empty(0)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -145,9 +146,8 @@ class SonicTake:
         pipeline, ask = self._engine.pipeline, partial(report, "", 0, 0)
         with on_device(), self._engine.interrupts.asking(ask), self._saving(checkpoint) as saver:
             latents = self._latents(report, saver)
-            made = self._decoded(latents)
-            if self._parameters.smooth_motion:
-                made = pipeline.smooth(made)
+            chunks = pipeline.decode(latents, self._engine.options.decode_chunk)
+            made = pipeline.smooth(chunks) if self._parameters.smooth_motion else chain.from_iterable(chunks)
             for frame in frames.at_rate(made, self._made_hz, self.shape.fps, self.shape.frame_count):
                 if not frame.isfinite().all():
                     raise errors.OutputBroken(_NO_NUMBERS)
@@ -161,8 +161,9 @@ class SonicTake:
         if not late_s:
             latents = self._look(report, saver, state, late_s)
             if self._parameters.lip_sync_correction:
-                looked_at = self._decoded(latents[: int(lips.MOST_LOOKED_AT_S * FRAME_RATE_HZ)])
-                late_s = self._engine.lips.lateness_s(looked_at, FRAME_RATE_HZ, self._voice)
+                first = latents[: int(lips.MOST_LOOKED_AT_S * FRAME_RATE_HZ)]
+                chunks = self._engine.pipeline.decode(first, self._engine.options.decode_chunk)
+                late_s = self._engine.lips.lateness_s(chain.from_iterable(chunks), FRAME_RATE_HZ, self._voice)
             if abs(late_s) <= 1 / self.shape.fps:
                 return latents
             state = None
@@ -189,10 +190,6 @@ class SonicTake:
         if not latents.isfinite().all():
             raise errors.OutputBroken(_NO_NUMBERS)
         return latents
-
-    def _decoded(self, latents: Tensor) -> Iterator[Tensor]:
-        chunks = self._engine.pipeline.decode(latents, self._engine.options.decode_chunk)
-        return (frame for chunk in chunks for frame in chunk)
 
     def sampling(self) -> Sampling:
         """The job's parameters as the model's; 1 of both scales is what was published."""
