@@ -22,7 +22,7 @@ from sonic_runtime import errors
 from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
 from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, resuming, weights
-from sonic_runtime.engines.sonic.compiling import compile_network
+from sonic_runtime.engines.sonic.compiling import compile_as
 from sonic_runtime.engines.sonic.device_memory import DeviceMemory
 from sonic_runtime.engines.sonic.interrupts import Interrupts
 from sonic_runtime.engines.sonic.options import Options
@@ -70,9 +70,7 @@ class SonicEngine:
         self.memory = DeviceMemory(self.options, nets)
         self.residence = Residence(self.options.torch_device, *nets.all)
         self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator, self.residence)
-        if self.options.compile != "off":
-            compile_network(nets.unet, graphs=self.options.compile == "graphs")  # windows are full: one shape a size
-            compile_network(nets.vae.decoder)
+        compile_as(self.options.compile, nets.unet, nets.vae.decoder)
 
     @cached_property
     def lips(self) -> lips.LipReader:
