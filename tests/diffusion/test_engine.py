@@ -16,9 +16,10 @@ from sonic.parameters import ENGINE_DEFAULTS, RenderParameters
 from sonic_runtime import engines, errors
 from sonic_runtime.engines.base import Face, Portrait, Shape, Voice
 from sonic_runtime.engines.sonic import SonicEngine, audio, images, options
-from sonic_runtime.engines.sonic.engine import SonicTake, on_device
+from sonic_runtime.engines.sonic.engine import SonicTake, frames_made, on_device
 from sonic_runtime.engines.sonic.lips import LipReader
 from sonic_runtime.engines.sonic.options import Options
+from sonic_runtime.engines.sonic.pipeline import Sampling
 from sonic_runtime.engines.warp import WarpEngine
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.media import portraits, voices
@@ -287,6 +288,14 @@ def test_a_configuration_that_is_none_is_named(file: str, text: str, folder: Pat
     (tmp_path / "sonic-tiny" / "stable-video-diffusion-img2vid-xt" / file).write_text(text)
     with pytest.raises(errors.ModelBroken, match="run `sonic models verify`"):
         SonicEngine(tmp_path / "sonic-tiny", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "made"), [(250, 25, 125), (251, 25, 126), (249, 25, 125), (300, 30, 125), (1, 25, 1), (13, 25, 7)]
+)
+def test_ten_seconds_are_five_windows(frames: int, fps: int, made: int) -> None:
+    assert frames_made(Shape(512, 512, fps, frames)) == made
+    assert Sampling().calls(125) == 125
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit"])

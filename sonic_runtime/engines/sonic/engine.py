@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -130,7 +131,7 @@ class SonicTake:
         self._voice = voice
         self._pictures = portrayed.pictures
         self._made_hz = 2 * FRAME_RATE_HZ if parameters.smooth_motion else FRAME_RATE_HZ
-        plan = engine.memory.plan(width, height, self._frames_made())
+        plan = engine.memory.plan(width, height, frames_made(self.shape))
         engine.pipeline.rows_at_once, engine.residence.offload = plan.rows_at_once, plan.offload
         engine.residence.bring(*(engine.networks.hearing if plan.offload else engine.networks.all))
         overlapping = engine.options.whisper_context == "overlapping"
@@ -204,7 +205,7 @@ class SonicTake:
         )
 
     def _heard(self, hidden: Tensor) -> Clip:
-        nets, count = self._engine.networks, self._frames_made()
+        nets, count = self._engine.networks, frames_made(self.shape)
         embedding = self._engine.pipeline.picture_embedding(self._pictures)
         self._engine.residence.bring(*nets.hearing)
         return Clip(
@@ -222,7 +223,7 @@ class SonicTake:
         """No latents, with their shape, device and precision."""
         pipeline, (width, height) = self._engine.pipeline, (self.shape.width, self.shape.height)
         empty = torch.empty((), device=pipeline.device, dtype=pipeline.dtype)
-        return empty.expand(self._frames_made(), 4, height // 8, width // 8)
+        return empty.expand(frames_made(self.shape), 4, height // 8, width // 8)
 
     def _fingerprint(self, checkpoint: Checkpoint) -> str:
         """Of all that the frames depend on, but for what devices differ by. Raises OSError."""
@@ -238,10 +239,12 @@ class SonicTake:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def _frames_made(self) -> int:
-        """As many at 12.5 a second as the voice is long: the reference makes up to 0.12 s less."""
-        last_s = (self.shape.frame_count - 1) / self.shape.fps
-        return int(np.ceil(last_s * FRAME_RATE_HZ - 1e-6)) + 1
+
+def frames_made(shape: Shape) -> int:
+    """At 12.5 a second, as many as the voice is long: the reference makes up to 0.12 s less. One more, for the last
+    frame at 25 a second to have others on both sides, would want another window in each step wherever windows are full.
+    """
+    return math.ceil(shape.frame_count / shape.fps * FRAME_RATE_HZ - 1e-6)
 
 
 # What torch and the libraries under it say, as far as no class of error does.
