@@ -80,9 +80,10 @@ def test_what_nothing_was_compared_with_is_told(tmp_path: Path, capsys: pytest.C
 def test_a_case_without_its_configuration_or_of_no_known_kind_fails_in_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("01_audio2token", "02_audio2bucket"):
+    for name in ("01_audio2token", "02_audio2bucket", "15_frame_interpolation"):
         shutil.copytree(GOLDEN / "01_audio2token", tmp_path / name)
     (tmp_path / "01_audio2token" / "config.json").unlink()
+    (tmp_path / "15_frame_interpolation" / "config.json").write_text("[]")
     shutil.copytree(GOLDEN / "01_audio2token", tmp_path / "03_other")
     assert parity.main([str(tmp_path)]) == 1
     said = capsys.readouterr().out.splitlines()
@@ -93,7 +94,8 @@ def test_a_case_without_its_configuration_or_of_no_known_kind_fails_in_a_line(
     ]
     assert "FileNotFoundError" in said[0]
     assert "UnknownCase: known are audio2token" in said[2]
-    assert said[3:] == ["0 of 3 cases reproduced"]
+    assert said[3].startswith("FAILED 15_frame_interpolation: TypeError")
+    assert said[4:] == ["0 of 4 cases reproduced"]
 
 
 def test_a_case_that_cannot_run_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

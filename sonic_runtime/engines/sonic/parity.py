@@ -67,7 +67,7 @@ class Case:
     errors: list[tuple[str, float, float]] = field(default_factory=list)  # what, its error, the limit
 
     def __post_init__(self) -> None:
-        self.config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        self.config: dict[str, Any] = {**json.loads((self.folder / "config.json").read_text())}
         given = self._tensors("inputs")
         self.inputs = {name: each.float() if each.is_floating_point() else each for name, each in given.items()}
         self.outputs = Outputs(self._tensors("outputs"))
