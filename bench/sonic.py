@@ -29,7 +29,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 import sonic_runtime.engines.sonic  # noqa: F401 - sets how torch's threads wait
 from bench.peers.plain_sonic import PlainUNet
 from sonic_runtime.engines.sonic import eight_bit, memory_plan, published
-from sonic_runtime.engines.sonic.compiling import compile_network
+from sonic_runtime.engines.sonic.compiling import compile_as
 from sonic_runtime.engines.sonic.images import Pictures
 from sonic_runtime.engines.sonic.interpolation import FrameInterpolator
 from sonic_runtime.engines.sonic.memory_plan import Work
@@ -182,8 +182,7 @@ def measure(size: str, device: torch.device, dtype: torch.dtype, compiling: str,
     found: dict[str, Any] = {"plain_s_per_call": plain_s, "eager_s_per_call": eager_s}
     call_s = eager_s
     if compiling != "off":
-        compile_network(pipeline.unet, graphs=compiling == "graphs")
-        compile_network(pipeline.vae.decoder)
+        compile_as(compiling, pipeline.unet, pipeline.vae.decoder)
         found["compile_s"] = ours(2)
         ours(2)
         pairs = [(per_plain_call(), per_call()) for _ in range(rounds)]
@@ -212,7 +211,7 @@ def whole(pipeline: SonicPipeline, clip: Clip, sampling: Sampling, device: torch
 
     def frames() -> None:
         nonlocal latents
-        for frame in pipeline.smooth(one for part in pipeline.decode(latents) for one in part):
+        for frame in pipeline.smooth(pipeline.decode(latents)):
             frame.mean()
 
     latents = torch.empty(0)
@@ -277,7 +276,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--size", choices=("auto", "tiny", "full"), default="auto", help="of the networks")
     options.add_argument("--side", type=_side, default=0, help="pixels, a multiple of 64 (default: 512, on a CPU 128)")
-    options.add_argument("--compile", choices=("auto", "off", "on", "graphs"), default="auto")
+    options.add_argument("--compile", choices=("auto", "off", "on", "layers", "graphs"), default="auto")
     options.add_argument("--rounds", type=int, choices=range(1, 101), default=5, metavar="N", help="1 to 100")
     options.add_argument("--errors", action="store_true", help="measure the shortcuts' errors instead")
     given = options.parse_args()

@@ -28,7 +28,7 @@ def check_diffusion(settings: Settings) -> list[Finding]:
         version = models.path("sonic").name
     except errors.ModelMissing as error:
         return [Finding(_NAME, absent, str(error), "sonic models fetch sonic")]
-    if problem := models.folder.problem(models.folder.place("sonic", version), thorough=False):
+    if problem := models.folder.problem(models.folder.place("sonic", version), read="small"):
         return [Finding(_NAME, State.PROBLEM, f"{version}: {problem}", f"sonic models fetch {version}")]
     return [_computing(version)]
 

@@ -17,7 +17,7 @@ def _warp() -> Engine:
 def _sonic() -> Engine:
     from sonic_runtime import models
 
-    folder = models.path("sonic")
+    folder = models.whole("sonic")
     try:
         from sonic_runtime.engines.sonic import SonicEngine, options
     except ImportError as error:
@@ -35,7 +35,8 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Engine:
-    """The engine, ready to prepare takes. Raises errors.BadParameters for an unknown name, errors.ModelMissing."""
+    """The engine, ready to prepare takes. Raises errors.BadParameters for an unknown name, errors.ModelMissing,
+    errors.ModelBroken."""
     if name not in _ENGINES:
         raise errors.BadParameters(f"there is no engine {name!r}; known are {', '.join(_ENGINES)}")
     return _ENGINES[name]()

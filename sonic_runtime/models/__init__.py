@@ -1,7 +1,7 @@
 """Models that the engines need: where they are, and how they get there."""
 
 from sonic_runtime.models.catalogue import KNOWN, UnknownModel, find
-from sonic_runtime.models.fetching import Model, Store, draw_tiny, fetch, listing, named, path, verify
+from sonic_runtime.models.fetching import Model, Store, draw_tiny, fetch, listing, named, path, verify, whole
 from sonic_runtime.models.folder import FetchFailed, root
 from sonic_runtime.models.licences import LicenceNotAccepted
 
@@ -20,4 +20,5 @@ __all__ = [
     "path",
     "root",
     "verify",
+    "whole",
 ]

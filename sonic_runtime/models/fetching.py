@@ -12,7 +12,7 @@ from typing import Protocol
 from sonic_runtime import errors
 from sonic_runtime.models import catalogue, folder, licences, tiny
 from sonic_runtime.models.catalogue import Known
-from sonic_runtime.models.folder import FetchFailed, File, Manifest
+from sonic_runtime.models.folder import FetchFailed, File, Manifest, Read
 from sonic_runtime.models.published import Say
 
 FOLDER_VARIABLE = "SONIC_MODELS_FROM"  # a folder that is asked before anybody else
@@ -46,12 +46,12 @@ def listing() -> list[Model]:
     """Every model that is known, and every version that is here. Large files are only measured, see `verify`."""
     known = {(known.name, known.version) for known in catalogue.KNOWN if known.version != tiny.VERSION}
     here = {(name, version) for name in folder.names() for version in folder.versions(name)}
-    return [_model(name, version, thorough=False) for name, version in sorted(known | here)]
+    return [_model(name, version, read="small") for name, version in sorted(known | here)]
 
 
 def verify(name: str) -> Model:
     """Check the files of a model, or of a version of it, against its manifest. Raises UnknownModel."""
-    return _model(*named(name), thorough=True)
+    return _model(*named(name), read="all")
 
 
 def path(name: str, version: str | None = None) -> Path:
@@ -68,6 +68,17 @@ def path(name: str, version: str | None = None) -> Path:
         command = "tiny" if version == tiny.VERSION else f"fetch {name}"
         how = f"; run `sonic models {command}`" if known else "; no such version is known"
         raise errors.ModelMissing(f"{name} {version} is not in {folder.root()}{how}{here}")
+    return found
+
+
+def whole(name: str) -> Path:
+    """`path`, of a model whose files are those that its manifest lists. Raises errors.ModelBroken too.
+
+    A file is read through when it was never found whole, or has been changed since; all others are only measured.
+    """
+    found = path(name)
+    if problem := folder.problem(found, read="changed"):
+        raise errors.ModelBroken(f"{found}: {problem}")
     return found
 
 
@@ -89,7 +100,7 @@ def fetch(
     with folder.arriving(known.name, known.version) as into:
         folder.settle(into, _first(known, into, say, _sources(known, say, local, store)))
     say(f"{known.name} {known.version} is in {model.path}")
-    return _model(known.name, known.version, thorough=False)
+    return _model(known.name, known.version, read="small")
 
 
 def draw_tiny(seed: int) -> Model:
@@ -97,7 +108,7 @@ def draw_tiny(seed: int) -> Model:
     known = catalogue.find(tiny.VERSION)
     with folder.arriving(known.name, known.version) as into:
         folder.settle(into, Manifest(known.name, known.version, known.licence, tiny.fetch(into, seed)))
-    return _model(known.name, known.version, thorough=False)
+    return _model(known.name, known.version, read="small")
 
 
 def _agreed(known: Known, say: Say, agree: Agree | None) -> None:
@@ -196,9 +207,9 @@ def named(name: str) -> tuple[str, str]:
     return (known.name, catalogue.wanted_version(name)) if name == known.name else (known.name, known.version)
 
 
-def _model(name: str, version: str, thorough: bool) -> Model:
+def _model(name: str, version: str, read: Read) -> Model:
     place = folder.place(name, version)
-    problem = folder.problem(place, thorough)
+    problem = folder.problem(place, read)
     known = next((known for known in catalogue.KNOWN if (known.name, known.version) == (name, version)), None)
     if known:
         return Model(name, version, known.licence, place, problem, known.optional)

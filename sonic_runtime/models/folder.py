@@ -10,19 +10,27 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import platformdirs
 
 MANIFEST = "manifest.json"
+FOUND_WHOLE = ".found-whole.json"  # beside the manifest: files that were read through, and how they were then
 QUICK_BYTES = 64 << 20  # a larger file is only measured when nobody asked for more
 _CHUNK_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_log = logging.getLogger("sonic_runtime.models")
+
+Read = Literal["all", "changed", "small"]
+"""Which files of a model are read through when it is checked: all; those that were not found whole as they are now; or
+small ones alone, up to QUICK_BYTES. All are measured."""
 
 
 class FetchFailed(Exception):
@@ -115,30 +123,52 @@ def how_to_repair(folder: Path) -> str:
     return f"run `sonic models fetch {folder.name}`"
 
 
-def problem(folder: Path, thorough: bool = True) -> str:
-    """What is wrong with a model's folder, empty when nothing is.
-
-    Without `thorough` large files are only measured: reading them through takes a minute.
-    """
+def problem(folder: Path, read: Read = "all") -> str:
+    """What is wrong with a model's folder, empty when nothing is. To read all of a large model takes a minute."""
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
         return f"{MANIFEST} is missing" if folder.exists() else "is not here"
     except (OSError, ValueError) as error:
         return f"{MANIFEST} cannot be read: {error}; {how_to_repair(folder)}"
+    known = _found_whole(folder)
+    found: dict[str, Any] = {}
     for file in manifest.files:
         path = folder / file.path
         try:
-            same = path.stat().st_size == file.bytes and (
-                (not thorough and file.bytes > QUICK_BYTES) or sha256_of(path) == file.sha256
-            )
+            told = path.stat()
+            found[file.path] = [file.sha256, told.st_size, told.st_mtime_ns, told.st_ino]
+            unread = read == "small" and file.bytes > QUICK_BYTES
+            unread |= read == "changed" and known.get(file.path) == found[file.path]
+            same = told.st_size == file.bytes and (unread or sha256_of(path) == file.sha256)
         except FileNotFoundError:
             return f"{file.path} is missing; {how_to_repair(folder)}"
         except OSError as error:
             return f"{file.path} cannot be read: {error.strerror}"
         if not same:
-            return f"{file.path} has been changed; {how_to_repair(folder)}"
+            size = f" ({told.st_size} bytes instead of {file.bytes})" if told.st_size != file.bytes else ""
+            return f"{file.path} has been changed{size}; {how_to_repair(folder)}"
+    if read != "small" and found != known:
+        _keep_found_whole(folder, found)
     return ""
+
+
+def _found_whole(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / FOUND_WHOLE).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _keep_found_whole(folder: Path, found: dict[str, Any]) -> None:
+    part = folder / f"{FOUND_WHOLE}.{os.getpid()}"
+    try:
+        part.write_text(json.dumps(found))
+        part.chmod(0o644)  # whoever checks it need not be who renders with it
+        part.replace(folder / FOUND_WHOLE)
+    except OSError as error:
+        _log.info("that files were found whole is not kept", extra={"folder": str(folder), "detail": error.strerror})
 
 
 @contextlib.contextmanager

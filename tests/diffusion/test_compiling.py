@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from sonic_runtime.engines.sonic.compiling import compile_network
-from sonic_runtime.engines.sonic.interrupts import Interrupts
+from sonic_runtime import errors
+from sonic_runtime.engines.sonic.compiling import compile_layers, compile_network
+from sonic_runtime.engines.sonic.interrupts import Interrupts, layers
 from sonic_runtime.engines.sonic.pipeline import Sampling
 from tests.diffusion.small import clip_of, denoised, error, pipeline
 
@@ -51,3 +52,27 @@ def test_the_decoder_is_compiled_for_full_chunks_alone() -> None:
     for frames in (3, 9):
         assert len(torch.cat([*by.decode(latents[:frames], 4)])) == frames
     assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_compiled_layer_by_layer_a_call_says_the_same_and_can_be_cancelled_within() -> None:
+    by = pipeline()
+    interrupts = Interrupts(by.unet)
+    clip, sampling = clip_of(by, 5), Sampling(steps=1, window_frames=5)
+    exact = denoised(by, clip, sampling)
+    compile_layers(by.unet, backend="eager")
+    asked, ended = [], []
+    by.unet.register_forward_hook(lambda *_: ended.append(len(asked)))
+
+    def ask() -> None:
+        asked.append(len(ended))
+        if len(asked) == len(layers(by.unet)) + 3:
+            raise errors.Cancelled
+
+    with interrupts.asking(ask):
+        assert error(denoised(by, clip, sampling), exact) < 1e-4
+        assert ended == [len(layers(by.unet))]
+        with pytest.raises(errors.Cancelled):
+            denoised(by, clip, sampling)
+    assert len(ended) == 1
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] < len(layers(by.unet))

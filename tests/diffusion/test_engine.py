@@ -13,15 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from sonic.parameters import ENGINE_DEFAULTS, RenderParameters
-from sonic_runtime import errors
+from sonic_runtime import engines, errors
 from sonic_runtime.engines.base import Face, Portrait, Shape, Voice
 from sonic_runtime.engines.sonic import SonicEngine, audio, images, options
-from sonic_runtime.engines.sonic.engine import SonicTake, on_device
+from sonic_runtime.engines.sonic.engine import SonicTake, frames_made, on_device
 from sonic_runtime.engines.sonic.lips import LipReader
 from sonic_runtime.engines.sonic.options import Options
+from sonic_runtime.engines.sonic.pipeline import Sampling
 from sonic_runtime.engines.warp import WarpEngine
 from sonic_runtime.faces import FaceFinder
 from sonic_runtime.media import portraits, voices
+from sonic_runtime.models import folder as model_folder
+from sonic_runtime.models import tiny
 from sonic_runtime.models.samples import Samples
 
 from .conftest import SMALL
@@ -285,6 +288,38 @@ def test_a_configuration_that_is_none_is_named(file: str, text: str, folder: Pat
     (tmp_path / "sonic-tiny" / "stable-video-diffusion-img2vid-xt" / file).write_text(text)
     with pytest.raises(errors.ModelBroken, match="run `sonic models verify`"):
         SonicEngine(tmp_path / "sonic-tiny", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "made"), [(250, 25, 125), (251, 25, 126), (249, 25, 125), (300, 30, 125), (1, 25, 1), (13, 25, 7)]
+)
+def test_ten_seconds_are_five_windows(frames: int, fps: int, made: int) -> None:
+    assert frames_made(Shape(512, 512, fps, frames)) == made
+    assert Sampling().calls(125) == 125
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+def test_weights_that_were_changed_are_told_before_they_are_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    place = tmp_path / "sonic" / "sonic-tiny"
+    shutil.copytree(folder, place)
+    model_folder.write_manifest(
+        place, model_folder.Manifest("sonic", "sonic-tiny", tiny.LICENCE, model_folder.listed(place))
+    )
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    monkeypatch.setenv("SONIC_MODEL_VERSION", "sonic-tiny")
+    monkeypatch.setenv("SONIC_ENGINE_OPTIONS", "device=cpu")
+    assert engines.load("sonic").model_version == "sonic-tiny"
+    unet = place / "Sonic" / "unet.pth"
+    content = bytearray(unet.read_bytes())
+    if damage == "truncated":
+        del content[-1]
+    else:
+        content[len(content) // 2] ^= 1
+    unet.write_bytes(content)
+    with pytest.raises(errors.ModelBroken, match=r"Sonic/unet\.pth has been changed.*; run `sonic models fetch sonic-"):
+        engines.load("sonic")
 
 
 def test_half_precision_stays_near_to_single(

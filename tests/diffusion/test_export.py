@@ -44,6 +44,8 @@ def test_frames_of_any_size_are_interpolated_as_by_torch(interpolator, size: tup
     middle = ours(first, second)
     assert middle.shape == shape
     assert not torch.equal(middle, ours(second, second))
+    pairs = ours(torch.cat((first, second)), torch.cat((second, second)))
+    assert torch.equal(pairs, torch.cat((middle, ours(second, second))))
 
 
 def test_all_hidden_states_are_those_of_torch(tmp_path: Path) -> None:

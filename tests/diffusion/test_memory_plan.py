@@ -14,6 +14,7 @@ from sonic.v1 import jobs_pb2
 from sonic_runtime import errors
 from sonic_runtime.engines.sonic import memory_plan, memory_profiles, published, weights
 from sonic_runtime.engines.sonic.device_memory import DeviceMemory
+from sonic_runtime.engines.sonic.interpolation import FrameInterpolator
 from sonic_runtime.engines.sonic.memory_plan import GIB, Footprint, Work
 from sonic_runtime.engines.sonic.options import Options
 from sonic_runtime.engines.sonic.pipeline import ROWS
@@ -141,20 +142,35 @@ def test_only_what_is_needed_is_on_the_device_where_that_was_asked_for() -> None
     assert places() == ["meta", "meta", "cpu"]
 
 
-def test_memory_does_not_grow_with_the_clip() -> None:
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_memory_does_not_grow_with_the_clip(in_batches: bool) -> None:
     """Of decoding and smoothing, of 50 frames and of 200: what is alive, in torch's own memory."""
     by = pipeline()
+    by.smooths_in_batches = in_batches
 
     def most(frames: int) -> int:
         alive = memory_plan.Alive(by.vae)
         latents = torch.randn(frames, 4, 8, 8)
         with torch.inference_mode(), alive:
-            made = (frame for part in by.decode(latents) for frame in part)
-            count = sum(1 for _ in by.smooth(made))
+            count = sum(1 for _ in by.smooth(by.decode(latents)))
         assert count == 2 * frames - 1
         return int(alive.peak_bytes)
 
     assert most(200) <= most(50) * 1.01
+
+
+def test_to_smooth_a_chunk_at_once_takes_less_than_to_decode_it(full_size: Footprint) -> None:
+    def alive_bytes(pairs: int) -> int:
+        with torch.device("meta"):
+            flow, picture = FrameInterpolator(published.INTERPOLATOR_CHANNELS), torch.empty(pairs, 3, 256, 256)
+        with torch.inference_mode(), memory_plan.Alive(flow) as alive:
+            flow(picture, picture)
+        return int(alive.peak_bytes)
+
+    assert alive_bytes(8) <= full_size.smoothing_per_pixel * 8 * 256**2 * 1.01
+    assert full_size.smoothing_per_pixel < full_size.decoding_per_pixel
+    small = replace(full_size, decoding_per_pixel=1.0)
+    assert memory_plan.ways(small, WORK)[0].stages["decoding"] > 8 * full_size.smoothing_per_pixel * 512**2
 
 
 def test_the_page_says_what_the_plan_and_the_options_say() -> None:

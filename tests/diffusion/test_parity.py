@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, WhisperConfig, WhisperModel
 
 from sonic_runtime.engines.sonic import parity, published
@@ -45,6 +46,56 @@ def test_one_wrong_value_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert said[0].startswith("FAILED 01_audio2token")
     assert said[1].startswith("ok     15_frame_interpolation")
     assert said[-1] == "1 of 2 cases reproduced"
+
+
+def changed(tmp_path: Path, name: str, file: str, change: Callable[[dict[str, Tensor]], object]) -> int:
+    """The exit status for a case of whose tensors some are changed."""
+    shutil.copytree(GOLDEN / name, tmp_path / name, dirs_exist_ok=True)
+    tensors = load_file(GOLDEN / name / f"{file}.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / name / f"{file}.safetensors")
+    return parity.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["flow_last", "mask_last", "merged_unclamped", "middle"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_is_an_error_wherever_it_is(tmp_path: Path, name: str, value: float) -> None:
+    assert changed(tmp_path, "15_frame_interpolation", "outputs", lambda tensors: tensors[name].fill_(value)) == 1
+
+
+def test_inputs_may_be_stored_in_another_precision(tmp_path: Path) -> None:
+    def widened(tensors: dict[str, Tensor]) -> None:
+        tensors |= {name: tensor.double() for name, tensor in tensors.items()}
+
+    for file in ("inputs", "weights", "outputs"):
+        assert changed(tmp_path, "15_frame_interpolation", file, widened) == 0
+
+
+def test_what_nothing_was_compared_with_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, more = "15_frame_interpolation", {"another": torch.ones(1)}
+    assert changed(tmp_path, name, "outputs", lambda tensors: tensors.update(more)) == 0
+    assert "; not compared: another" in capsys.readouterr().out
+
+
+def test_a_case_without_its_configuration_or_of_no_known_kind_fails_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("01_audio2token", "02_audio2bucket", "15_frame_interpolation"):
+        shutil.copytree(GOLDEN / "01_audio2token", tmp_path / name)
+    (tmp_path / "01_audio2token" / "config.json").unlink()
+    (tmp_path / "15_frame_interpolation" / "config.json").write_text("[]")
+    shutil.copytree(GOLDEN / "01_audio2token", tmp_path / "03_other")
+    assert parity.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert [line[:25].split(":")[0] for line in said[:3]] == [
+        "FAILED 01_audio2token",
+        "FAILED 02_audio2bucket",
+        "FAILED 03_other",
+    ]
+    assert "FileNotFoundError" in said[0]
+    assert "UnknownCase: known are audio2token" in said[2]
+    assert said[3].startswith("FAILED 15_frame_interpolation: TypeError")
+    assert said[4:] == ["0 of 4 cases reproduced"]
 
 
 def test_a_case_that_cannot_run_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

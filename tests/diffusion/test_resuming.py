@@ -98,6 +98,19 @@ def test_the_frames_are_those_of_a_render_that_was_never_interrupted(
     assert checkpoint.resumed_from == after
 
 
+def test_so_they_are_with_shortcuts(
+    engine: SonicEngine, prepare: Prepare, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "options", replace(SMALL, guidance_every=3, step_cache=2))
+    whole, _ = rendered(prepare(WANTED))
+    for after in (1, 4):  # in the middle of a step, and between two
+        interrupted(prepare(WANTED), checkpoint, after)
+        resumed, told = rendered(prepare(WANTED), checkpoint)
+        assert np.array_equal(whole, resumed)
+        assert told == list(range(after, CALLS + 1))
+        checkpoint.forget()
+
+
 def test_a_second_look_for_the_lips_is_gone_on_with(
     prepare: Prepare, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +194,42 @@ def test_of_a_state_that_no_such_render_can_have_nothing_is_taken(checkpoint: Ch
     assert resuming.Saver(checkpoint, "f").load(like, SIX_CALLS)
     save_file({"latents": like, "total": like.clone()}, checkpoint.path, true | told)
     assert resuming.Saver(checkpoint, "f").load(like, SIX_CALLS) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"called": [3, 1]}, {"called": [-1, 0]}, {"called": [0, 1]}, {"called": [2, 2]}, {"called": [1, 1, 1]}),
+        *({"said_in": [1, 2]}, {"said_in": [-1, 0]}, {"said_in": [0.0, 1.0]}, {"guided_in": [2, 0]}),
+        *({"velocity": None}, {"velocity": torch.full((2, 4, 8, 8), torch.nan)}, {"guidance": torch.zeros(2, 4, 8, 8)}),
+    ],
+    ids=str,
+)
+def test_nor_is_of_shortcuts_that_it_cannot_have(checkpoint: Checkpoint, change: dict[str, object]) -> None:
+    like, sampling = torch.zeros(2, 4, 8, 8), replace(SIX_CALLS, guidance_every=2, step_cache=2)
+    told = {"fingerprint": "f", "step": "1", "window": "1", "late_s": "0.0", "done": "3", "total": "6"}
+    kept = {"velocity": like, "guidance": torch.zeros(2, *like.shape)}
+    counted = {"said_in": [1, 0], "guided_in": [1, 0], "called": [2, 1]}
+
+    def found(values: dict[str, object]) -> resuming.State | None:
+        tensors = {name: torch.as_tensor(value) for name, value in values.items() if value is not None}
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, checkpoint.path, told)
+        return resuming.Saver(checkpoint, "f").load(like, sampling)
+
+    whole = {"latents": like, "total": like, **kept, **counted}
+    assert found(whole)
+    assert found(whole | change) is None
+
+
+def test_one_of_a_version_that_kept_no_shortcuts_is_left_aside(
+    engine: SonicEngine, prepare: Prepare, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "options", replace(SMALL, guidance_every=2))
+    with monkeypatch.context() as older:
+        older.setattr("sonic_runtime.engines.sonic.engine._STATE_VERSION", 1)
+        interrupted(prepare(WANTED), checkpoint, 3)
+    _, told = rendered(prepare(WANTED), checkpoint)
+    assert told[0] == 0
 
 
 def state(window: int = 0) -> resuming.State:

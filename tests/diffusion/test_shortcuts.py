@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sonic_runtime.engines.sonic import eight_bit
-from sonic_runtime.engines.sonic.pipeline import Sampling, SonicPipeline
+from sonic_runtime.engines.sonic.pipeline import OnCall, Sampling, SonicPipeline
 from tests.diffusion.small import clip_of, denoised, error, pipeline
 
 SAMPLING = Sampling(steps=9, window_frames=6, shift_frames=2)
@@ -76,23 +76,34 @@ def test_both_together_count_guidance_by_the_steps_that_call(small: SonicPipelin
     assert rows == [3, 3, 1, 1] * 3
 
 
-def test_a_clip_that_goes_on_in_the_middle_begins_with_whole_calls(small: SonicPipeline) -> None:
-    clip, sampling = clip_of(small, FRAMES), replace(SAMPLING, guidance_every=3, step_cache=3)
+@pytest.mark.parametrize(
+    "shortcuts", [{"guidance_every": 3}, {"step_cache": 3}, {"guidance_every": 2, "step_cache": 3}]
+)
+def test_a_clip_that_goes_on_in_the_middle_is_as_if_it_had_not_been_left(
+    small: SonicPipeline, shortcuts: dict[str, int]
+) -> None:
+    clip, sampling = clip_of(small, FRAMES), replace(SAMPLING, **shortcuts)
+    rows, whole = rows_called(small, sampling)
     picture_noise, noise = small.noise(clip.pictures, FRAMES, 1)
-    progress = small.begin(clip, sampling, noise)
 
     class Stopped(Exception):
         pass
 
-    def stop(done: int, _total: int) -> None:
-        if done == 9:
-            raise Stopped
+    def stop_at(call: int) -> OnCall:
+        def stop(done: int, _total: int) -> None:
+            if done == call:
+                raise Stopped
 
-    with pytest.raises(Stopped):
-        small.denoise(clip, sampling, progress, picture_noise, stop)
+        return stop
+
+    progress = small.begin(clip, sampling, noise)
     with mock.patch.object(small.unet, "denoise", wraps=small.unet.denoise) as calls:
-        small.denoise(clip, sampling, progress, picture_noise)
-    assert len(calls.call_args_list[0].args[0]) == 3
+        for call in range(1, sampling.calls(FRAMES)):
+            with pytest.raises(Stopped):
+                small.denoise(clip, sampling, progress, picture_noise, stop_at(call))
+        latents = small.denoise(clip, sampling, progress, picture_noise)
+    assert torch.equal(latents, whole)
+    assert [len(call.args[0]) for call in calls.call_args_list] == rows
 
 
 def test_weights_in_eight_bits_take_half_and_say_nearly_the_same() -> None:

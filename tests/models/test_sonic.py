@@ -437,6 +437,48 @@ def test_versions_lie_side_by_side_and_an_engine_takes_the_one_that_is_named(
     assert models.named("sonic-own") == ("sonic", "sonic-own")
 
 
+def test_before_an_engine_loads_a_model_what_has_changed_is_read_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    monkeypatch.delenv("SONIC_MODEL_VERSION", raising=False)
+    file = a_version(tmp_path, "sonic-1") / "a.bin"
+    found_at = file.stat()
+
+    def write(content: bytes, at_ns: int) -> None:
+        file.write_bytes(content)
+        os.utime(file, ns=(at_ns, at_ns))
+
+    assert models.whole("sonic") == file.parent
+    write(b"Sonic-1", found_at.st_mtime_ns)  # behind the back of whoever looks at the time of the last change
+    assert models.whole("sonic") == file.parent
+    assert "a.bin has been changed; run" in models.verify("sonic").problem
+    write(b"Sonic-1", found_at.st_mtime_ns + 1)
+    with pytest.raises(errors.ModelBroken, match=r"a\.bin has been changed; run `sonic models fetch sonic-1`"):
+        models.whole("sonic")
+    write(b"sonic-1", found_at.st_mtime_ns + 2)
+    assert models.whole("sonic") == file.parent
+    write(b"sonic-", found_at.st_mtime_ns + 2)
+    with pytest.raises(errors.ModelBroken, match=r"a\.bin has been changed \(6 bytes instead of 7\)"):
+        models.whole("sonic")
+    write(b"Sonic-1", found_at.st_mtime_ns)
+    for nonsense in ("", "[1]", '{"a.bin": true}', "[" * 100_000):
+        (file.parent / folder.FOUND_WHOLE).write_text(nonsense)
+        with pytest.raises(errors.ModelBroken):
+            models.whole("sonic")
+    file.unlink()
+    with pytest.raises(errors.ModelBroken, match=r"a\.bin is missing"):
+        models.whole("sonic")
+
+
+def test_what_another_manifest_found_whole_is_read_again(tmp_path: Path) -> None:
+    place = a_version(tmp_path, "sonic-1")
+    assert folder.problem(place) == ""
+    other = folder.File("a.bin", "0" * 64, 7)
+    folder.write_manifest(place, folder.Manifest("sonic", "sonic-1", "own", (other,)))
+    assert "a.bin has been changed" in folder.problem(place, read="changed")
+
+
 def test_two_fetches_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
     with folder.arriving("sonic", "sonic-1") as first:
@@ -451,7 +493,7 @@ def test_a_large_file_is_only_measured_when_nobody_asked_for_more(tmp_path: Path
     os.truncate(tmp_path / "large.bin", folder.QUICK_BYTES + 1)
     entry: dict[str, Any] = {"path": "large.bin", "sha256": "0" * 64, "bytes": folder.QUICK_BYTES + 1}
     folder.write_manifest(tmp_path, folder.Manifest("sonic", "sonic-1", "", (folder.File(**entry),)))
-    assert folder.problem(tmp_path, thorough=False) == ""
+    assert folder.problem(tmp_path, read="small") == ""
     assert "large.bin has been changed" in folder.problem(tmp_path)
     os.truncate(tmp_path / "large.bin", folder.QUICK_BYTES)
-    assert "large.bin has been changed" in folder.problem(tmp_path, thorough=False)
+    assert "large.bin has been changed" in folder.problem(tmp_path, read="small")

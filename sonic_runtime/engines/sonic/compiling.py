@@ -5,14 +5,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sonic_runtime.engines.sonic.interrupts import layers
+
 _MOST_SHAPES = 64  # that are compiled; further ones are computed as if nothing were
+
+
+def compile_as(option: str, unet: nn.Module, decoder: nn.Module) -> None:
+    """As the option `compile` says."""
+    if option == "layers":
+        compile_layers(unet)
+        compile_layers(decoder)
+    elif option != "off":
+        compile_network(unet, graphs=option == "graphs")  # windows are full: one shape a size
+        compile_network(decoder)
 
 
 def compile_network(network: nn.Module, *, graphs: bool = False, backend: str = "inductor") -> None:
     """Compile calls of a network when they are first made, anew for each shape. `graphs`: replay CUDA graphs, whose
     memory stays taken.
+    """
+    _prepare(network)
+    mode = "reduce-overhead" if graphs and backend == "inductor" else None
+    network.compile(dynamic=False, mode=mode, backend=backend)
 
-    The compiler lets channels come last in convolutions; so do their weights, not to be turned in each call, and the
+
+def compile_layers(network: nn.Module, *, backend: str = "inductor") -> None:
+    """Compile the large layers of a network, each kind once for a shape: less to compile, and hooks before each layer
+    are called as if nothing were compiled. What lies between the layers is not compiled."""
+    _prepare(network)
+    for layer in layers(network):
+        layer.forward = torch.compile(layer.forward, dynamic=False, backend=backend)
+
+
+def _prepare(network: nn.Module) -> None:
+    """The compiler lets channels come last in convolutions; so do their weights, not to be turned in each call, and the
     norms between them. Without it all stay as they are: torch's own norms would turn everything back each time.
     """
     for module in network.modules():
@@ -21,8 +47,6 @@ def compile_network(network: nn.Module, *, graphs: bool = False, backend: str = 
         elif isinstance(module, nn.Conv2d) and "weight" in module._parameters:
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
-    mode = "reduce-overhead" if graphs and backend == "inductor" else None
-    network.compile(dynamic=False, mode=mode, backend=backend)
 
 
 class ChannelsLastGroupNorm(nn.GroupNorm):

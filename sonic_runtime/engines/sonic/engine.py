@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from sonic_runtime import errors
 from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.base import Portrait, Report, Shape, Voice, untold
 from sonic_runtime.engines.sonic import audio, detector, frames, images, lips, resuming, weights
-from sonic_runtime.engines.sonic.compiling import compile_network
+from sonic_runtime.engines.sonic.compiling import compile_as
 from sonic_runtime.engines.sonic.device_memory import DeviceMemory
 from sonic_runtime.engines.sonic.interrupts import Interrupts
 from sonic_runtime.engines.sonic.options import Options
@@ -32,7 +34,7 @@ from sonic_runtime.models.folder import MANIFEST, sha256_of
 
 _MAX_ENLARGEMENT = 2.5
 _NO_NUMBERS = "the network has computed what are no numbers; try dtype=fp32 or another node"
-_STATE_VERSION = 1  # to be raised when the same latents would be gone on with in another way
+_STATE_VERSION = 2  # to be raised when the same latents would be gone on with in another way
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,7 @@ class SonicEngine:
         self.memory = DeviceMemory(self.options, nets)
         self.residence = Residence(self.options.torch_device, *nets.all)
         self.pipeline = SonicPipeline(nets.unet, nets.vae, nets.clip, nets.scheduler, nets.interpolator, self.residence)
-        if self.options.compile != "off":
-            compile_network(nets.unet, graphs=self.options.compile == "graphs")  # windows are full: one shape a size
-            compile_network(nets.vae.decoder)
+        compile_as(self.options.compile, nets.unet, nets.vae.decoder)
 
     @cached_property
     def lips(self) -> lips.LipReader:
@@ -131,7 +131,7 @@ class SonicTake:
         self._voice = voice
         self._pictures = portrayed.pictures
         self._made_hz = 2 * FRAME_RATE_HZ if parameters.smooth_motion else FRAME_RATE_HZ
-        plan = engine.memory.plan(width, height, self._frames_made())
+        plan = engine.memory.plan(width, height, frames_made(self.shape))
         engine.pipeline.rows_at_once, engine.residence.offload = plan.rows_at_once, plan.offload
         engine.residence.bring(*(engine.networks.hearing if plan.offload else engine.networks.all))
         overlapping = engine.options.whisper_context == "overlapping"
@@ -145,9 +145,8 @@ class SonicTake:
         pipeline, ask = self._engine.pipeline, partial(report, "", 0, 0)
         with on_device(), self._engine.interrupts.asking(ask), self._saving(checkpoint) as saver:
             latents = self._latents(report, saver)
-            made = self._decoded(latents)
-            if self._parameters.smooth_motion:
-                made = pipeline.smooth(made)
+            chunks = pipeline.decode(latents, self._engine.options.decode_chunk)
+            made = pipeline.smooth(chunks) if self._parameters.smooth_motion else chain.from_iterable(chunks)
             for frame in frames.at_rate(made, self._made_hz, self.shape.fps, self.shape.frame_count):
                 if not frame.isfinite().all():
                     raise errors.OutputBroken(_NO_NUMBERS)
@@ -161,8 +160,9 @@ class SonicTake:
         if not late_s:
             latents = self._look(report, saver, state, late_s)
             if self._parameters.lip_sync_correction:
-                looked_at = self._decoded(latents[: int(lips.MOST_LOOKED_AT_S * FRAME_RATE_HZ)])
-                late_s = self._engine.lips.lateness_s(looked_at, FRAME_RATE_HZ, self._voice)
+                first = latents[: int(lips.MOST_LOOKED_AT_S * FRAME_RATE_HZ)]
+                chunks = self._engine.pipeline.decode(first, self._engine.options.decode_chunk)
+                late_s = self._engine.lips.lateness_s(chain.from_iterable(chunks), FRAME_RATE_HZ, self._voice)
             if abs(late_s) <= 1 / self.shape.fps:
                 return latents
             state = None
@@ -190,10 +190,6 @@ class SonicTake:
             raise errors.OutputBroken(_NO_NUMBERS)
         return latents
 
-    def _decoded(self, latents: Tensor) -> Iterator[Tensor]:
-        chunks = self._engine.pipeline.decode(latents, self._engine.options.decode_chunk)
-        return (frame for chunk in chunks for frame in chunk)
-
     def sampling(self) -> Sampling:
         """The job's parameters as the model's; 1 of both scales is what was published."""
         wanted, options = self._parameters, self._engine.options
@@ -209,7 +205,7 @@ class SonicTake:
         )
 
     def _heard(self, hidden: Tensor) -> Clip:
-        nets, count = self._engine.networks, self._frames_made()
+        nets, count = self._engine.networks, frames_made(self.shape)
         embedding = self._engine.pipeline.picture_embedding(self._pictures)
         self._engine.residence.bring(*nets.hearing)
         return Clip(
@@ -227,7 +223,7 @@ class SonicTake:
         """No latents, with their shape, device and precision."""
         pipeline, (width, height) = self._engine.pipeline, (self.shape.width, self.shape.height)
         empty = torch.empty((), device=pipeline.device, dtype=pipeline.dtype)
-        return empty.expand(self._frames_made(), 4, height // 8, width // 8)
+        return empty.expand(frames_made(self.shape), 4, height // 8, width // 8)
 
     def _fingerprint(self, checkpoint: Checkpoint) -> str:
         """Of all that the frames depend on, but for what devices differ by. Raises OSError."""
@@ -243,10 +239,12 @@ class SonicTake:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def _frames_made(self) -> int:
-        """As many at 12.5 a second as the voice is long: the reference makes up to 0.12 s less."""
-        last_s = (self.shape.frame_count - 1) / self.shape.fps
-        return int(np.ceil(last_s * FRAME_RATE_HZ - 1e-6)) + 1
+
+def frames_made(shape: Shape) -> int:
+    """At 12.5 a second, as many as the voice is long: the reference makes up to 0.12 s less. One more, for the last
+    frame at 25 a second to have others on both sides, would want another window in each step wherever windows are full.
+    """
+    return math.ceil(shape.frame_count / shape.fps * FRAME_RATE_HZ - 1e-6)
 
 
 # What torch and the libraries under it say, as far as no class of error does.

@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, nargs="?", help="model folder; the installed one when it is left out")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it talks of torchvision, which nobody needs
     try:
-        folder: Path = parser.parse_args(arguments).folder or models.path("sonic")
+        folder: Path = parser.parse_args(arguments).folder or models.whole("sonic")
         encoder, interpolator = weights.small_networks(folder)
         for network in (speech_encoder(encoder), frame_interpolator(interpolator)):
             file = exported.path(folder, network.name)

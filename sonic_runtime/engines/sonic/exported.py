@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
@@ -56,10 +57,13 @@ class ExportedInterpolator:
         self._session = session
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """From two pictures to the one between them; all [1, 3, height, width], 0 to 1, sides multiples of 16."""
-        given = {"first": first.cpu().numpy(), "second": second.cpu().numpy()}
-        (found,) = self._session.run(None, given)
-        return torch.from_numpy(found).to(first.device)
+        """From pictures and others to those between them; all [n, 3, height, width], 0 to 1, sides multiples of 16.
+
+        Pair by pair: TensorRT would set memory aside for the largest batch of the largest size.
+        """
+        pairs = zip(first.cpu().split(1), second.cpu().split(1), strict=True)
+        found = [self._session.run(None, {"first": one.numpy(), "second": other.numpy()})[0] for one, other in pairs]
+        return torch.from_numpy(np.concatenate(found)).to(first.device)
 
 
 def speech(folder: Path, extractor: WhisperFeatureExtractor) -> ExportedSpeechEncoder | None:

@@ -12,7 +12,7 @@ MULTIPLE_PX = 16  # of both sides
 _SCALES = (4, 2, 1)
 
 Interpolate = Callable[[Tensor, Tensor], Tensor]
-"""From two pictures to the one between them; all [1, 3, height, width], 0 to 1, sides multiples of 16."""
+"""From pictures and others to those between them; all [n, 3, height, width], 0 to 1, sides multiples of 16."""
 
 
 class _Block(nn.Module):

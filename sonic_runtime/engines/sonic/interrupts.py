@@ -12,20 +12,24 @@ from torch import nn
 _LAYERS = (".resnets", ".attentions", ".layers")  # what diffusers and transformers call them
 
 
+def layers(network: nn.Module) -> list[nn.Module]:
+    """The large ones that a network is made of, none within another."""
+    return [each for name, each in network.named_modules() if f".{name}".rpartition(".")[0].endswith(_LAYERS)]
+
+
 class Interrupts:
     """Asks before each layer of the networks that it watches; for one render at a time.
 
     A GPU is given work far ahead of what it has done, so it is waited for, one layer behind: what is queued is never
-    more than the two layers that keep it busy. Inside a compiled or captured network nobody is asked.
+    more than the two layers that keep it busy. Inside what is compiled or captured nobody is asked.
     """
 
     def __init__(self, *networks: nn.Module) -> None:
         self._ask: Callable[[], None] | None = None
         self._queued: torch.cuda.Event | None = None
         for network in networks:
-            for name, module in network.named_modules():
-                if f".{name}".rpartition(".")[0].endswith(_LAYERS):
-                    module.register_forward_pre_hook(self._before)
+            for layer in layers(network):
+                layer.register_forward_pre_hook(self._before)
 
     @contextmanager
     def asking(self, ask: Callable[[], None]) -> Iterator[None]:

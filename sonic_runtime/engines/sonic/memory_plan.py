@@ -50,7 +50,7 @@ class Footprint:
     heard_per_frame: int  # keys and values of all cross attentions
     decoding_per_pixel: float  # of each frame that is decoded at once
     encoding_per_pixel: float
-    smoothing_per_pixel: float
+    smoothing_per_pixel: float  # of each pair of frames
 
     @property
     def weights(self) -> int:
@@ -109,7 +109,8 @@ def _plan(f: Footprint, work: Work, rows: int, offload: bool) -> Plan:
     bound = f.heard_per_frame * rows * work.window_frames
     kept = f.heard_per_frame * (work.frames if work.frames <= MOST_FRAMES_KEPT else work.window_frames)
     margin = _MARGIN if offload else _MARGIN_RESIDENT
-    decoding = (f.decoding_per_pixel * work.decode_chunk + f.smoothing_per_pixel) * pixels
+    each = max(f.decoding_per_pixel, f.smoothing_per_pixel)  # a chunk is decoded, then smoothed
+    decoding = (each * work.decode_chunk + f.smoothing_per_pixel) * pixels
     stages = {
         "hearing": (f.hearing, _SMALL_BYTES),
         "looking": (f.clip, _SMALL_BYTES),

@@ -67,8 +67,9 @@ class Options:
     compile: str = field(
         default="off",
         metadata={
-            "choices": ("off", "on", "graphs"),
-            "help": "compile the large networks: a size's first render takes minutes more; graphs: by CUDA graphs",
+            "choices": ("off", "on", "layers", "graphs"),
+            "help": "compile the large networks: a size's first render takes minutes more; layers: each layer for "
+            "itself, so that a cancel is felt between two of them; graphs: by CUDA graphs",
         },
     )
     guidance_every: int = field(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from sonic_runtime.engines.base import SPEECH_RATE_HZ
 from sonic_runtime.engines.sonic import audio, detector, images
 from sonic_runtime.engines.sonic.interpolation import FrameInterpolator
-from sonic_runtime.engines.sonic.pipeline import Clip, Sampling, SonicPipeline, Window, euler_step
+from sonic_runtime.engines.sonic.pipeline import ROWS, Clip, Sampling, SonicPipeline, Window, euler_step
 from sonic_runtime.engines.sonic.unet import AudioCrossAttention, SonicUNet, mask_levels
 
 _MODULE, _FLOW, _LATENTS, _VIDEO = 1e-4, 1e-3, 1e-4, 1e-3
@@ -42,6 +43,22 @@ class MissingWeights(Exception):
     """A case names weights that are not there."""
 
 
+class UnknownCase(Exception):
+    """There is no case of that name."""
+
+
+class Outputs(dict[str, Tensor]):
+    """What the reference gave; `untouched` are those that nothing was compared with."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.untouched = sorted(tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.untouched = [other for other in self.untouched if other != name]
+        return super().__getitem__(name)
+
+
 @dataclass
 class Case:
     """A case folder, and what was compared."""
@@ -50,9 +67,10 @@ class Case:
     errors: list[tuple[str, float, float]] = field(default_factory=list)  # what, its error, the limit
 
     def __post_init__(self) -> None:
-        self.config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
-        self.inputs = self._tensors("inputs")
-        self.outputs = self._tensors("outputs")
+        self.config: dict[str, Any] = {**json.loads((self.folder / "config.json").read_text())}
+        given = self._tensors("inputs")
+        self.inputs = {name: each.float() if each.is_floating_point() else each for name, each in given.items()}
+        self.outputs = Outputs(self._tensors("outputs"))
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         path = self.folder / f"{name}.safetensors"
@@ -60,7 +78,7 @@ class Case:
 
     def weights(self, kind: str = "", prefix: str = "") -> dict[str, Tensor]:
         """The case's own weights, or those of the case beside it whose name ends in `kind`; float32."""
-        for folder in self.folder.parent.glob(f"*{kind}") if kind else [self.folder]:
+        for folder in sorted(self.folder.parent.glob(f"*{kind}")) if kind else [self.folder]:
             path = folder / "weights.safetensors"
             found = load_file(path) if path.exists() else {}
             chosen = {key.removeprefix(prefix): value.float() for key, value in found.items() if key.startswith(prefix)}
@@ -77,7 +95,7 @@ class Case:
             return
         error = (found.double() - expected.double()).abs().max().item() if found.numel() else 0.0
         scale = max(expected.double().abs().max().item(), 1e-12) if relative else 1.0
-        self.errors.append((what, error / scale, limit))
+        self.errors.append((what, torch.inf if math.isnan(error / scale) else error / scale, limit))
 
     def equal(self, what: str, found: object, expected: object) -> None:
         """Compare two plain values."""
@@ -93,7 +111,7 @@ class Case:
     @property
     def passed(self) -> bool:
         _, error, limit = self.worst
-        return error <= limit  # false for NaN
+        return error <= limit
 
 
 def _loaded(module: nn.Module, weights: dict[str, Tensor]) -> Any:
@@ -231,14 +249,10 @@ def _unet_forward(case: Case) -> None:
 
         return keep
 
-    blocks = {
-        "down0": unet.down_blocks[0],
-        "down3": unet.down_blocks[3],
-        "mid": unet.mid_block,
-        "up1": unet.up_blocks[1],
-    }
-    for name, block in blocks.items():
-        block.register_forward_hook(watch(f"act_{name}"))
+    numbered = (("down", unet.down_blocks), ("up", unet.up_blocks))
+    blocks = {f"act_{kind}{number}": block for kind, found in numbered for number, block in enumerate(found)}
+    for name, block in (blocks | {"act_mid": unet.mid_block}).items():
+        block.register_forward_hook(watch(name))
 
     def call(picture: Tensor, heard: Tensor, mask: Tensor | None) -> Tensor:
         unet.bind(unet.project(picture, heard))
@@ -258,7 +272,7 @@ def _unet_forward(case: Case) -> None:
 
 
 def _scheduler(case: Case) -> None:
-    scheduler = EulerDiscreteScheduler.from_config(case.config["config"])
+    scheduler = EulerDiscreteScheduler.from_config({**case.config["config"]})
     for steps, row in case.config["table"].items():
         scheduler.set_timesteps(int(steps))
         for name, found in (("timesteps", scheduler.timesteps), ("sigmas", scheduler.sigmas)):
@@ -286,11 +300,12 @@ class _Watched(SonicPipeline):
         vae = AutoencoderKLTemporalDecoder(down_block_types=["DownEncoderBlock2D"] * vae_config.pop("up"), **vae_config)
         clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**case.config["image_encoder"]))
         flow = {key: value for key, value in _flownet(case).items()}
+        self.scheduler = scheduler = EulerDiscreteScheduler.from_config({**case.config["scheduler"]})
         super().__init__(
             _unet(case),
             _loaded(vae, weights),
             _loaded(clip, case.weights("pipeline_default_window", "image_encoder.")),
-            EulerDiscreteScheduler.from_config(case.config["scheduler"]),
+            scheduler,
             FrameInterpolator.build(flow) if flow else FrameInterpolator(2),
         )
         self.windows: list[Window] = []
@@ -352,6 +367,10 @@ def _pipeline(case: Case) -> None:
     latents = pipeline.denoise(clip, sampling, pipeline.begin(clip, sampling, drawn[1]), picture_noise)
     case.equal("calls", len(pipeline.windows), case.config["n_unet_calls"])
     case.equal("calls foretold", sampling.calls(clip.frames), case.config["n_unet_calls"])
+    case.same("schedule", pipeline.scheduler.timesteps, outputs["timesteps"], 1e-5, relative=True)
+    case.same("sigmas", pipeline.scheduler.sigmas, outputs["sigmas"], 1e-5, relative=True)
+    _, steps = torch.unique_consecutive(torch.tensor([w.sigma for w in pipeline.windows]), return_inverse=True)
+    case.equal("steps of calls", steps.tolist(), outputs["window_step_index"].tolist())
     timesteps = torch.stack([window.timestep for window in pipeline.windows])
     case.same("timesteps", timesteps, outputs["all_timesteps"], 1e-5, relative=True)
     ids = torch.stack([window.time_ids[0] for window in pipeline.windows])
@@ -364,6 +383,11 @@ def _pipeline(case: Case) -> None:
         ("call0_out_every_6th_frame", pipeline.predicted[0][:, ::6], _LATENTS),
     ):
         case.same(name, found, outputs[name], limit, relative=True)
+    rows = (outputs[name].unflatten(0, (ROWS, -1)) for name in ("call0_clip", "call0_audio"))
+    attentions = zip(pipeline.windows[0].heard(slice(ROWS)), pipeline.unet.project(*rows), strict=True)
+    for number, (ours, theirs) in enumerate(attentions):
+        for part in ("picture", "key", "value"):
+            case.same(f"{part} heard in {number}", getattr(ours, part), getattr(theirs, part), _MODULE)
     kept = torch.stack([pipeline.denoised[call] for call in outputs["window_call_index"].tolist()])
     for number, (found, expected) in enumerate(zip(kept, outputs["window_latents"][:, 0], strict=True)):
         case.same(f"window {number}", found, expected, _LATENTS, relative=True)
@@ -465,12 +489,12 @@ def _end_to_end(case: Case) -> None:
     ids = torch.stack([window.time_ids[0] for window in pipeline.windows])
     case.same("time ids", ids, outputs["all_added_time_ids"], 1e-4, relative=True)
     case.same("latents", pipeline.denoised[-1][None], outputs["window_latents_last"], _LATENTS, relative=True)
-    made = (frame for chunk in pipeline.decode(latents, run["decode_chunk_size"]) for frame in chunk)
-    smooth = list(pipeline.smooth(made))
+    smooth = list(pipeline.smooth(pipeline.decode(latents, run["decode_chunk_size"])))
     case.equal("frames at 25 a second", len(smooth), case.config["frames_25fps"])
     video = torch.stack(smooth[::2])
     case.same("video", video[::14], outputs["video_every_14th_frame"][0].transpose(0, 1), _VIDEO)
-    case.same("middle frame", smooth[1], outputs["first_interpolated_middle"][0, :, 0], _VIDEO)
+    if len(smooth) > 1:
+        case.same("middle frame", smooth[1], outputs["first_interpolated_middle"][0, :, 0], _VIDEO)
 
 
 _KINDS: dict[str, Callable[[Case], None]] = {
@@ -494,24 +518,32 @@ _KINDS: dict[str, Callable[[Case], None]] = {
 
 
 def run(folder: Path) -> Case:
-    """Run the case in a folder; its name says what it is (`07_unet_two_layers`). Raises KeyError for another name."""
-    compare = _KINDS[re.sub(r"^\d+_", "", folder.name)]
+    """Run the case in a folder; its name says what it is (`07_unet_two_layers`). Raises UnknownCase for another name,
+    and what the case itself stumbles over."""
+    compare = _KINDS.get(_kind(folder))
+    if not compare:
+        raise UnknownCase(f"known are {', '.join(_KINDS)}, with or without a number before")
     case = Case(folder)
     with torch.inference_mode():
         compare(case)
     return case
 
 
-def _folders(parent: Path) -> Iterator[Path]:
-    return (path.parent for path in sorted(parent.glob("*/config.json")))
+def _kind(folder: Path) -> str:
+    return re.sub(r"^\d+_", "", folder.name)
+
+
+def _is_case(folder: Path) -> bool:
+    """One that has lost its configuration is one, too."""
+    return folder.is_dir() and (_kind(folder) in _KINDS or (folder / "config.json").exists())
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 when every case is reproduced, 1 when one is not, 2 when there is none."""
     parser = argparse.ArgumentParser(prog="python -m sonic_runtime.engines.sonic.parity", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of case folders, or one of them")
-    given: Path = parser.parse_args(arguments).folder
-    folders = [given] if (given / "config.json").exists() else list(_folders(given))
+    given: Path = parser.parse_args(arguments).folder.resolve()
+    folders = [given] if _is_case(given) else [each for each in sorted(given.glob("*")) if _is_case(each)]
     if not folders:
         print(f"{given} has no case folders: each has a config.json", file=sys.stderr)
         return 2
@@ -521,8 +553,10 @@ def main(arguments: list[str] | None = None) -> int:
             case = run(folder)
             what, error, limit = case.worst
             passed, told = case.passed, f"error {error:.2e}, limit {limit:.0e} ({what}; {len(case.errors)} compared)"
+            if case.outputs.untouched:
+                told += f"; not compared: {', '.join(case.outputs.untouched)}"
         except Exception as error:  # the other cases still run
-            passed, told = False, f"{type(error).__name__}: {error}"
+            passed, told = False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         failed += not passed
         print(f"{'ok    ' if passed else 'FAILED'} {folder.name}: {told}", flush=True)
     print(f"{len(folders) - failed} of {len(folders)} cases reproduced")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler
@@ -84,6 +85,7 @@ class Progress:
     step: int = 0
     window: int = 0  # windows of the step that are done
     total: Tensor | None = None  # [frames, 4, height, width]: sum over the windows that are done
+    shortcuts: Shortcuts | None = None  # none before the first step
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class SonicPipeline:
         self.unet, self.vae, self.clip, self.interpolator = unet, vae, clip, interpolator
         self._scheduler = scheduler
         self.residence = residence or Residence(unet.device)
+        # A GPU would wait for each kernel of a single pair to be launched; a CPU is no faster for a batch.
+        self.smooths_in_batches = self.device.type != "cpu"
 
     @property
     def device(self) -> torch.device:
@@ -176,13 +180,14 @@ class SonicPipeline:
         hearing = _Hearing(self.unet, clip)
         self.unet.bind_mask(clip.pictures.mask)
         scales = torch.tensor([sampling.head_scale, sampling.expression_scale])
-        shortcuts = Shortcuts(sampling.guidance_every, sampling.step_cache, progress.latents)
+        shortcuts = progress.shortcuts or Shortcuts(sampling.guidance_every, sampling.step_cache, progress.latents)
+        progress.shortcuts = shortcuts
         total = sampling.calls(frames)
         for step in range(progress.step, len(timesteps)):
             parts = windows.of_step(
                 step, frames, sampling.window_frames, sampling.overlap_frames, sampling.shift_frames
             )
-            shortcuts.begin_step(sigmas[step])
+            shortcuts.begin_step(step, sigmas[step])
             if progress.total is None:
                 progress.total = torch.zeros_like(progress.latents)
             for numbers in parts[progress.window :]:
@@ -255,14 +260,21 @@ class SonicPipeline:
             yield (decoded.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.inference_mode()
-    def smooth(self, frames: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Frames [3, height, width] with one made in the middle between each two: n become 2n - 1."""
-        before: Tensor | None = None
-        for frame in frames:
-            if before is not None:
-                yield self.interpolator(before[None], frame[None])[0]
-            yield frame
-            before = frame
+    def smooth(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Frames of chunks [n, 3, height, width], one by one, with one made in the middle between each two.
+
+        In batches those of a chunk are made at once, which takes less memory than decoding it.
+        """
+        chunk = next(chunks)
+        last = chunk[:1]
+        yield last[0]
+        for new in filter(len, chain([chunk[1:]], chunks)):
+            for second in new.split(len(new) if self.smooths_in_batches else 1):
+                first = torch.cat((last, second[:-1]))
+                for middle, frame in zip(self.interpolator(first, second), second, strict=True):
+                    yield middle
+                    yield frame
+                last = second[-1:]
 
     def _schedule(self, sampling: Sampling) -> tuple[Tensor, list[float]]:
         """Timesteps [n] on the device, and n + 1 sigmas, the last one 0."""

@@ -1,7 +1,8 @@
 """The state of a denoising run in a file, from which the run goes on after a kill, here or on another node.
 
 Two latents for each frame are all of it, 66 kB a frame at 512 x 512 in half precision: 8 MB for ten seconds, 490 MB for
-ten minutes. A copy is taken between two calls of the network; another thread waits for it and writes it.
+ten minutes; what shortcuts keep of a frame is up to three more. A copy is taken between two calls of the network;
+another thread waits for it and writes it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from sonic_runtime.checkpoint import Checkpoint
 from sonic_runtime.engines.sonic.pipeline import Progress, Sampling
+from sonic_runtime.engines.sonic.shortcuts import Shortcuts
 
 INTERVAL_S = 15.0  # at most so much work is lost, and a call of the network
 MOST_BYTES = 512 << 20
@@ -78,6 +80,8 @@ class Saver:
         tensors = {"latents": progress.latents}
         if progress.total is not None and progress.window:
             tensors["total"] = progress.total
+        if progress.shortcuts:
+            tensors |= progress.shortcuts.kept
         if (size := sum(each.nbytes for each in tensors.values())) > MOST_BYTES:
             self._say_once(size, whole_step=not progress.window)
             return
@@ -99,7 +103,7 @@ class Saver:
             self._writer.join()
 
     def _say_once(self, size: int, whole_step: bool) -> None:
-        """Between two steps the state is half as large: what is too large then is so for good."""
+        """Between two steps the state is smaller: what is too large then is so for good."""
         if whole_step and not self._said:
             self._said = True
             _log.warning("the state is too large to be kept", extra={"bytes": size, "limit": MOST_BYTES})
@@ -163,23 +167,32 @@ def _told(state: State) -> dict[str, str]:
 
 def _read(path: Path, fingerprint: str, like: Tensor, sampling: Sampling) -> State:
     """Raises ValueError and what safetensors and the reading of numbers raise."""
+    shortcuts = Shortcuts(sampling.guidance_every, sampling.step_cache, like)
     with safe_open(path, framework="pt") as file:
         told = file.metadata() or {}
         if told.get("fingerprint") != fingerprint:
             raise ValueError("it is of another render, or was made by other networks, options or precision")
-        names = ("latents", "total") if int(told["window"]) else ("latents",)
-        tensors = {name: file.get_tensor(name) for name in names}
-    for name, tensor in tensors.items():
-        if (tensor.shape, tensor.dtype) != (like.shape, like.dtype) or not tensor.isfinite().all():
-            raise ValueError(f"its {name} are {tensor.dtype} {tuple(tensor.shape)}")
-    tensors = {name: tensor.to(like.device) for name, tensor in tensors.items()}
-    progress = Progress(tensors["latents"], int(told["step"]), int(told["window"]), tensors.get("total"))
+        step, window = int(told["step"]), int(told["window"])
+        wanted = {"latents": like} | ({"total": like} if window else {}) | shortcuts.kept
+        tensors = {name: _checked(name, file.get_tensor(name), as_in) for name, as_in in wanted.items()}
+    for name, kept in shortcuts.kept.items():
+        kept.copy_(tensors[name])
+    progress = Progress(tensors["latents"], step, window, tensors.get("total"), shortcuts)
     state = State(progress, float(told["late_s"]), int(told["done"]), int(told["total"]))
     calls = sampling.calls(len(like))
     windows = calls // sampling.steps_done
-    in_look, before = progress.step * windows + progress.window, calls if state.late_s else 0
-    if not (0 <= progress.window < windows and 0 <= in_look <= calls and abs(state.late_s) <= MOST_LATE_S):
-        raise ValueError(f"it is at step {progress.step}, window {progress.window}, {state.late_s} s late")
+    in_look, before = step * windows + window, calls if state.late_s else 0
+    if not (0 <= window < windows and 0 <= in_look <= calls and abs(state.late_s) <= MOST_LATE_S):
+        raise ValueError(f"it is at step {step}, window {window}, {state.late_s} s late")
     if (state.done, state.total) != (before + in_look, before + calls):
         raise ValueError(f"it says {state.done} of {state.total} calls")
+    if not shortcuts.could_be_of(step):
+        raise ValueError("it has shortcuts from steps that have not been")
     return state
+
+
+def _checked(name: str, tensor: Tensor, like: Tensor) -> Tensor:
+    """Where `like` is. Raises ValueError where it is not like that, or not of numbers."""
+    if (tensor.shape, tensor.dtype) != (like.shape, like.dtype) or not tensor.isfinite().all():
+        raise ValueError(f"its {name} are {tensor.dtype} {tuple(tensor.shape)}")
+    return tensor.to(like.device)
