@@ -59,7 +59,6 @@ lint: $(VENV)/.installed-dev ## Check format, lint, types and the wire contract.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/buf lint proto
-	$(BIN)/python -m tests.ansible.collection
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/breaking.sh
 
 format: $(VENV)/.installed-dev ## Rewrite the code in the agreed format.

@@ -1,11 +1,10 @@
-"""The collection where Ansible looks for it, and Ansible's programs. Run as a module it lints the collection."""
+"""The collection where Ansible looks for it, and Ansible's programs."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,15 +49,3 @@ def run(
         text=True,
         check=False,
     )
-
-
-def lint(collections: Path) -> subprocess.CompletedProcess[str]:
-    """By the strictest profile, and without asking anybody on the network."""
-    return run("ansible-lint", "--offline", "--profile", "production", "-q", collections=collections, cwd=SOURCE)
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        done = lint(place(Path(name)))
-    print(done.stdout + done.stderr)
-    sys.exit(done.returncode)

@@ -17,9 +17,9 @@ from sonic_runtime.models import tiny
 TOKENS = 6
 
 
-def pipeline(layers_per_block: int = tiny.UNET["layers_per_block"]) -> SonicPipeline:
+def pipeline() -> SonicPipeline:
     torch.manual_seed(0)
-    unet = SonicUNet.build(tiny.UNET | {"layers_per_block": layers_per_block}).eval()
+    unet = SonicUNet.build(tiny.UNET).eval()
     vae = AutoencoderKLTemporalDecoder(**tiny.VAE).eval()
     TemporalConv.take_over(vae)
     clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**tiny.CLIP)).eval()

@@ -25,12 +25,12 @@ def _forgotten() -> Iterator[None]:
 
 def test_a_second_clip_of_another_length_is_not_compiled_anew() -> None:
     """Traced as for any backend; generating the code takes minutes and has no part in when it is done."""
-    by = pipeline(layers_per_block=1)
+    by = pipeline()
     Interrupts(by.unet)
     first, sampling = clip_of(by, 7), Sampling(steps=1, window_frames=5)
     exact = denoised(by, first, sampling)
     compile_network(by.unet, backend="eager")
-    assert error(denoised(by, first, sampling), exact) < 3e-4  # channels come last: sums are taken in another order
+    assert error(denoised(by, first, sampling), exact) < 1e-4  # channels come last: sums are taken in another order
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     by.unet.set_audio_scale(0.5)
