@@ -59,6 +59,9 @@ async def test_a_fleet_finishes_what_it_is_given(hub: Hub, caller: Caller, own_v
     async with running_fleet(hub, profiles) as fleet:
         jobs = [await caller.submit_new(f"k{number}") for number in range(20)]
         ended = await asyncio.gather(*(caller.ended(job.job_id) for job in jobs))
+        async with asyncio.timeout(60):
+            while sum(node.rendered for node in fleet.nodes) < 20:  # the last nodes are told after the callers
+                await asyncio.sleep(0.01)
     assert {job.state for job in ended} == {jobs_pb2.JOB_STATE_SUCCEEDED}
     assert sum(node.rendered for node in fleet.nodes) == 20
     assert len({job.video.sha256 for job in ended}) == (20 if own_videos else 1)
