@@ -98,6 +98,15 @@ def test_the_largest_side_fits_and_the_next_one_does_not(full_size: Footprint) -
     assert memory_plan.largest_side(full_size, WORK, 1 * GIB) == 0
 
 
+def test_latents_of_a_long_clip_are_counted_and_what_shortcuts_keep(full_size: Footprint) -> None:
+    minute, ten = (replace(WORK, frames=frames) for frames in (750, 7500))
+    at_once = memory_plan.ways(full_size, minute, "offload")[0].peak_bytes
+    long, kept = (memory_plan.ways(full_size, one, "offload")[0].peak_bytes for one in (ten, replace(ten, latents=5)))
+    latents = 4 * 64 * 64 * 2  # bytes of a frame
+    assert long - at_once == pytest.approx(1.1 * 6750 * 2 * latents, abs=10)
+    assert kept - long == pytest.approx(1.1 * 7500 * 3 * latents, abs=10)
+
+
 def test_fewer_frames_at_once_and_eight_bits_take_less(full_size: Footprint) -> None:
     half = memory_plan.ways(full_size, replace(WORK, window_frames=12))[0]
     assert half.stages["denoising"] < memory_plan.ways(full_size, WORK)[0].stages["denoising"] - 2 * GIB

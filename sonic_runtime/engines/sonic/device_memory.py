@@ -43,7 +43,8 @@ class DeviceMemory:
     def plan(self, width: int, height: int, frames: int) -> Plan:
         """The fastest way to render so many frames. Raises errors.WouldNotFit."""
         options = self._options
-        work = Work(width, height, frames, options.window_frames, options.decode_chunk)
+        latents = 2 + (options.step_cache > 1) + 2 * (options.guidance_every > 1)  # as Shortcuts keep them
+        work = Work(width, height, frames, options.window_frames, options.decode_chunk, latents)
         # On the CPU there is nowhere to put networks out of the way.
         memory = "resident" if options.torch_device.type == "cpu" else options.memory
         available = self.available_bytes()

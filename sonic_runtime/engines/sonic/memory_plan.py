@@ -51,6 +51,7 @@ class Footprint:
     decoding_per_pixel: float  # of each frame that is decoded at once
     encoding_per_pixel: float
     smoothing_per_pixel: float  # of each pair of frames
+    latents_per_pixel: float  # of each frame, for each time that latents of all frames are held
 
     @property
     def weights(self) -> int:
@@ -66,6 +67,7 @@ class Work:
     frames: int = MOST_FRAMES_KEPT  # at 12.5 a second
     window_frames: int = 25
     decode_chunk: int = 8
+    latents: int = 2  # times that latents of all frames are held: as the step began, and as it makes them
 
     def at(self, side: int) -> Work:
         """The same in the same shape with another short side."""
@@ -108,6 +110,7 @@ def _plan(f: Footprint, work: Work, rows: int, offload: bool) -> Plan:
     pixels = work.width * work.height
     bound = f.heard_per_frame * rows * work.window_frames
     kept = f.heard_per_frame * (work.frames if work.frames <= MOST_FRAMES_KEPT else work.window_frames)
+    latents = f.latents_per_pixel * work.latents * work.frames * pixels
     margin = _MARGIN if offload else _MARGIN_RESIDENT
     each = max(f.decoding_per_pixel, f.smoothing_per_pixel)  # a chunk is decoded, then smoothed
     decoding = (each * work.decode_chunk + f.smoothing_per_pixel) * pixels
@@ -115,8 +118,8 @@ def _plan(f: Footprint, work: Work, rows: int, offload: bool) -> Plan:
         "hearing": (f.hearing, _SMALL_BYTES),
         "looking": (f.clip, _SMALL_BYTES),
         "encoding": (f.vae, f.encoding_per_pixel * pixels),
-        "denoising": (f.unet, f.call_per_pixel * rows * work.window_frames * pixels + bound + kept),
-        "decoding": (f.vae + f.interpolator, decoding + bound),
+        "denoising": (f.unet, f.call_per_pixel * rows * work.window_frames * pixels + bound + kept + latents),
+        "decoding": (f.vae + f.interpolator, decoding + bound + latents),
     }
     return Plan(
         rows,
@@ -163,6 +166,7 @@ def footprint(
         decoding_per_pixel=decode / (4 * pixels),
         encoding_per_pixel=encode / pixels,
         smoothing_per_pixel=alive.peak_bytes / pixels,
+        latents_per_pixel=vae["latent_channels"] * dtype.itemsize / 64,
     )
 
 
