@@ -16,6 +16,7 @@ from sonic import exceptions, statuses
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+LISTEN_S = 1.0  # before something is written to a hub whose answer was lost
 TOO_MANY_CALLS = "TOO_MANY_CALLS"  # the hub's reason; it says when to come back
 SAID_AGAIN_AFTER_S = 10.0
 _log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Patience:
         self._seconds = seconds
         self._elsewhere = elsewhere
         self._trouble = trouble
+        self._listens = False
         self.renew()
 
     def renew(self) -> None:
@@ -50,7 +52,8 @@ class Patience:
     async def pause(self, error: grpc.aio.AioRpcError, also: tuple[grpc.StatusCode, ...] = ()) -> None:
         """Wait before the next try. Raises HubError when there is to be none."""
         failure = statuses.to_exception(error, self._target)
-        if error.code() not in (*_PASSING, *also) and failure.reason != TOO_MANY_CALLS:
+        self._listens = statuses.is_lost(error)
+        if error.code() not in (*_PASSING, *also) and not self._listens and failure.reason != TOO_MANY_CALLS:
             raise failure from error
         if self._trouble and not self._tries and (why := await self._trouble(error)):
             raise exceptions.HubUnreachable(why) from error
@@ -66,3 +69,9 @@ class Patience:
         if error.code() in _PASSING:
             self._elsewhere()
         await asyncio.sleep(pause_s)
+
+    async def listen(self, call: grpc.aio.Call) -> None:
+        """Where the answer to the call before was lost, let this one be answered before anything more is written."""
+        until = time.monotonic() + LISTEN_S
+        while self._listens and not call.done() and time.monotonic() < until:  # noqa: ASYNC110 - a call has no event
+            await asyncio.sleep(0.01)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
 
 from sonic import exceptions, statuses
 from sonic.connection import Connection
+from sonic.retries import Patience
 from sonic.v1 import job_service_pb2 as pb
 from sonic.v1 import jobs_pb2
 
@@ -54,21 +54,22 @@ class Runs:
         try:
             while self._waiting:
                 try:
-                    await self._converse(patience.renew)
+                    await self._converse(patience)
                 except grpc.aio.AioRpcError as error:
                     await patience.pause(error)
         except Exception as error:
             self._fail(error)
 
-    async def _converse(self, heard: Callable[[], None]) -> None:
+    async def _converse(self, patience: Patience) -> None:
         """One call, until it breaks. Raises AioRpcError, HubFailed."""
         self._unsaid = list(self._waiting)
         self._news.set()
         call = self._hub.jobs.RunJobs(metadata=self._hub.metadata)
+        await patience.listen(call)
         writer = asyncio.create_task(self._write(call), name="writer of jobs")
         try:
             while isinstance(response := await call.read(), pb.RunJobsResponse):
-                heard()
+                patience.renew()
                 self._take(response)
             raise exceptions.HubFailed("the hub ended a call in which jobs are waited for")
         finally:

@@ -54,6 +54,14 @@ def to_exception(error: grpc.aio.AioRpcError, target: str) -> exceptions.HubErro
     return kind(message, reason=reason, problems=problems, retry_after_s=retry_after_s)
 
 
+def is_lost(error: grpc.aio.AioRpcError) -> bool:
+    """Whether nobody knows what the hub has answered: a write that fails after the answer takes its place.
+
+    See https://github.com/grpc/grpc/issues/36066; the same is said of a line that is cut while something is written.
+    """
+    return error.code() is grpc.StatusCode.INTERNAL and "Internal error from Core" in (error.details() or "")
+
+
 def of_item(refused: job_service_pb2.RefusedJob) -> exceptions.HubError:
     """The error that one of many items has met."""
     kind = _BY_CODE.get(_CODES[refused.error.code], exceptions.HubFailed)

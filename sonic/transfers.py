@@ -12,13 +12,13 @@ import grpc.aio
 
 from sonic import exceptions
 from sonic.connection import Connection
+from sonic.retries import Patience
 from sonic.v1 import artifacts_pb2
 from sonic.v1.job_service_pb2 import DownloadArtifactRequest, GetArtifactRequest, UploadArtifactRequest
 
 CHUNK_BYTES = 1 << 20
-# Somebody else may be sending the same bytes; the hub throws a spoilt beginning away; and when the connection goes
-# while a chunk is being written, gRPC calls that an internal error.
-_RESUMABLE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INTERNAL)
+# Somebody else may be sending the same bytes, and the hub throws a spoilt beginning away.
+_RESUMABLE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DATA_LOSS)
 
 
 def sha256_of(path: Path) -> str:
@@ -42,19 +42,23 @@ async def upload(hub: Connection, path: Path, sha256: str, span: range | None = 
             received = status.received_bytes
             patience.renew()
         try:
-            return await _send(hub, path, sha256, status.received_bytes, span)
+            return await _send(hub, path, sha256, status.received_bytes, span, patience)
         except grpc.aio.AioRpcError as error:
             await patience.pause(error, also=_RESUMABLE)
 
 
-async def _send(hub: Connection, path: Path, sha256: str, offset: int, span: range | None) -> artifacts_pb2.Artifact:
+async def _send(
+    hub: Connection, path: Path, sha256: str, offset: int, span: range | None, patience: Patience
+) -> artifacts_pb2.Artifact:
     call = hub.jobs.UploadArtifact(metadata=hub.metadata)
     try:
         with path.open("rb") as file:
             span = span or range(os.fstat(file.fileno()).st_size)
             file.seek(span.start + offset)
             header = artifacts_pb2.UploadHeader(sha256=sha256, size_bytes=len(span), offset_bytes=offset)
+            await patience.listen(call)
             await call.write(UploadArtifactRequest(header=header))
+            await patience.listen(call)
             while chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, span.stop - file.tell())):
                 await call.write(UploadArtifactRequest(chunk=chunk))
         await call.done_writing()

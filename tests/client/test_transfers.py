@@ -100,6 +100,34 @@ async def test_bytes_that_are_not_those_of_the_hash_never_become_a_video(tmp_pat
     assert list((tmp_path / "out").iterdir()) == []
 
 
+class RefusingHub(job_service_pb2_grpc.JobServiceServicer):
+    async def GetArtifact(self, request, context):
+        return pb.GetArtifactResponse()
+
+    async def UploadArtifact(self, requests, context):
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "readers only look")
+
+    async def RunJobs(self, requests, context):
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "readers only look")
+        yield
+
+
+async def test_who_is_refused_while_still_sending_is_told_why(tmp_path, files) -> None:
+    """Where a write fails after the refusal, gRPC forgets the refusal."""
+    server = grpc.aio.server()
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(RefusingHub(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    (tmp_path / "long.png").write_bytes(peers.JPEG + bytes(3 * MIB))
+    async with AsyncSonicClient(f"127.0.0.1:{port}", patience_s=10, insecure=True) as client:
+        for _ in range(10):
+            with pytest.raises(exceptions.NotAllowed, match="readers only look"):
+                await client.upload(tmp_path / "long.png")
+            with pytest.raises(exceptions.NotAllowed, match="readers only look"):
+                await client.run(pb.SubmitJobRequest(idempotency_key="k"))
+    await server.stop(None)
+
+
 async def test_a_folder_that_cannot_be_written_is_said(client, node, files, tmp_path) -> None:
     job = await succeeded_job(client, node, files)
     (tmp_path / "taken").write_text("a file, no folder")
