@@ -25,9 +25,10 @@ from hub.service import Hub, serving
 from sonic.http_access import HttpAccess
 from sonic.listener import Bearer
 from sonic.v1 import access_pb2
+from tests.calls import answered
 from tests.hub.conftest import config
 
-from .conftest import KeyHolder, channel_to, refused
+from .conftest import KeyHolder, channel_to
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = grpc.StatusCode
@@ -80,13 +81,17 @@ async def outcome(channel: grpc.aio.Channel, path: str, streams: tuple[bool, boo
     """How a call with an empty request ends."""
     kind = f"{'stream' if streams[0] else 'unary'}_{'stream' if streams[1] else 'unary'}"
     method = getattr(channel, kind)(path, request_serializer=bytes, response_deserializer=bytes)
-    call = method(iter([b""]) if streams[0] else b"", metadata=metadata, timeout=10)
-    try:
+
+    async def end() -> None:
+        call = method(iter([b""]) if streams[0] else b"", metadata=metadata, timeout=10)
         if not streams[1]:
             await call
         else:
             await anext(aiter(call), None)
             call.cancel()
+
+    try:
+        await answered(end)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return CODE.OK
@@ -210,6 +215,5 @@ def test_every_query_for_a_caller_takes_whose_rows_it_may_see() -> None:
 
 
 async def test_nobody_learns_of_the_fleet_without_a_credential(hub: Hub, channel: grpc.aio.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    question = reflection_pb2.ServerReflectionRequest(list_services="")
-    assert (await refused(stub.ServerReflectionInfo(iter([question])))).code() is CODE.UNAUTHENTICATED
+    path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    assert await outcome(channel, path, (True, True), ()) is CODE.UNAUTHENTICATED

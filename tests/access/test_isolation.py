@@ -18,6 +18,7 @@ from sonic.v1 import admin_service_pb2 as admin_pb
 from sonic.v1 import artifacts_pb2, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
+from tests.calls import answered
 from tests.hub.conftest import config
 from tests.hub.peers import JPEG, MP4, WAV, Agent, Caller, digest
 from tests.issuer import Issuer
@@ -282,5 +283,6 @@ async def test_a_nodes_certificate_is_no_callers_credential_and_the_other_way_ro
             assert (await refused(call)).code() is CODE.UNIMPLEMENTED
     agent = Agent(operator.channel)
     hello = fleet_pb.SessionRequest(hello=fleet_pb.Hello(node_id="n1", region="eu"))
-    session = agent.fleet.Session(iter([hello]), metadata=operator.metadata)
-    assert (await refused(session)).code() is CODE.UNIMPLEMENTED
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await answered(lambda: anext(aiter(agent.fleet.Session(iter([hello]), metadata=operator.metadata))))
+    assert refusal.value.code() is CODE.UNIMPLEMENTED

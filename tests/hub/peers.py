@@ -19,6 +19,7 @@ from sonic.v1 import (
 )
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
+from tests.calls import answered
 
 JPEG = b"\xff\xd8\xff" + b"portrait" * 100
 WAV = b"RIFF\x00\x00\x00\x00WAVE" + b"voice" * 100
@@ -45,7 +46,7 @@ class Caller:
             for at in range(offset, len(data) if stop is None else stop, 100):
                 yield job_pb.UploadArtifactRequest(chunk=data[at : min(at + 100, stop or len(data))])
 
-        return await self.jobs.UploadArtifact(parts(), metadata=self.metadata)
+        return await answered(lambda: self.jobs.UploadArtifact(parts(), metadata=self.metadata))
 
     def spec(self, **about: Any) -> jobs_pb2.JobSpec:
         return jobs_pb2.JobSpec(**{"portrait_sha256": digest(JPEG), "voice_sha256": digest(WAV)} | about)
@@ -110,7 +111,7 @@ class Agent:
             yield fleet_pb.UploadVideoRequest(header=fleet_pb.VideoHeader(node_id=self.node_id, ref=ref, upload=upload))
             yield fleet_pb.UploadVideoRequest(chunk=data)
 
-        return (await self.fleet.UploadVideo(parts())).video
+        return (await answered(lambda: self.fleet.UploadVideo(parts()))).video
 
     def report_video(self, ref: jobs_pb2.AttemptRef, data: bytes = MP4) -> None:
         video = artifacts_pb2.Artifact(sha256=digest(data), size_bytes=len(data), media_type="video/mp4")

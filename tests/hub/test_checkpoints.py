@@ -19,6 +19,7 @@ from hub.store.schema import checkpoints, jobs
 from sonic.v1 import artifacts_pb2, jobs_pb2
 from sonic.v1 import fleet_service_pb2 as fleet_pb
 from sonic.v1 import job_service_pb2 as job_pb
+from tests.calls import answered
 from tests.folders import files_below
 
 from .conftest import config
@@ -65,7 +66,7 @@ async def upload(agent: Agent, ref: jobs_pb2.AttemptRef, state: bytes, size_byte
     about = artifacts_pb2.UploadHeader(sha256=digest(state), size_bytes=len(state))
     header = fleet_pb.VideoHeader(node_id=agent.node_id, ref=ref, upload=about, checkpoint=True)
     parts = [fleet_pb.UploadVideoRequest(header=header), fleet_pb.UploadVideoRequest(chunk=state[: size_bytes or None])]
-    await agent.fleet.UploadVideo(iter(parts))
+    await answered(lambda: agent.fleet.UploadVideo(iter(parts)))
 
 
 async def send(agent: Agent, ref: jobs_pb2.AttemptRef, state: bytes, done: int) -> None:
