@@ -78,7 +78,7 @@ def test_jobs_are_rendered_everywhere(fleet: Fleet) -> None:
 
 
 def test_a_slow_canary_is_rolled_back_by_itself(fleet: Fleet) -> None:
-    fleet.submit_until_stopped("second", every_s=0.5)
+    fleet.submit_until_stopped("second", every_s=0.1)  # more than the others do at once, so that the canary has work
     done = fleet.play("upgrade", version="1.1.0")
     jobs = fleet.stop_load("second")
     said = " ".join(done.stdout.split())
