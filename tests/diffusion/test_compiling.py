@@ -23,6 +23,7 @@ def _forgotten() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.mark.timeout(400)
 def test_a_second_clip_of_another_length_is_not_compiled_anew() -> None:
     """Traced as for any backend; generating the code takes minutes and has no part in when it is done."""
     by = pipeline()

@@ -203,10 +203,11 @@ async def test_a_node_is_explained_through_any_hub_as_it_is_now(tmp_path: Path, 
         agent.say(heartbeat=fleet_pb.Heartbeat(health=health))
         request = admin_pb.ExplainNodeRequest(node_id="n1")
 
-        async def round_trip_s() -> float:
-            return (await there.admin.ExplainNode(request)).node.health.round_trip_seconds
+        async def known() -> tuple[float, bool]:
+            node = (await there.admin.ExplainNode(request)).node
+            return node.health.round_trip_seconds, node.standing.score > 0
 
-        await until(round_trip_s, 0.25)
+        await until(known, (0.25, True))
         here = await caller.admin.ExplainNode(request)
         assert here.node.health.round_trip_seconds == 0.25
         assert here.node.standing.score == (await there.admin.ExplainNode(request)).node.standing.score > 0
