@@ -23,6 +23,7 @@ from tests.hub.peers import JPEG, WAV, digest
 
 TENANTS = ("acme", "globex", "initech")
 CALL_TIMEOUT_S = 4.0
+UPLOADED_WITHIN_S = 120.0
 PAUSE_S, LONGEST_PAUSE_S, LIST_EVERY_S = 0.3, 5.0, 1.5
 CANCELLED_SHARE, DEADLINE_SHARE, REPEATED_SHARE = 0.08, 0.04, 0.15
 WATCHED_SHARE = 0.6
@@ -68,12 +69,15 @@ class Caller:
             await channel.close()
 
     async def upload_inputs(self) -> None:
+        until_s = time.monotonic() + UPLOADED_WITHIN_S
         for data in (JPEG, WAV):
             while True:
                 try:
                     await self._hub.UploadArtifact(_parts(data), timeout=CALL_TIMEOUT_S, metadata=self._metadata)
                     break
                 except grpc.aio.AioRpcError:
+                    if time.monotonic() > until_s:
+                        raise
                     await asyncio.sleep(PAUSE_S)
 
     async def work(self, jobs: int, per_s: float) -> None:
