@@ -16,6 +16,7 @@ from hub.store.schema import enrolments, join_tokens, nodes
 _STANDING: sa.Select[Any] = sa.select(
     enrolments.c.node_id, enrolments.c.region, enrolments.c.token_id, enrolments.c.revoked_at_s
 )
+_NAMED_AT_MOST = 500
 KEPT_S = 30 * 86_400.0  # tokens are listed for so long after they have ended
 
 
@@ -143,7 +144,11 @@ def objection(connection: sa.Connection, node_id: str, joined: str) -> Objection
 
 def objections(connection: sa.Connection, joined: Mapping[str, str]) -> dict[str, Objection]:
     """`objection` by node, for those of the nodes that have one; `joined` has the enrolment of each."""
-    rows = [row for row in connection.execute(_STANDING) if row.node_id in joined]
+    if not joined:
+        return {}
+    few = len(joined) <= _NAMED_AT_MOST  # of many, all rows are read: a statement names no more
+    query = _STANDING.where(enrolments.c.node_id.in_(joined)) if few else _STANDING
+    rows = [row for row in connection.execute(query) if row.node_id in joined]
     return {row.node_id: found for row in rows if (found := _objection(row, joined[row.node_id]))}
 
 
