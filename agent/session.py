@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # the stub of an asyncio channel has a type of its own, which
     from sonic.v1.fleet_service_pb2_grpc import FleetServiceAsyncStub as Stub
 
 WELCOME_TIMEOUT_S = 15.0
-CLOSE_TIMEOUT_S = 2.0
+CLOSE_TIMEOUT_S = 5.0  # for the last words, and for the hub to have heard them
 DEFAULT_HEARTBEAT_S = 5.0
 DEFAULT_LEASE_S = 30.0
 DEFAULT_CHUNK_BYTES = 1 << 20

@@ -34,6 +34,7 @@ class Telemetry:
         self._send: Callable[[pb.SessionRequest], None] | None = None
         self._late_samples = False
         self._acks: list[int] = []
+        self._leaving = False
         self._next = 0  # what is sent next in this session
         self._in_flight: set[int] = set()
         self._declared: dict[int, int] = {}  # table -> how many of its messages were sent in this session
@@ -57,12 +58,14 @@ class Telemetry:
         self._wake.set()
 
     async def sample_at_intervals(self) -> None:
-        """For ever; the first moment is random, so that a fleet does not sample in step."""
+        """Until the last is taken; the first moment is random, so that a fleet does not sample in step."""
         wait_s = random.uniform(0, self._interval_s)  # noqa: S311 - no secret
         while True:
             if await self._interval_changed(wait_s):
                 wait_s = random.uniform(0, self._interval_s)  # noqa: S311 - no secret
                 continue
+            if self._leaving:
+                return
             started_s = time.monotonic()
             await self.sample()
             wait_s = max(self._interval_s - (time.monotonic() - started_s), 0)
@@ -94,7 +97,8 @@ class Telemetry:
         self._wake.set()
 
     async def flush(self) -> None:
-        """If there is a session: take a last sample, and wait until nothing waits."""
+        """Take no more samples. If there is a session: take a last one, and wait until nothing waits."""
+        self._leaving = True
         if self._send is not None and self._interval_s:
             await self.sample()
             await self._empty.wait()
