@@ -176,6 +176,7 @@ class _Parts:
     depot: Depot
     checkpoints: Checkpoints
     sessions: Sessions
+    watchers: Watchers
     dispatcher: Dispatcher
     learned: Learned
     neighbours: Neighbours
@@ -246,6 +247,7 @@ async def _assemble(config: HubConfig, database: sa.Engine, life: str, forwarder
         depot,
         checkpoints,
         sessions,
+        watchers,
         dispatcher,
         learned,
         neighbours,
@@ -297,6 +299,7 @@ async def _end(parts: _Parts, work: asyncio.Task[None], background: list[asyncio
     """Sessions end first, then calls, and what is decided by then is committed."""
     await parts.healthy.enter_graceful_shutdown()
     parts.sessions.end_all()
+    parts.watchers.stop()
     await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in parts.servers))
     await parts.fleet.ended()
     parts.dispatcher.stop()

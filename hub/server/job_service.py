@@ -22,7 +22,7 @@ from hub.server.dispatcher import Dispatcher
 from hub.server.gathered import Gathered
 from hub.server.runs import Run, submit_error
 from hub.server.tenant_limits import Door
-from hub.server.watchers import Watchers, news
+from hub.server.watchers import Watchers
 from hub.store import records
 from hub.store.quotas import Full, Submission
 from hub.store.records import JobRecord, NewJob, Page
@@ -127,7 +127,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 seen = job
                 if record.state.ended:
                     return
-                await news(changed, self._watchers.look_again_s)
+                await self._watchers.news(changed)
 
     async def RunJobs(
         self, request: AsyncIterator[pb.RunJobsRequest], context: Context

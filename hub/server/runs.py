@@ -11,7 +11,7 @@ from hub.core.tenants import Rate
 from hub.server import submissions
 from hub.server.guard import status_of
 from hub.server.sessions import MESSAGES_PER_S, MOST_AT_ONCE
-from hub.server.watchers import Ends, Watchers, news
+from hub.server.watchers import Ends, Watchers
 from hub.store.records import JobRecord
 from sonic.v1 import job_service_pb2 as pb
 from sonic.v1 import jobs_pb2
@@ -51,7 +51,7 @@ class Run:
             storing.add_done_callback(lambda _: ends.news.set())
             try:
                 while not storing.done() or ends.jobs or self._untold:
-                    if not await news(ends.news, self._watchers.look_again_s):
+                    if not await self._watchers.news(ends.news):
                         ends.tell([job_id for job_id in ends.jobs if not self._is_live(job_id)])
                     if storing.done():
                         storing.result()

@@ -1,4 +1,7 @@
-"""Callers that follow a job are woken when it changes, and those that run many when some of them have ended."""
+"""Callers that follow a job are woken when it changes, and those that run many when some of them have ended.
+
+All of them are when the hub stops: they are to ask another one, or this one's next life.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
+
+from hub import exceptions
 
 _LOOK_AGAIN_S = 1.0
 _LOOKS_PER_S = 100
@@ -52,6 +57,8 @@ class Watchers:
         self._events: dict[str, set[asyncio.Event]] = {}
         self._ends: dict[str, set[Ends]] = {}
         self._count = 0
+        self._waiting: set[asyncio.Event] = set()
+        self._stopping = False
 
     @property
     def look_again_s(self) -> float:
@@ -85,6 +92,27 @@ class Watchers:
             for job_id in list(ends.jobs):
                 ends.remove(job_id)
 
+    async def news(self, event: asyncio.Event) -> bool:
+        """Whether an event is set before it is time to look anyway; it is cleared. Raises NotNow when the hub stops."""
+        self._waiting.add(event)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.look_again_s):
+                    await event.wait()
+        finally:
+            self._waiting.discard(event)
+        if self._stopping:
+            raise exceptions.NotNow("the hub is stopping; ask again")
+        was_set = event.is_set()
+        event.clear()
+        return was_set
+
+    def stop(self) -> None:
+        """Wake all, for good."""
+        self._stopping = True
+        for event in self._waiting:
+            event.set()
+
     def ended(self, job_ids: Iterable[str]) -> None:
         """Wake all that wait for these."""
         self.wake(job_ids)
@@ -105,12 +133,3 @@ class Watchers:
             for event in self._events[job_id]:
                 event.set()
 
-
-async def news(event: asyncio.Event, timeout_s: float) -> bool:
-    """Whether the event is set within that time; it is cleared."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    was_set = event.is_set()
-    event.clear()
-    return was_set

@@ -1,9 +1,19 @@
 """Callers that follow jobs are told of changes at once, and looked after without taking the hub's time from work."""
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 
+import grpc
+import grpc.aio
+import pytest
+
+from hub import service
 from hub.server.watchers import Watchers
+from sonic.v1 import job_service_pb2 as pb
+
+from .conftest import config
+from .peers import Caller
 
 
 async def test_whoever_follows_a_job_is_woken_by_its_change_alone() -> None:
@@ -50,3 +60,22 @@ def test_whoever_runs_many_jobs_hears_of_each_end_once_and_of_no_other_change() 
         assert ends.jobs == {"a", "c"}
     watchers.ended(["a"])
     assert ends.take(10) == []
+
+
+async def test_a_hub_that_stops_waits_for_none_of_those_who_follow_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "STOP_GRACE_S", 1000.0)
+    running = AsyncExitStack()
+    hub = await running.enter_async_context(service.serving(config(tmp_path / "hub")))
+    async with grpc.aio.insecure_channel(hub.grpc_address) as channel:
+        caller = Caller(channel)
+        job = await caller.submit_new("k1")
+        watch = caller.jobs.WatchJob(pb.WatchJobRequest(job_id=job.job_id), metadata=caller.metadata)
+        assert (await watch.read()).job.job_id == job.job_id
+        run = caller.jobs.RunJobs(metadata=caller.metadata)
+        await run.write(pb.RunJobsRequest(items=[pb.SubmitJobRequest(idempotency_key="k1", spec=caller.spec())]))
+        assert (await run.read()).accepted[0].job_id == job.job_id
+        await asyncio.wait_for(running.aclose(), 60)
+        assert await watch.code() is grpc.StatusCode.UNAVAILABLE
+        assert await run.code() is grpc.StatusCode.UNAVAILABLE
