@@ -53,16 +53,18 @@ PEAKS_TFLOPS = {
     "L4": 121,
     "3060": 25,
 }
-APPROXIMATE = {"guidance_every": 4, "step_cache": 4}
+APPROXIMATE = {"guidance_every": 7, "step_cache": 100}
 SHORTCUTS: dict[str, dict[str, Any]] = {
     "guidance_every=2": {"guidance_every": 2},
     "guidance_every=3": {"guidance_every": 3},
     "guidance_every=4": {"guidance_every": 4},
+    "guidance_every=7": {"guidance_every": 7},
     "step_cache=2": {"step_cache": 2},
     "step_cache=3": {"step_cache": 3},
     "step_cache=4": {"step_cache": 4},
     "step_cache=100": {"step_cache": 100},
-    "guidance_every=4,step_cache=4": APPROXIMATE,
+    "guidance_every=4,step_cache=4": {"guidance_every": 4, "step_cache": 4},
+    "guidance_every=7,step_cache=100": APPROXIMATE,
     "window_frames=12": {"window_frames": 12},
     "inference_steps=16 (for comparison)": {"steps": 16},
 }

@@ -132,4 +132,3 @@ class Watchers:
         for job_id in watched:
             for event in self._events[job_id]:
                 event.set()
-

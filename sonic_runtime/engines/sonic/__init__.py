@@ -5,6 +5,8 @@ import os
 # Threads that wait must not spin: beside an encoder or another worker that made the CPU path thirty times as slow.
 # OpenMP reads this when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Without it, memory that torch has and cannot use (fragments) broke renders that the plan lets through.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 from sonic_runtime.engines.sonic import resampling  # first: see there what would otherwise break transformers
 from sonic_runtime.engines.sonic.engine import SonicEngine

@@ -3,7 +3,7 @@
 The large networks are run on torch's meta device, where tensors have shapes and no memory, and what would be alive at
 once is added up. All of it grows in proportion to the pixels, so that one small run of each tells every size. Not seen
 are the libraries' own work space and what fragmentation costs: a constant and a share are added for them. Measured on
-an H200: the sums are right within 3 %; kept to a share of 1.1, renders with offload got through, and others did not.
+an H200: the sums are right within 3 %, and renders that were kept to the plan got through.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class SonicPipeline:
         self.residence.bring(self.unet)
         hearing = _Hearing(self.unet, clip)
         self.unet.bind_mask(clip.pictures.mask)
-        scales = torch.tensor([sampling.head_scale, sampling.expression_scale])
+        buckets = clip.buckets.cpu() * torch.tensor([sampling.head_scale, sampling.expression_scale])
         shortcuts = progress.shortcuts or Shortcuts(sampling.guidance_every, sampling.step_cache, progress.latents)
         progress.shortcuts = shortcuts
         total = sampling.calls(frames)
@@ -192,12 +192,12 @@ class SonicPipeline:
                 progress.total = torch.zeros_like(progress.latents)
             for numbers in parts[progress.window :]:
                 on_call(step * len(parts) + progress.window, total)
-                motion = (clip.buckets.cpu()[numbers] * scales).mean(0)
+                motion = buckets[numbers].mean(0)
                 window = Window(
                     numbers,
-                    numbers.to(self.device),
+                    _sent(numbers, self.device),
                     partial(hearing.of, numbers),
-                    torch.tensor([[sampling.fps, *motion.tolist()]] * ROWS).to(self.device, self.dtype),
+                    _sent(torch.tensor([[sampling.fps, *motion.tolist()]] * ROWS, dtype=self.dtype), self.device),
                     picture,
                     (ramps[0][step], ramps[1][step]),
                     timesteps[step],
@@ -208,7 +208,7 @@ class SonicPipeline:
                 denoised = self.denoise_window(progress.latents[window.frames], window)
                 progress.total.index_add_(0, window.frames, denoised)
                 progress.window += 1
-            seen = torch.bincount(torch.cat(parts), minlength=frames).to(self.device, self.dtype)
+            seen = _sent(torch.bincount(torch.cat(parts), minlength=frames).to(self.dtype), self.device)
             progress.latents = progress.total / seen[:, None, None, None]
             progress.step, progress.window, progress.total = step + 1, 0, None
         on_call(total, total)
@@ -311,14 +311,19 @@ class _Hearing:
         if self._kept is None:
             heard = iter(self._projected(frames))
         else:
-            numbers = frames.to(self._unet.device)
+            numbers = _sent(frames, self._unet.device)
             heard = (each.at(numbers) for each in self._kept)
         for every_row in zip(self._nothing, self._silent, heard, strict=True):
             yield Heard.rows([*every_row][rows], len(frames))
 
     def _projected(self, frames: Tensor | slice) -> list[Heard]:
-        audio = self._clip.audio[frames].to(self._unet.device, self._unet.dtype)
+        audio = _sent(self._clip.audio[frames].to(self._unet.dtype), self._unet.device)
         return self._unet.project(self._picture.expand(len(audio), -1, -1), audio)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """To a device, without waiting for it: work can be given to a GPU ahead of what it has done."""
+    return tensor.to(device, non_blocking=True)
 
 
 def euler_step(velocity: Tensor, sample: Tensor, sigma: float, next_sigma: float) -> Tensor:
