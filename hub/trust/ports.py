@@ -16,7 +16,7 @@ from hub.config import HubConfig, InvalidConfig
 from hub.trust.authority import Authority
 from sonic.join_tokens import HUB_NAME
 
-Fetch = Callable[[], grpc.ServerCertificateConfiguration]
+Fetch = Callable[[], grpc.ServerCertificateConfiguration]  # the same object, as long as nothing has changed
 _log = logging.getLogger("hub.trust")
 
 
@@ -25,17 +25,36 @@ def callers(config: HubConfig, authority: Authority) -> grpc.ServerCredentials:
     own = _Own(config, authority, (*config.server_names, HUB_NAME))
     files = config.tls_certificate_file, config.tls_key_file
     fetch: Fetch = _Files(files[0], files[1], own) if files[0] and files[1] else own
-    return grpc.dynamic_ssl_server_credentials(fetch(), fetch)
+    return grpc.dynamic_ssl_server_credentials(*first_and_news(fetch))
 
 
 def agents(config: HubConfig, authority: Authority) -> grpc.ServerCredentials:
     """TLS, for those alone who have a certificate of the authority."""
     fetch = _Own(config, authority, config.server_names)
-    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(*first_and_news(fetch), require_client_authentication=True)
+
+
+def first_and_news(fetch: Fetch) -> tuple[grpc.ServerCertificateConfiguration, Fetch]:
+    """What a port begins with, and what it is to ask for each connection: None, unless there is something new.
+
+    gRPC takes whatever it is given for new, and frees what other connections that come just then are looking at, which
+    ends the process (grpc/grpc#36693): so it is given something once in a certificate's life, and not each time.
+    """
+    first = last = fetch()
+
+    def news() -> grpc.ServerCertificateConfiguration:
+        nonlocal last
+        now = fetch()
+        if now is last:
+            return None  # type: ignore[return-value] # as gRPC's documentation wants it
+        last = now
+        return now
+
+    return first, news
 
 
 class _Own:
-    """The key is in memory alone. Called for every connection, from a thread of gRPC's."""
+    """The key is in memory alone. Called for every connection, from threads of gRPC's."""
 
     def __init__(self, config: HubConfig, authority: Authority, names: tuple[str, ...]) -> None:
         self._valid_s = config.certificate_valid_s
