@@ -184,16 +184,18 @@ class AsyncSonicClient:
     async def watch(self, job_id: str) -> AsyncIterator[jobs_pb2.Job]:
         """The job as it is and as it becomes, across cuts, until it has ended."""
         patience = self._hub.patience()
-        revision = 0
+        last = jobs_pb2.Job()
         while True:
-            request = job_service_pb2.WatchJobRequest(job_id=job_id, after_revision=revision)
+            # After a cut the hub is asked for what is known already: it is there again once it has said it.
+            request = job_service_pb2.WatchJobRequest(job_id=job_id, after_revision=max(last.revision - 1, 0))
             call = self._hub.jobs.WatchJob(request, metadata=self._hub.metadata)
             try:
                 async for response in call:
                     patience.renew()
-                    revision = response.job.revision
-                    yield response.job
-                    if response.job.state in FINAL_STATES:
+                    known, last = last, response.job
+                    if last != known:
+                        yield last
+                    if last.state in FINAL_STATES:
                         return
                 raise exceptions.HubFailed(f"the hub stopped telling of job {job_id} before it had ended")
             except grpc.aio.AioRpcError as error:

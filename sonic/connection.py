@@ -22,7 +22,7 @@ CALL_TIMEOUT_S = 30.0
 INSECURE_TENANT = "default"  # of a hub that asks nobody who they are, where no tenant is named
 _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt to connect may take, TLS and all
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),

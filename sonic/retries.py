@@ -25,7 +25,7 @@ _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc
 
 
 class Patience:
-    """How long somebody goes on trying; whatever moves forward makes it whole again.
+    """How long somebody goes on trying, from the first failure on; whatever moves forward makes it whole again.
 
     `elsewhere` is called when the hub does not answer, so that the next try may be made at another one. `trouble` tells
     of what no other try would change.
@@ -43,11 +43,11 @@ class Patience:
         self._elsewhere = elsewhere
         self._trouble = trouble
         self._listens = False
-        self.renew()
+        self._tries = 0
+        self._until = math.inf
 
     def renew(self) -> None:
         self._tries = 0
-        self._until = time.monotonic() + self._seconds
 
     async def pause(self, error: grpc.aio.AioRpcError, also: tuple[grpc.StatusCode, ...] = ()) -> None:
         """Wait before the next try. Raises HubError when there is to be none."""
@@ -55,6 +55,8 @@ class Patience:
         self._listens = statuses.is_lost(error)
         if error.code() not in (*_PASSING, *also) and not self._listens and failure.reason != TOO_MANY_CALLS:
             raise failure from error
+        if not self._tries:  # however long all was well before
+            self._until = time.monotonic() + self._seconds
         if self._trouble and not self._tries and (why := await self._trouble(error)):
             raise exceptions.HubUnreachable(why) from error
         longest = min(FIRST_PAUSE_S * 2**self._tries, LONGEST_PAUSE_S)

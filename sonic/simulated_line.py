@@ -26,7 +26,7 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt to connect may take, TLS and all
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 _SESSION = f"/{pb.DESCRIPTOR.services_by_name['FleetService'].full_name}/Session"
