@@ -78,7 +78,10 @@ class Telemetry:
             async with self._lock:
                 acks, self._acks = self._acks, []
                 self._in_flight.difference_update(acks)
-                self._spool.acknowledge(acks)
+                try:
+                    self._spool.acknowledge(acks)
+                except OSError as error:  # what is sent again is known by its number
+                    _log.error("what the hub has is not noted", extra={"why": str(error)})
                 self._say_what_may_be_said()
                 if self._spool.first == self._spool.end:
                     self._empty.set()

@@ -9,6 +9,7 @@ a crash left half written is cut off.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import struct
 import time
@@ -33,6 +34,7 @@ _CURSOR = struct.Struct("<QqB")  # sequence, Unix milliseconds, length of the na
 _POSITION = struct.Struct("<QQ")
 _LAYOUT, _SAMPLES, _CURSORS = b"L", b"S", b"C"
 _READ_BYTES = 1 << 20
+_log = logging.getLogger("hub.forward")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class _Segment:
     begun_s: float
     size: int = 0
     samples: int = 0
+    flushed: int = 0  # of them
     declared: set[bytes] = field(default_factory=set)
+    broken: bool = False  # its file cannot be read to its end: nothing more is written to it
 
 
 class Spool:
@@ -94,6 +98,7 @@ class Spool:
         )
         self.position = self._stored_position()
         self._samples_before = 0  # of the segment that is read, before the position
+        self._unreadable = 0  # samples that were given up for it
         self._pending: list[bytes] = []  # written by the next flush
         self._file: int | None = None
         self._written: list[int] = []  # earlier files that are to be synced and closed
@@ -139,6 +144,7 @@ class Spool:
         while left:
             left = left[os.write(self._file, left) :]
         segment.size += len(data)
+        segment.flushed = segment.samples
         self._pending.clear()
 
     def sync(self) -> None:
@@ -152,7 +158,8 @@ class Spool:
 
     def give_up(self) -> dict[str, int]:
         """Remove the oldest segments while there is too much or it is too old; samples lost by reason."""
-        lost: dict[str, int] = {}
+        lost = {"unreadable": self._unreadable} if self._unreadable else {}
+        self._unreadable = 0
         while len(self._segments) > 1:
             reason = "spool_full" if self.size_bytes > self.max_bytes else ""
             if time.time() - self._segments[1].begun_s > self._max_age_s:
@@ -168,8 +175,17 @@ class Spool:
         """What comes next, or None when everything was delivered. Deliver it, then `commit` it."""
         while True:
             window = self._window(max_samples)
-            if window or len(self._segments) < 2:
+            if window or self.empty:
                 return window
+            segment = self._segments[0]
+            if self.position.offset < segment.size:
+                _log.error("samples cannot be read back, and are lost", extra={"file": str(segment.path)})
+                self._unreadable += segment.flushed - self._samples_before
+                self._samples_before = segment.flushed
+                segment.broken = True
+            if len(self._segments) < 2:
+                self._move(self._end())
+                return None
             self._move(Position(self._segments[1].number, 0))
 
     def _window(self, max_samples: int) -> Window | None:
@@ -208,16 +224,19 @@ class Spool:
         if to.segment != self.position.segment:
             self._samples_before = 0
         self.position = to
-        (self._folder / "position").write_bytes(_POSITION.pack(to.segment, to.offset))
-        while self._segments and self._segments[0].number < to.segment:
-            self._segments.popleft().path.unlink(missing_ok=True)
+        try:
+            while self._segments and self._segments[0].number < to.segment:
+                self._segments.popleft().path.unlink(missing_ok=True)
+            (self._folder / "position").write_bytes(_POSITION.pack(to.segment, to.offset))
+        except OSError as error:  # the next life delivers again what this one has
+            _log.error("what was delivered is not noted", extra={"error": str(error)})
 
     def _end(self) -> Position:
         return Position(self._segments[-1].number, self._segments[-1].size)
 
     def _writable(self) -> _Segment:
         """The segment that is written; a new one when there is none, or when it is full."""
-        if self._segments and self._segments[-1].size < self.max_bytes // SEGMENTS and not self._is_old():
+        if self._segments and not self._is_full(self._segments[-1]):
             return self._segments[-1]
         if self._pending:
             return self._segments[-1]
@@ -230,8 +249,9 @@ class Spool:
         self._pending.append(_record(_CURSORS, _pack_cursors(self.cursors)))
         return segment
 
-    def _is_old(self) -> bool:
-        return time.time() - self._segments[-1].begun_s > self._max_age_s / SEGMENTS
+    def _is_full(self, segment: _Segment) -> bool:
+        is_old = time.time() - segment.begun_s > self._max_age_s / SEGMENTS
+        return segment.size >= self.max_bytes // SEGMENTS or is_old or segment.broken
 
     def _stored_position(self) -> Position:
         """Where delivery has come to; the beginning of what there is when that is not known."""
@@ -258,6 +278,7 @@ class Spool:
                 if segment.number == self.position.segment and after <= self.position.offset:
                     self._samples_before += count
             segment.size = after
+        segment.flushed = segment.samples
 
     def _read(self) -> Iterator[tuple[Batch | None, Position]]:
         """What follows in the segment that is read: a batch, or something else, and where it ends."""

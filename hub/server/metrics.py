@@ -87,7 +87,7 @@ METRICS = (
         "counter",
         "samples",
         ("tenant", "reason"),
-        "Samples given up: spool_full, too_old, or a series that no receiver would take, by what is wrong with it.",
+        "Samples given up: spool_full, too_old, unreadable, or what is wrong with series that no receiver would take.",
     ),
     Metric(
         "sonic_hub_forward_requests_total",

@@ -154,3 +154,47 @@ def test_a_disk_that_is_full_keeps_what_was_put_for_later(tmp_path: Path, monkey
     monkeypatch.undo()
     spool.flush()
     assert everything(spool) == [("a", 1)]
+
+
+def test_what_cannot_be_read_back_is_counted_and_what_comes_after_it_is_read(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, SMALL, DAY_S)
+    put(spool, "a", 1)
+    spool.flush()
+    put(spool, "a", 2)  # on its way to the same file
+    for path in tmp_path.glob("*.seg"):
+        path.unlink()
+    assert everything(spool) == []
+    assert spool.empty
+    spool.flush()
+    put(spool, "a", 3)
+    spool.flush()
+    assert everything(spool) == [("a", 3)]
+    assert spool.give_up() == {"unreadable": 6}
+    assert spool.waiting_samples == 0
+
+
+def test_one_flipped_bit_costs_what_is_behind_it_in_the_file(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, SMALL, DAY_S)
+    for sequence in (1, 2, 3):
+        put(spool, "a", sequence)
+        spool.flush()
+    (path,) = tmp_path.glob("*.seg")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert everything(spool) == [("a", 1), ("a", 2)]
+    put(spool, "a", 4)
+    spool.flush()
+    assert everything(spool) == [("a", 4)]
+    assert spool.give_up() == {"unreadable": 3}
+
+
+def test_room_is_made_also_where_the_position_cannot_be_noted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, SMALL, DAY_S)
+    (tmp_path / "position").mkdir()  # stands for a full disk
+    for sequence in range(200):
+        put(spool, "a", sequence)
+        spool.flush()
+        spool.give_up()
+    assert spool.size_bytes <= SMALL
+    assert everything(spool)[-1] == ("a", 199)
