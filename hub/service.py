@@ -398,8 +398,14 @@ async def _forwarder(config: HubConfig, forward: ForwardConfig, database: sa.Eng
     known: set[str] = set()
 
     async def is_tenant(name: str) -> bool:
-        if name not in known and await reading(database, lambda connection: records.has_jobs(connection, name)):
-            known.add(name)
+        if name not in known:
+            try:
+                has_jobs = await reading(database, lambda connection: records.has_jobs(connection, name))
+            except sa.exc.SQLAlchemyError as error:  # the session is not to end for it, nor what the node renders
+                _log.warning("whose samples these are cannot be asked; the operator's", extra={"error": str(error)})
+                return False
+            if has_jobs:
+                known.add(name)
         return name in known
 
     async with open_sink(forward) as sink:

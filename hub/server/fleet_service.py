@@ -304,11 +304,12 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         self._told[key] = said
 
         def end(task: asyncio.Task[None]) -> None:
-            del self._noting[key]
+            if self._noting[key] is task:
+                del self._noting[key]
             if not task.cancelled() and task.exception():
                 _log.error("a state was not dealt with", exc_info=task.exception())
 
-        if key not in self._noting:
+        if key not in self._noting or self._noting[key].done():
             self._noting[key] = asyncio.create_task(self._note_checkpoints(key), name=f"state {key}")
             self._noting[key].add_done_callback(end)
 

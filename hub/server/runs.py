@@ -50,8 +50,11 @@ class Run:
             storing = asyncio.create_task(self._store(requests, ends), name="run of jobs")
             storing.add_done_callback(lambda _: ends.news.set())
             try:
+                looked_s = time.monotonic()
                 while not storing.done() or ends.jobs or self._untold:
-                    if not await self._watchers.news(ends.news):
+                    await self._watchers.news(ends.news)
+                    if time.monotonic() - looked_s >= self._watchers.look_again_s:  # however much else is told
+                        looked_s = time.monotonic()
                         ends.tell([job_id for job_id in ends.jobs if not self._is_live(job_id)])
                     if storing.done():
                         storing.result()

@@ -92,8 +92,9 @@ class Watchers:
             for job_id in list(ends.jobs):
                 ends.remove(job_id)
 
-    async def news(self, event: asyncio.Event) -> bool:
-        """Whether an event is set before it is time to look anyway; it is cleared. Raises NotNow when the hub stops."""
+    async def news(self, event: asyncio.Event) -> None:
+        """Until an event is set, which is cleared, or it is time to look anyway. Raises NotNow when the hub stops."""
+        self._look_whether_stopping()
         self._waiting.add(event)
         try:
             with suppress(TimeoutError):
@@ -101,11 +102,12 @@ class Watchers:
                     await event.wait()
         finally:
             self._waiting.discard(event)
+        self._look_whether_stopping()
+        event.clear()
+
+    def _look_whether_stopping(self) -> None:
         if self._stopping:
             raise exceptions.NotNow("the hub is stopping; ask again")
-        was_set = event.is_set()
-        event.clear()
-        return was_set
 
     def stop(self) -> None:
         """Wake all, for good."""

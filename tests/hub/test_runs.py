@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -143,3 +144,34 @@ async def test_what_comes_while_some_is_stored_is_stored_together() -> None:
     refused = [one.idempotency_key async for answer in run.answers(requests()) for one in answer.refused]
     assert refused == [f"k{number}" for number in range(5)]
     assert len(asked) == 2
+
+
+async def test_an_end_that_nobody_told_of_is_found_however_much_else_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.server.watchers._LOOK_AGAIN_S", 0.3)
+    watchers, over = Watchers(), set()
+
+    async def take_in(items: Sequence[pb.SubmitJobRequest]) -> list[Any]:
+        return [SimpleNamespace(row=SimpleNamespace(job_id=item.idempotency_key)) for item in items]
+
+    async def ended(job_ids: Collection[str]) -> list[jobs_pb2.Job]:
+        return [jobs_pb2.Job(job_id=job_id) for job_id in job_ids if job_id in over]
+
+    async def requests() -> AsyncIterator[pb.RunJobsRequest]:
+        yield pb.RunJobsRequest(items=[pb.SubmitJobRequest(idempotency_key=f"k{number}") for number in range(1000)])
+
+    async def others() -> None:
+        over.add("k0")  # and nobody says so
+        for number in range(1, 1000):
+            over.add(f"k{number}")
+            watchers.ended([f"k{number}"])
+            await asyncio.sleep(0.05)
+
+    telling: asyncio.Task[None] | None = None
+    run = Run(take_in, ended, lambda job_id: job_id not in over, watchers)
+    async for answer in run.answers(requests()):
+        telling = telling or asyncio.create_task(others())
+        if "k0" in [job.job_id for job in answer.ended]:
+            break
+    assert telling
+    assert not telling.done(), "it was found only when nothing else was told any more"
+    telling.cancel()

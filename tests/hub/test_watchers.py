@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from hub import service
+from hub import exceptions, service
 from hub.server.watchers import Watchers
 from sonic.v1 import job_service_pb2 as pb
 
@@ -79,3 +79,11 @@ async def test_a_hub_that_stops_waits_for_none_of_those_who_follow_jobs(
         await asyncio.wait_for(running.aclose(), 60)
         assert await watch.code() is grpc.StatusCode.UNAVAILABLE
         assert await run.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_who_looks_away_while_the_hub_stops_is_told_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.server.watchers._LOOK_AGAIN_S", 1000.0)
+    watchers = Watchers()
+    watchers.stop()
+    with watchers.on("a") as changed, pytest.raises(exceptions.NotNow):
+        await asyncio.wait_for(watchers.news(changed), 60)
