@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -26,7 +27,8 @@ def become(name: str, given: Mapping[str, Any]) -> NoReturn:
 
 
 def serve(name: str, given: Mapping[str, Any]) -> None:
-    """Run until the service ends."""
+    """Run until the service ends. Where a library crashes the process, the log says where it was."""
+    faulthandler.enable()
     settings = config.of_options(given, name)
     log = settings.build(config.LogConfig)
     chosen: list[Any] = [settings.build(config.kind_of(table)) for table in _TABLES[name]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -52,3 +53,13 @@ async def test_connections_that_come_together_do_not_end_a_hub(tmp_path: Path) -
             assert set(answers) == {grpc.StatusCode.UNAUTHENTICATED}
         assert hub.running
         assert hub.running.poll() is None
+
+
+async def test_a_hub_that_a_library_crashes_says_where_it_was(tmp_path: Path) -> None:
+    http = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "sonic", "hub", "--insecure", "--listen", f"127.0.0.1:{free_port()}"]
+    command += ["--http-listen", http, "--data-dir", str(tmp_path / "hub")]
+    with process(command, tmp_path / "log") as hub:
+        await asyncio.to_thread(wait_until_ready, f"http://{http}/readyz", hub)
+        hub.kill(signal.SIGSEGV)
+    assert "Fatal Python error: Segmentation fault" in hub.log.read_text()
