@@ -47,6 +47,7 @@ from sonic.v1 import artifacts_pb2, fleet_service_pb2_grpc, nodes_pb2, worker_pb
 from sonic.v1 import fleet_service_pb2 as pb
 
 TICK_S = 0.25
+STOOD_STILL_S = 2.0  # without a single tick
 MEASURE_INTERVAL_S = 5.0
 SWEEP_INTERVAL_S = 2.0
 REMOVAL_TRIES = 40
@@ -139,9 +140,16 @@ class Agent:
             await self._shut_down()
 
     async def _decide(self) -> None:
+        handled_s = time.monotonic()
         while True:
             event = await self._events.get()
-            wanted = self._node.handle(event, time.monotonic())
+            now_s = time.monotonic()
+            stood_s, handled_s = now_s - handled_s, now_s
+            wanted = []
+            if stood_s > STOOD_STILL_S:
+                _log.warning("the agent stood still", extra={"seconds": round(stood_s, 1)})
+                wanted = self._node.handle(events.StoodStill(stood_s), now_s)
+            wanted += self._node.handle(event, now_s)
             if isinstance(event, events.WorkerExited):
                 self._ends[event.slot] = event.cause.name.lower()
             if isinstance(event, events.WorkerLoaded):

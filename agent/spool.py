@@ -7,6 +7,7 @@ Sequence numbers grow by one, so a segment needs to remember only its first.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
@@ -26,6 +27,10 @@ from sonic.v1 import metrics_pb2
 
 SEGMENTS = 16  # how many a full spool has
 _HEAD = struct.Struct("<IQq")  # length of the message, boot, milliseconds since that boot
+
+
+class Unreadable(Exception):
+    """A batch is not there any more, or its file is damaged."""
 
 
 @dataclass
@@ -106,13 +111,13 @@ class Spool:
         return self._give_up(at_unix_ms)
 
     def tables(self, sequence: int) -> tuple[int, list[pb.SessionRequest]]:
-        """The table that a batch refers to, and all that declares it."""
+        """The table that a batch refers to, and all that declares it. Raises Unreadable."""
         segment = self._segment(sequence)
         before = segment.samples[sequence - segment.first]
         return segment.table_id, [self._read(segment, at)[0] for at in segment.tables if at < before]
 
     def batch(self, sequence: int) -> pb.SessionRequest:
-        """A batch, with its age as it is now."""
+        """A batch, with its age as it is now. Raises Unreadable."""
         segment = self._segment(sequence)
         message, boot, since_boot_ms = self._read(segment, segment.samples[sequence - segment.first])
         same = boot == self._boot
@@ -160,27 +165,39 @@ class Spool:
 
     def _samples_in_oldest(self) -> int:
         segment = self._segments[0]
-        batches = range(max(self._acked + 1 - segment.first, 0), len(segment.samples))
-        return sum(len(self._read(segment, segment.samples[place])[0].samples.values) for place in batches)
+        total = 0
+        for place in range(max(self._acked + 1 - segment.first, 0), len(segment.samples)):
+            with contextlib.suppress(Unreadable):
+                total += len(self._read(segment, segment.samples[place])[0].samples.values)
+        return total
 
     def _remove_oldest(self) -> None:
         self._segments.popleft().path.unlink(missing_ok=True)
         self._sealed = self._sealed or not self._segments
 
     def _segment(self, sequence: int) -> _Segment:
-        return next(s for s in self._segments if s.first <= sequence < s.first + len(s.samples))
+        for segment in self._segments:
+            if segment.first <= sequence < segment.first + len(segment.samples):
+                return segment
+        raise Unreadable(f"no file has batch {sequence}")
 
     @staticmethod
     def _read(segment: _Segment, at: int) -> tuple[pb.SessionRequest, int, int]:
-        with segment.path.open("rb") as file:
-            file.seek(at)
-            length, boot, since_boot_ms = _HEAD.unpack(file.read(_HEAD.size))
-            return pb.SessionRequest.FromString(file.read(length)), boot, since_boot_ms
+        try:
+            with segment.path.open("rb") as file:
+                file.seek(at)
+                length, boot, since_boot_ms = _HEAD.unpack(file.read(_HEAD.size))
+                return pb.SessionRequest.FromString(file.read(length)), boot, since_boot_ms
+        except (OSError, struct.error, DecodeError) as error:
+            raise Unreadable(f"{segment.path} cannot be read: {error}") from error
 
 
 def _scan(path: Path) -> _Segment | None:
-    """A segment as an earlier life left it; what it was writing when it died is cut off."""
-    data = path.read_bytes()
+    """A segment as an earlier life left it, up to where it is damaged or was being written; None where that is all."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
     segment = _Segment(path, int(path.stem), -1)
     while segment.size + _HEAD.size <= len(data):
         length = _HEAD.unpack_from(data, segment.size)[0]
@@ -193,6 +210,8 @@ def _scan(path: Path) -> _Segment | None:
             break
         if message.HasField("series_table"):
             segment.tables.append(segment.size)
+        elif not message.HasField("samples"):
+            break
         else:
             segment.first = message.samples.sequence if segment.first < 0 else segment.first
             segment.samples.append(segment.size)

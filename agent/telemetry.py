@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from agent.clock import Clock
 from agent.metrics import Metrics
-from agent.spool import Spool
+from agent.spool import Spool, Unreadable
 from sonic import metrics
 from sonic.v1 import fleet_service_pb2 as pb
 
@@ -128,9 +128,15 @@ class Telemetry:
     def _say(self, sequence: int) -> None:
         if not self._send or sequence in self._in_flight:
             return
-        table_id, declarations = self._spool.tables(sequence)
+        try:
+            table_id, declarations = self._spool.tables(sequence)
+            batch = self._spool.batch(sequence)
+        except Unreadable as error:  # nobody will ever have it
+            _log.error("samples are lost", extra={"why": str(error)})
+            self.acknowledged([sequence])
+            return
         for declaration in declarations[self._declared.get(table_id, 0) :]:
             self._send(declaration)
         self._declared[table_id] = max(self._declared.get(table_id, 0), len(declarations))
-        self._send(self._spool.batch(sequence))
+        self._send(batch)
         self._in_flight.add(sequence)

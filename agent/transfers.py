@@ -120,15 +120,26 @@ async def upload_checkpoint(hub: Stub, node_id: str, ref: Ref, path: Path, chunk
 
 async def _send(hub: Stub, header: pb.VideoHeader, path: Path, chunk_bytes: int) -> None:
     offset = header.upload.offset_bytes
+    trouble: OSError | None = None
 
     async def parts() -> AsyncIterator[pb.UploadVideoRequest]:
+        nonlocal trouble
         yield pb.UploadVideoRequest(header=header)
-        with path.open("rb") as file:
-            file.seek(offset)
-            while chunk := file.read(chunk_bytes):
-                yield pb.UploadVideoRequest(chunk=chunk)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                while chunk := file.read(chunk_bytes):
+                    yield pb.UploadVideoRequest(chunk=chunk)
+        except OSError as error:
+            trouble = error
+            raise
 
-    await hub.UploadVideo(parts(), timeout=_timeout_s(header.upload.size_bytes - offset))
+    try:
+        await hub.UploadVideo(parts(), timeout=_timeout_s(header.upload.size_bytes - offset))
+    except asyncio.CancelledError:
+        if trouble:  # for which gRPC has cancelled its call, and nobody this task
+            raise trouble from None
+        raise
 
 
 def _timeout_s(size_bytes: int) -> float:

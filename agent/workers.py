@@ -21,6 +21,7 @@ from sonic.v1 import worker_pb2
 
 STOP_GRACE_S = 5.0  # after the end of its input
 LAST_WORDS_S = 2.0  # to read what a dead worker had said
+LOOK_S = 1.0
 _log = logging.getLogger("agent.workers")
 _said = logging.getLogger("agent.workers.stderr")
 
@@ -83,6 +84,7 @@ class Workers:
         finally:
             del self._processes[worker]
             _kill(process)
+            process._transport.close()  # type: ignore[attr-defined] # its pipes, which would stay open as long
             shutil.rmtree(temporary, ignore_errors=True)
         cause, detail = _verdict(process.returncode or 0, memory.oom_kills() > kills_before)
         self._exited(worker, cause, detail, last_words)
@@ -116,7 +118,7 @@ class Workers:
         for process in processes:
             if process.stdin:
                 process.stdin.close()
-        waiting = [asyncio.create_task(process.wait(), name=f"end of {process.pid}") for process in processes]
+        waiting = [asyncio.create_task(_exit(process), name=f"end of {process.pid}") for process in processes]
         if waiting:
             await asyncio.wait(waiting, timeout=STOP_GRACE_S)
         for process in processes:
@@ -132,7 +134,7 @@ class Workers:
             asyncio.create_task(stderr.forward(), name=f"{worker} stderr"),
         ]
         try:
-            await process.wait()
+            await _exit(process)
             await asyncio.wait(readers, timeout=LAST_WORDS_S)
         finally:
             for reader in readers:
@@ -187,6 +189,16 @@ class _Words:
         _said.log(level, message, extra={"worker": self._worker, "told": told})
 
 
+async def _exit(process: Process) -> None:
+    """Until a process has ended. asyncio's `wait` also waits for its pipes, which a child that it left may hold."""
+    waiting = asyncio.create_task(process.wait(), name=f"end of {process.pid}")
+    try:
+        while process.returncode is None:
+            await asyncio.wait([waiting], timeout=LOOK_S)
+    finally:
+        waiting.cancel()
+
+
 def _kill(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -195,7 +207,10 @@ def _kill(process: Process) -> None:
 def _verdict(status: int, out_of_memory: bool) -> tuple[events.ExitCause, str]:
     if status >= 0:
         return events.ExitCause.CRASHED, f"it ended with exit status {status}"
-    name = signal.Signals(-status).name
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-status}"
     if status == -signal.SIGKILL and out_of_memory:
         return events.ExitCause.OUT_OF_MEMORY, "the kernel ended it because memory ran out"
     return events.ExitCause.CRASHED, f"it was ended by {name}"

@@ -23,6 +23,13 @@ class Ticked:
 
 
 @dataclass(frozen=True)
+class StoodStill:
+    """The agent did nothing for so long: what its workers have said meanwhile is yet to be heard."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class StopRequested:
     """The agent is to leave; asked a second time, without waiting for what runs."""
 
@@ -273,6 +280,7 @@ FromWorker = (
 Event = (
     Kept
     | Ticked
+    | StoodStill
     | StopRequested
     | Welcomed
     | SessionEnded

@@ -88,6 +88,10 @@ class Node:
         match event:
             case events.Ticked():
                 return []
+            case events.StoodStill(seconds):
+                for one in self._slots:
+                    one.stood_still(seconds)
+                return []
             case events.Kept(ref, has_video):
                 self.deliveries.keep(ref, has_video)
                 return []

@@ -14,7 +14,7 @@ A probe that the hub asks for is rendered while the slot is free, and gives way 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from agent.core import events
@@ -347,6 +347,16 @@ class Slot:
             outcome = attempt.ending or Failure(Fault.TIMEOUT, "WORKER_HUNG", f"the worker {why}")
             ended = [*fetching, *self._end(outcome if attempt.rendering else _declined(f"its worker {why}"))]
         return [*ended, *self._kill(why, now)]
+
+    def stood_still(self, seconds: float) -> None:
+        """The agent did; nothing that the worker is given time for counts this."""
+        self._since_s += seconds
+        self._heard_at_s += seconds
+        self._ticked_at_s += seconds
+        if self._probe:
+            self._probe = replace(self._probe, began_at_s=self._probe.began_at_s + seconds)
+        if self.attempt:
+            self.attempt.kill_at_s += seconds
 
     def _start(self, now: float) -> list[Instruction]:
         self._generation += 1

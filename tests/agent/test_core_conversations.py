@@ -242,6 +242,13 @@ class TestWorkers:
         hung = Failure(Fault.TIMEOUT, "WORKER_HUNG", f"the worker {why}")
         rendering().after(30).on(TICK, StoreResult(REF, hung), KillWorker(0, 1, why))
 
+    def test_while_the_agent_itself_stood_still_no_worker_was_silent(self):
+        book = rendering(Terms(slots=2)).after(100).on(events.StoodStill(100))
+        book.on(events.WorkerAlive(0, 1, ticks=1)).on(events.WorkerAlive(1, 1, ticks=1))
+        why = "gave no sign of life for 30 s"
+        hung = Failure(Fault.TIMEOUT, "WORKER_HUNG", f"the worker {why}")
+        book.after(30).on(TICK, StoreResult(REF, hung), KillWorker(0, 1, why), KillWorker(1, 1, why))
+
     def test_after_a_device_error_the_process_is_not_trusted_again(self):
         failure = Failure(Fault.DEVICE, "BROKEN", "the GPU fell off the bus")
         book = rendering()
