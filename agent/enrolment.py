@@ -63,6 +63,7 @@ async def identity_of(config: AgentConfig, anew: bool = False) -> Identity | Non
     if config.insecure:
         return None
     folder = IdentityFolder(config.data_dir)
+    folder.sweep()
     identity = folder.load()
     if identity and not identity.expired and not (anew and _has_another_token(config, identity)):
         return identity
@@ -162,6 +163,7 @@ class Renewal:
         self._hub = hub
         self._line = line
         self._void = asyncio.Event()
+        self._unsaved = False
 
     def refused(self, error: grpc.aio.AioRpcError) -> None:
         """The hub has refused a call of this node: if it is for the certificate, another token may be there."""
@@ -171,6 +173,8 @@ class Renewal:
     async def run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
+            if self._unsaved:
+                await self._save()
             left_s = self._identity.renew_at_s - time.time()
             if left_s > 0 and not self._void.is_set():
                 pause_s = FIRST_PAUSE_S
@@ -188,7 +192,6 @@ class Renewal:
         self._void.clear()  # if it still is, the hub says so again
         try:
             identity = await (self._join_again() if void or self._identity.expired else self._ask())
-            await asyncio.to_thread(self._folder.save, identity)
         except (grpc.aio.AioRpcError, NotReached, InvalidConfig, BadIdentity, OSError) as error:
             why = str(error)
             if isinstance(error, grpc.aio.AioRpcError):
@@ -198,9 +201,23 @@ class Renewal:
             _log.warning("certificate not renewed", extra={"why": why, "valid_s": left_s})
             return False
         self._identity = identity
+        await self._save()
         await self._line.use(identity.credentials)
         _log.info("certificate renewed", extra={"expires_at_s": round(identity.expires_at_s)})
         return True
+
+    async def _save(self) -> None:
+        """Or try again later: the certificate is good for as long as the agent runs, also where the disk is full."""
+        try:
+            await asyncio.to_thread(self._folder.save, self._identity)
+        except OSError as error:
+            if not self._unsaved:
+                _log.warning("certificate not saved", extra={"why": str(error), "retry_s": LOOK_AGAIN_S})
+            self._unsaved = True
+        else:
+            if self._unsaved:
+                _log.info("certificate saved")
+            self._unsaved = False
 
     async def _ask(self) -> Identity:
         key = new_key()

@@ -5,6 +5,7 @@ All three lie in one file, data_dir/identity/identity.pem, so that it is there a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -26,6 +27,7 @@ from agent.config import InvalidConfig
 
 RENEWED_AT = 2 / 3  # of its life
 _JOINED = "urn:sonic:joined:"
+_UNFINISHED = ".new-"
 _PART = re.compile(rb"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----\n?", re.DOTALL)
 
 
@@ -105,6 +107,12 @@ class IdentityFolder:
         self._write(self.file, identity.key_pem + identity.certificate_pem + identity.authority_pem)
         self._asked.unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove what a process that was killed has half written."""
+        for unfinished in self._folder.glob(f"{_UNFINISHED}*"):
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+
     def asked_with(self, token_id: str) -> bytes:
         """The key (PEM) to enrol with: that of a request with the same token whose answer has not come, else a new one.
 
@@ -119,12 +127,16 @@ class IdentityFolder:
 
     def _write(self, path: Path, content: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".new-")  # 0600
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix=_UNFINISHED)  # 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)  # part of a key may be in it
+            raise
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -15,6 +15,7 @@ from sonic.v1 import fleet_service_pb2 as pb
 from sonic.v1 import jobs_pb2, nodes_pb2
 from tests.agent.conftest import DOUBLE, Leave, Start
 from tests.agent.scripted_hub import PATIENCE_S, ScriptedHub, sha256
+from tests.agent.test_probes import AMD, tree
 
 pytestmark = pytest.mark.integration
 READY, BUSY, BACKOFF = nodes_pb2.SLOT_STATE_READY, nodes_pb2.SLOT_STATE_BUSY, nodes_pb2.SLOT_STATE_BACKOFF
@@ -403,3 +404,25 @@ async def test_systemd_is_told_of_readiness_life_and_stopping(hub: ScriptedHub, 
         agent.signal(signal.SIGTERM)
         await until("STOPPING=1")
         assert await agent.ended() == 0
+
+
+async def test_a_driver_that_does_not_return_is_told_and_keeps_nobody_from_stopping(
+    hub: ScriptedHub, start: Start, tmp_path: Path
+):
+    device = "sys/class/drm/card1/device"
+    root = tree(tmp_path, {f"{device}/{name}": value for name, value in AMD.items()})
+    (root / device / "gpu_busy_percent").unlink()
+    os.mkfifo(root / device / "gpu_busy_percent")  # to open it takes for ever: nobody writes
+    agent = await start(root=root)
+    address = (await agent.logged("agent started"))["http"]
+    await hub.slot_is(READY)
+    assert (await agent.logged("probe failed"))["probe"] == "amd"
+    async with aiohttp.ClientSession(f"http://{address}") as http:
+        text = ""
+        while 'probe="amd"' not in text:
+            text = await (await http.get("/metrics")).text()
+    place = 'model_version="double",node_id="box"'
+    assert f'sonic_probe_up{{{place},probe="amd",region="here"}} 0.0' in text
+    assert f'sonic_probe_up{{{place},probe="host",region="here"}} 1.0' in text
+    agent.signal(signal.SIGTERM)
+    assert await agent.ended() == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from agent import memory
 from agent.config import AgentConfig, InvalidConfig
+from agent.probes import hardware
 from agent.probes.hardware import Hardware
 from sonic.v1 import nodes_pb2
 
@@ -40,6 +42,56 @@ def test_a_probe_that_fails_is_left_out_and_comes_back(tmp_path: Path, caplog: p
     assert [record.message for record in caplog.records] == ["probe failed"]
     probe.broken = False
     assert len(box.measure().gpus) == 1
+
+
+class Hanging(Fragile):
+    """Its driver does not return until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.let_go = threading.Event()
+
+    def measure(self) -> list[nodes_pb2.GpuHealth]:
+        self.calls += 1
+        self.let_go.wait()
+        return super().measure()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "ANSWERS_WITHIN_S", 0.05)
+    monkeypatch.setattr(hardware, "FOUND_WITHIN_S", 0.05)
+
+
+def test_a_probe_that_hangs_is_left_out_and_comes_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, impatient: None
+):
+    probe = Hanging()
+    box = Hardware(tmp_path, [probe])
+    for _ in range(3):
+        health = box.measure()
+        assert not health.gpus
+        assert health.memory_available_bytes > 0
+        assert box.works == {"host": True, "fragile": False}
+    assert [record.message for record in caplog.records] == ["probe failed"]
+    assert probe.calls == 1  # no second one is begun while it hangs
+    probe.let_go.set()
+    while not box.measure().gpus:
+        pass
+    assert box.works == {"host": True, "fragile": True}
+
+
+def test_a_driver_that_hangs_at_the_start_does_not_keep_the_agent_from_starting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, impatient: None
+):
+    for probe in ("AmdProbe", "IntelProbe", "JetsonProbe"):
+        monkeypatch.setattr(hardware, probe, Fragile)
+    let_go = threading.Event()
+    monkeypatch.setattr(hardware.NvmlProbe, "__init__", lambda _self: let_go.wait())
+    assert [probe.name for probe in hardware.detect()] == ["fragile"] * 3
+    assert [(record.message, record.probe) for record in caplog.records] == [("probe failed", "nvml")]
+    let_go.set()
 
 
 def test_the_processors_load_is_a_percentage(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from agent import enrolment
 from agent.config import AgentConfig, InvalidConfig
-from agent.enrolment import identity_of
+from agent.enrolment import Renewal, identity_of
 from agent.identity import Identity, IdentityFolder
-from sonic.v1 import nodes_pb2
+from agent.session import open_line
+from sonic.v1 import fleet_service_pb2_grpc, nodes_pb2
 from tests.agent.conftest import DOUBLE, AgentProcess
 from tests.hub.secured import secured
 from tests.processes import free_port
@@ -67,6 +70,64 @@ async def test_an_identity_that_is_damaged_is_told_and_stays_as_it_is(tmp_path: 
             await identity_of(box)
     file.write_bytes(whole)
     assert await identity_of(box)
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_nothing_of_a_key_is_left_behind_where_it_could_not_be_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with secured(tmp_path) as at:
+        identity = await at.enrolled("n1")
+    folder = IdentityFolder(tmp_path / "n1" / "data")
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as disk:
+            disk.setattr(os, step, no_room)
+            with pytest.raises(OSError, match="No space left"):
+                folder.save(identity)
+        assert [file.name for file in folder.file.parent.iterdir()] == ["identity.pem"]
+
+
+async def test_what_was_half_written_when_the_box_went_down_is_removed_when_it_starts(tmp_path: Path) -> None:
+    async with secured(tmp_path) as at:
+        box = at.box(await at.token())
+        await identity_of(box)
+    file = IdentityFolder(box.data_dir).file
+    file.with_name(".new-abc").write_bytes(file.read_bytes()[:100])
+    assert await identity_of(box)
+    assert [left.name for left in file.parent.iterdir()] == ["identity.pem"]
+
+
+async def test_a_certificate_that_finds_no_room_on_disk_is_used_and_saved_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "agent.enrolment")
+    monkeypatch.setattr(enrolment, "LOOK_AGAIN_S", 0.1)
+    async with secured(tmp_path, certificate_valid_s=3.0) as at:
+        box = at.box(await at.token())
+        first = await identity_of(box)
+        assert first
+        box.join_token_file.unlink()  # type: ignore[union-attr] # there is no other way in
+        async with open_line(box.hub_target, first.credentials) as line:
+            fleet = fleet_service_pb2_grpc.FleetServiceStub(line)  # type: ignore[arg-type]
+            running = asyncio.create_task(Renewal(box, first, fleet, line).run())  # type: ignore[arg-type]
+            with monkeypatch.context() as disk:
+                disk.setattr(IdentityFolder, "save", no_room)
+                while not first.expired:
+                    await asyncio.sleep(0.1)
+            async with asyncio.timeout(10):
+                while "certificate saved" not in caplog.text:
+                    await asyncio.sleep(0.02)
+            running.cancel()
+        now = IdentityFolder(box.data_dir).load()
+        assert now
+        assert now != first
+        async with at.agent(now) as agent:
+            await agent.join()
+    told = [record.message for record in caplog.records if "saved" in record.message]
+    assert told == ["certificate not saved", "certificate saved"]
 
 
 async def test_a_certificate_of_another_key_or_authority_is_not_taken(tmp_path: Path) -> None:
