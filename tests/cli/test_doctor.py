@@ -131,3 +131,16 @@ def test_the_diffusion_engine_is_asked_for_only_where_it_is_wanted(tmp_path, mon
     assert found.state is State.PROBLEM
     (found,) = diffusion.check_diffusion(plain_settings(tmp_path))
     assert (found.state, bool(found.advice)) == (State.SKIPPED, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(MemoryError(), "MemoryError"), (RuntimeError("no driver\nat 0x0"), "no driver")]
+)
+def test_a_device_that_fails_without_a_word_is_told_by_its_error(monkeypatch, error, said) -> None:
+    def fails() -> None:
+        raise error
+
+    options = pytest.importorskip("sonic_runtime.engines.sonic.options")
+    monkeypatch.setattr(options, "from_environment", fails)
+    found = diffusion._computing("sonic-1")
+    assert (found.state, found.found) == (State.PROBLEM, f"does not compute: {said}")
