@@ -51,5 +51,6 @@ def _computing(version: str) -> Finding:
         return Finding(_NAME, State.PROBLEM, str(error), "correct SONIC_ENGINE_OPTIONS, or unset it")
     except Exception as error:  # torch and what is under it fail in many ways, and all are to be reported
         advice = "install the torch build for this driver, or set SONIC_ENGINE_OPTIONS=device=cpu"
-        return Finding(_NAME, State.PROBLEM, f"does not compute: {str(error).splitlines()[0]}", advice)
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Finding(_NAME, State.PROBLEM, f"does not compute: {said}", advice)
     return Finding(_NAME, State.OK, f"{version}, computes on {device} in {str(dtype).removeprefix('torch.')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import http.client
 import time
 import urllib.error
 import urllib.request
@@ -45,15 +46,20 @@ def check_clock(settings: Settings) -> list[Finding]:
     url = settings.build(ClientConfig).health_url
     if not url.startswith(("http://", "https://")):
         return [Finding("clock", State.PROBLEM, f"health_url is {url!r}", "give it as http://host:port/healthz")]
+    advice = "set client.health_url to the hub's http_listen address, http://host:port/healthz"
     asked_s = time.time()
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as response:  # noqa: S310 - checked above
             date = response.headers.get("Date")
     except (urllib.error.URLError, OSError, ValueError) as error:
-        advice = "set client.health_url to the hub's http_listen address, http://host:port/healthz"
         why = getattr(error, "reason", error)  # urllib wraps what happened
         why = getattr(why, "strerror", None) or why
         return [Finding("clock", State.SKIPPED, f"{url} does not answer ({why})", advice)]
+    except http.client.InvalidURL as error:
+        correct = "give it as http://host:port/healthz, with the hub's host and the number of its port"
+        return [Finding("clock", State.PROBLEM, f"health_url is {url!r}: {error}", correct)]
+    except http.client.HTTPException:
+        return [Finding("clock", State.SKIPPED, f"{url} answers, but not in HTTP", advice)]
     now_s = (asked_s + time.time()) / 2
     try:
         skew_s = now_s - email.utils.parsedate_to_datetime(date).timestamp() - 0.5

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_runtime import models
+from sonic.exceptions import BadSettings
+from sonic_runtime import errors, models
 from sonic_runtime.engines.base import Face
 from sonic_runtime.faces import topology
 from sonic_runtime.faces.detector import Detector
@@ -16,18 +21,29 @@ _MIN_CONFIDENCE = 0.2  # below it the detector has taken something else for a fa
 
 
 class FaceFinder:
-    """Both networks, loaded from the model folder. Raises errors.ModelMissing."""
+    """Both networks, loaded from the model folder. Raises errors.ModelMissing and errors.ModelBroken."""
 
     def __init__(self, threads: int = 1) -> None:
-        folder = models.path(face_mesh.NAME)
-        self._detector = Detector(folder / face_mesh.DETECTOR, threads)
-        self._mesh = Mesh(folder / face_mesh.MESH, threads)
+        folder = models.whole(face_mesh.NAME)
+        with _opening(folder):
+            self._detector = Detector(folder / face_mesh.DETECTOR, threads)
+            self._mesh = Mesh(folder / face_mesh.MESH, threads)
 
     def find(self, rgb: NDArray[np.uint8]) -> list[Face]:
         """Faces in a picture (uint8 [height, width, 3]), the largest first; coordinates are pixels of the picture."""
         located = [self._mesh.locate(rgb, hit) for hit in self._detector.find(rgb)]
         faces = [_face(landmarks, confidence) for landmarks, confidence in located if confidence > _MIN_CONFIDENCE]
         return sorted(faces, key=lambda face: -(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
+
+
+@contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (errors.RenderError, BadSettings, MemoryError):
+        raise
+    except Exception as error:  # onnxruntime has no common class for them
+        raise errors.ModelBroken(f"{folder} cannot be opened; run `sonic models verify`: {error}") from error
 
 
 def _face(landmarks: NDArray[np.float32], confidence: float) -> Face:

