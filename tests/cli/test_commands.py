@@ -286,6 +286,14 @@ async def test_a_video_that_is_not_there_yet_is_not_fetched(acme, files) -> None
     assert (ended.code, ended.err) == (1, f"error: job {job_id} has not ended; wait for it first\n")
 
 
+@pytest.mark.parametrize("command", ["show", "explain", "cancel", "watch", "fetch"])
+async def test_an_empty_id_means_no_job_even_where_there_is_only_one(acme, files, command) -> None:
+    job_id = (await acme("submit", *files)).out.strip()
+    ended = await acme("jobs", command, "")
+    assert (ended.code, "the id is empty" in ended.err) == (2, True)
+    assert (await acme("jobs", "show", job_id, "--json")).data["state"] == "JOB_STATE_QUEUED"
+
+
 async def test_a_job_may_be_named_by_the_beginning_of_its_id(acme, files) -> None:
     ids = [(await acme("submit", *files)).out.strip() for _ in range(17)]  # two of them begin with the same digit
     chosen = ids[3]
