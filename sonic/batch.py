@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ UPLOADS = 8  # at a time
 FOLLOWED = 32  # jobs waited for, and videos fetched, at a time
 AHEAD = 2000  # jobs submitted and not yet ended: a huge manifest does not fill the hub's queue
 MAX_TRIES = 20  # runs that may try the same row again
+_STEM_BYTES = 105  # of each input, in the name of a video: that of two is within files.NAME_BYTES
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Batch:
         self._report = report
         self._hashes: dict[Path, str] = {}
         self._sending: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._outputs: dict[Path, int] = {}
+        self._outputs: dict[str, int] = {}
         self._uploads = asyncio.Semaphore(UPLOADS)
         self._followed = asyncio.Semaphore(FOLLOWED)
         self._ahead = asyncio.Semaphore(AHEAD)
@@ -131,7 +133,7 @@ class Batch:
         return wanted
 
     def _output_problem(self, wanted: _Wanted) -> str | None:
-        earlier = self._outputs.setdefault(wanted.output.resolve(), wanted.row.line)
+        earlier = self._outputs.setdefault(os.path.realpath(wanted.output), wanted.row.line)
         if earlier != wanted.row.line:
             return f"is {wanted.output}, as in line {earlier}; name another"
         return files.output_problem(wanted.output, self._inputs)
@@ -212,8 +214,13 @@ def _wanted(row: Row, portrait: str, voice: str, folder: Path) -> _Wanted:
         **chosen,
     )
     key = _key(portrait, voice, row.wanted)
-    output = row.output or folder / f"{row.portrait.stem}-{row.voice.stem}-{key[-8:]}.mp4"
+    output = row.output or folder / f"{_stem(row.portrait)}-{_stem(row.voice)}-{key[-8:]}.mp4"
     return _Wanted(row, spec, key, output)
+
+
+def _stem(path: Path) -> str:
+    """As much of a file's name as has room in another, cut between two characters."""
+    return os.fsencode(path.stem)[:_STEM_BYTES].decode(errors="ignore")
 
 
 def _key(portrait: str, voice: str, wanted: Mapping[str, Any]) -> str:

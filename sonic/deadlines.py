@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 WANTED = "a duration such as 10m, 2h or 1h30m, or a time such as 2026-05-01T12:00:00Z"
 TIME_WANTED = "a time such as 2026-05-01T12:00:00Z"
@@ -28,4 +28,8 @@ def parse_time(text: str) -> datetime:
     when = datetime.fromisoformat(text)
     if when.tzinfo is None:
         raise ValueError("the time has no offset")
+    try:
+        when.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is not within the years 1 to 9999 of UTC") from None
     return when

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Container
 from pathlib import Path
 
 from sonic.exceptions import FileTrouble
+
+NAME_BYTES = 232  # of the 255 that file systems allow: what is kept beside a video that arrives has 23 more
 
 
 def check_inputs(*paths: Path) -> None:
@@ -46,10 +49,18 @@ def name_problem(name: str) -> str | None:
 
 def output_problem(output: Path, inputs: Container[Path]) -> str | None:
     """Why no video can be written there, or None. `inputs` are resolved."""
-    if output.resolve() in inputs:
+    if (size := len(os.fsencode(output.name))) > NAME_BYTES:
+        return f"is '{output}', whose name has {size} bytes; {NAME_BYTES} is the limit, choose a shorter one"
+    resolved = Path(os.path.realpath(output))  # Path.resolve raises for a link that leads back to itself
+    if resolved in inputs:
         return f"is '{output}', which is an input; name another file"
-    if output.is_dir():
-        return f"is '{output}', which is a folder; name a file in it"
+    try:
+        if stat.S_ISDIR(resolved.stat().st_mode):
+            return f"is '{output}', which is a folder; name a file in it"
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        return f"is '{output}', which cannot be written: {error.strerror}; name another file"
     folder = next(folder for folder in output.absolute().parents if os.path.exists(folder))
     try:
         with tempfile.TemporaryFile(dir=folder):

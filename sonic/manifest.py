@@ -8,6 +8,7 @@ cell was not given. A deadline is a time, never a duration: a rerun must ask for
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -104,7 +105,10 @@ def read_preset(path: Path) -> dict[str, Any]:
 
 def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[Found]:
     reader = csv.reader(file)
-    header = [name.strip().lower() for name in next(reader, [])]
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+    except csv.Error as error:
+        raise BadManifest(f"{path} has a header that is not CSV: {error}; is a quote left open?") from error
     _check_header(path, header)
     while True:
         line = reader.line_num + 1
@@ -177,12 +181,20 @@ def _file(folder: Path, field: str, value: Any, problems: list[Problem]) -> Path
 def _video(folder: Path, value: Any, problems: list[Problem]) -> Path | None:
     if not value:
         return None
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str) or not _is_possible(value):
         problems.append(Problem("output", f"is {value!r}; a path is wanted"))
         return None
     if problem := files.name_problem(value):
         problems.append(Problem("output", problem))
     return folder / value
+
+
+def _is_possible(name: str) -> bool:
+    """Whether any file can be called so."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # JSON can write half a character
+        return False
 
 
 def _values(cells: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
@@ -208,8 +220,10 @@ def _value(kind: type, value: Any) -> Any:
         names = value.split() if isinstance(value, str) else value
         if not all(isinstance(name, str) for name in names):
             raise ValueError
+        " ".join(names).encode()  # raises ValueError for half a character, which JSON can write and nobody can send
         return tuple(names)
     if isinstance(value, str):
+        value.encode()  # likewise
         return _TRUTH[value.lower()] if kind is bool else kind(value)
     if type(value) is kind or (kind is float and type(value) is int):
         return value

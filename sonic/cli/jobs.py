@@ -135,6 +135,8 @@ def fetch(
 
 def _whole(settings: config.ClientConfig, given: str) -> str:
     """The one id that begins with what was given; what begins none is for the hub to judge."""
+    if not given:  # it begins every id: a variable that is not set would cancel somebody's only job
+        raise typer.BadParameter("the id is empty; give the id of a job, or its beginning", param_hint="JOB")
     if len(given) >= _ID_CHARACTERS:
         return given
 

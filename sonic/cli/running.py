@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import signal
@@ -24,6 +25,8 @@ def prepare() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup a hangup means nothing
             signal.signal(number, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is no text is shown escaped, as stderr does it
+        sys.stdout.reconfigure(errors="backslashreplace")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would print is said in our own words
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 

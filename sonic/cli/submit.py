@@ -31,6 +31,7 @@ def submit(
 ) -> None:
     """Submit one job; prints its id. With --wait, shows its progress and fetches the video."""
     settings = options.client_of(given)
+    files.check_inputs(portrait, audio)
     destination = out or (Path(audio.name).with_suffix(".mp4") if wait else None)
     if destination:
         files.check_output(destination, portrait, audio)
@@ -53,7 +54,13 @@ def submit(
 
 def _deadline(given: dict[str, Any]) -> datetime | None:
     deadline: datetime | timedelta | None = given.get("deadline")
-    return datetime.now(UTC) + deadline if isinstance(deadline, timedelta) else deadline
+    if not isinstance(deadline, timedelta):
+        return deadline
+    try:
+        return datetime.now(UTC) + deadline
+    except OverflowError:
+        said = f"{deadline.days} days from now is after the year 9999; choose a sooner time"
+        raise typer.BadParameter(said, param_hint="--deadline") from None
 
 
 def connect(settings: config.ClientConfig, at_most_s: float = math.inf) -> AsyncSonicClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -89,6 +90,44 @@ async def test_bad_rows_are_named_and_the_others_go_on(acme, node, manifest) -> 
         "rows.csv:6: portrait is",
     ):
         assert said in ended.err
+
+
+async def test_what_no_file_or_job_can_be_called_spoils_its_row_alone(acme, node, manifest, tmp_path) -> None:
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    bad: list[dict[str, object]] = [
+        {"output": "x" * 300 + ".mp4"},
+        {"output": "x" * 300 + "/a.mp4"},
+        {"output": "loop.mp4"},
+        {"output": "none/../loop.mp4"},
+        {"output": "\ud800.mp4"},
+        {"engine": "\ud800"},
+        {"require_regions": ["\ud800"]},
+        {"deadline": "0001-01-01T00:00:00+12:00"},
+        {"\ud800": 1},
+        {"portrait": "\ud800"},
+    ]
+    inputs = {"portrait": "face.jpg", "voice": "voice.wav"}
+    path = manifest(*(json.dumps(inputs | row) for row in (*bad, {"output": "good.mp4"})), name="rows.jsonl")
+    async with busy(node):
+        ended = await acme("batch", path, "--json")
+    assert (ended.code, ended.data["succeeded"]) == (1, 1), ended.err
+    told = [(failure["line"], failure["field"]) for failure in ended.data["failures"]]
+    assert told == [(line, *row) for line, row in enumerate(bad, 1)]
+    assert "whose name has 304 bytes; 232 is the limit" in ended.err
+    assert "'loop.mp4', which cannot be written" in ended.err.replace(f"{tmp_path}/", "")
+    assert (tmp_path / "good.mp4").read_bytes() == peers.MP4
+
+
+async def test_long_names_of_inputs_make_a_name_that_a_video_can_have(acme, node, manifest, files, tmp_path) -> None:
+    for file, name in zip(files, ("ü" * 120 + ".jpg", "v" * 240 + ".wav"), strict=True):
+        file.rename(tmp_path / name)
+    path = manifest(f"{'ü' * 120}.jpg,{'v' * 240}.wav,,1")
+    async with busy(node):
+        assert (await acme("batch", path)).code == 0
+        assert (await acme("batch", path, "--json")).data["skipped"] == 1
+    (video,) = (tmp_path / "rows-videos").iterdir()
+    assert video.name.startswith("ü" * 50)
+    assert "-" + "v" * 50 in video.name
 
 
 async def test_a_rerun_tries_again_what_failed_by_no_fault_of_the_row(acme, node, manifest) -> None:

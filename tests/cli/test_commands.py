@@ -100,11 +100,15 @@ async def test_a_file_that_came_during_the_render_is_not_replaced(acme, node, fi
 @pytest.mark.parametrize("command", ["submit", "render"])
 async def test_a_video_cannot_go_where_an_input_is_or_no_file_can_be(acme, files, tmp_path, command) -> None:
     voice = files[1].rename(tmp_path / "voice.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     given = [files[0], voice] if command == "submit" else ["--portrait", files[0], "--audio", voice]
     for out, said in (
         ("voice.mp4", "--out is 'voice.mp4', which is an input"),
         ("face.jpg/x/v.mp4", f"the folder {files[0]} cannot be written"),
         (".mp4/", "does not end in .mp4"),
+        ("x" * 300 + ".mp4", "whose name has 304 bytes; 232 is the limit"),
+        ("x" * 300 + "/v.mp4", "cannot be written: File name too long"),
+        ("loop.mp4", "--out is 'loop.mp4', which cannot be written: Too many levels of symbolic links"),
     ):
         ended = await acme(command, *given, "-o", out)
         assert ended.code in (2, 3)
@@ -218,6 +222,10 @@ async def test_no_tenant_sees_the_job_of_another(acme, files) -> None:
         (("submit", "{voice}", "{portrait}"), 3, "the portrait"),
         (("submit", "{portrait}", "{voice}", "--priority", "99"), 3, "priority is"),
         (("submit", "{portrait}", "{voice}", "--deadline", "soon"), 2, "1h30m"),
+        (("submit", "{portrait}", "{voice}", "--deadline", "9999999d"), 2, "9999999 days from now is after"),
+        (("submit", "{portrait}", "{voice}", "--deadline", "0001-01-01T00:00:00+12:00"), 2, "1h30m"),
+        (("submit", "{portrait}", ".", "--wait"), 3, ". is a folder"),
+        (("submit", "{portrait}", "/", "--wait"), 3, "/ is a folder"),
         (("submit", "{portrait}", "{voice}", "--deadline", "2020-01-01T00:00:00Z"), 3, "deadline passed"),
         (("submit", "{portrait}", "{voice}", "--avoid-region", "a b"), 3, "regions.avoid is 'a b'"),
         (("batch", "no.csv", "--deadline", "10m"), 2, "for a batch, a time"),
@@ -284,6 +292,14 @@ async def test_a_video_that_is_not_there_yet_is_not_fetched(acme, files) -> None
     job_id = (await acme("submit", *files)).out.strip()
     ended = await acme("jobs", "fetch", job_id)
     assert (ended.code, ended.err) == (1, f"error: job {job_id} has not ended; wait for it first\n")
+
+
+@pytest.mark.parametrize("command", ["show", "explain", "cancel", "watch", "fetch"])
+async def test_an_empty_id_means_no_job_even_where_there_is_only_one(acme, files, command) -> None:
+    job_id = (await acme("submit", *files)).out.strip()
+    ended = await acme("jobs", command, "")
+    assert (ended.code, "the id is empty" in ended.err) == (2, True)
+    assert (await acme("jobs", "show", job_id, "--json")).data["state"] == "JOB_STATE_QUEUED"
 
 
 async def test_a_job_may_be_named_by_the_beginning_of_its_id(acme, files) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from sonic import deadlines
 
+BEYOND = ("0001-01-01T00:00:00+12:00", "9999-12-31T23:59:59-12:00")  # of what UTC can be written with four digits
+
 
 @pytest.mark.parametrize(
     ("text", "meant"),
@@ -26,7 +28,9 @@ def test_durations_and_times_are_read(text: str, meant: timedelta | datetime) ->
     assert deadlines.parse(text) == meant
 
 
-@pytest.mark.parametrize("text", ["", "10", "m", "10x", "10m!", "-5m", "soon", "2026-05-01T12:00:00", "2026-05-01"])
+@pytest.mark.parametrize(
+    "text", ["", "10", "m", "10x", "10m!", "-5m", "soon", "2026-05-01T12:00:00", "2026-05-01", *BEYOND]
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         deadlines.parse(text)

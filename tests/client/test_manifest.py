@@ -98,6 +98,7 @@ def test_what_a_row_says_wins_over_what_holds_for_all(folder) -> None:
         ("m.csv", b"portrait,voice,voice\n", "twice"),
         ("m.csv", b"", "portrait and voice"),
         ("m.csv", b"portrait,voice\n\xff\xfe,x\n", "not UTF-8"),
+        ("m.csv", b'portrait,"voice\n' + b"a.jpg,a.wav\n" * 20_000, "header that is not CSV: .*quote"),
         ("m.xlsx", b"", "neither .csv nor .jsonl"),
     ],
 )
