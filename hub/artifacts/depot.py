@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import time
 import uuid
@@ -18,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, S3Store
+from obstore.store import LocalStore, ObjectStore, S3Store
 
 from hub import exceptions
 from hub.artifacts import durations, media_types
@@ -123,6 +124,8 @@ class Depot:
                 )
             with _not_now():
                 await obstore.put_async(self._objects, key, part)
+                if isinstance(self._objects, LocalStore):
+                    await asyncio.to_thread(_sync, Path(str(self._objects.prefix)), key)
             part.unlink()
         return head
 
@@ -283,6 +286,17 @@ def _not_now() -> Iterator[None]:
         why = error.strerror if isinstance(error, OSError) else ""
         _log.error("the store of files failed", extra={"error": why or type(error).__name__})
         raise exceptions.NotNow("the hub's store of files cannot be used at the moment", 5.0) from None
+
+
+def _sync(root: Path, key: str) -> None:
+    """Wait until a file and the folders that lead to it are on the disk: what is acknowledged outlives a power loss."""
+    path = root / key
+    for each in (path, *path.parents[: len(path.relative_to(root).parts)]):
+        handle = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _digest(path: Path) -> tuple[str, bytes]:

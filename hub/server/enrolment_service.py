@@ -83,7 +83,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
         issued = self.issue(key, [NodeName(request.region, request.node_id)], request.token_id)
         audit.record(context, "node.enrol", request.node_id, **detail, serial=issued.serial)
         if session := self._sessions.get(request.node_id):  # of the box before
-            self._sessions.end(session)
+            session.end()
         return pb.EnrolResponse(certificate=issued.pem.decode(), authority=authority.pem.decode())
 
     async def renewed(self, signing_request: bytes, names: Iterable[NodeName], context: Context) -> Issued:
@@ -158,7 +158,7 @@ class EnrolmentService(enrolment_service_pb2_grpc.EnrolmentServiceServicer):
             raise exceptions.NotFound(f"no node {node_id[:80]!r} has ever joined")
         session = self._sessions.get(node_id)
         if session and not undo:
-            self._sessions.end(session)
+            session.end()
 
     async def revoked(self) -> set[str]:
         """The nodes whose right was taken; at an insecure hub nobody needs one."""

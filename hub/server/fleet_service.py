@@ -85,6 +85,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         check_node(context, hello.node_id, hello.region)
         await self._enrolment.check_right(hello.node_id, context)
         session = AgentSession(uuid.uuid4().hex, hello, joined_of(context), slots=list(hello.slots))
+        session.handler = asyncio.current_task()
         await self._note(session)
         self._sessions.open(session)
         self._neighbours.joined(session)
@@ -247,7 +248,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 timer = loop.call_later(left_s, look)
                 return
             _log.warning("session silent", extra={"node_id": session.hello.node_id, "silence_s": silence_s})
-            session.outgoing.put_nowait(None)
+            session.end()
 
         timer = loop.call_later(silence_s, look)  # one for all messages: a timeout for each costs a tenth of the hub
         try:
@@ -264,7 +265,7 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
                 waiting_since_s = loop.time()
         finally:
             timer.cancel()
-            session.outgoing.put_nowait(None)
+            session.end()
 
     async def _take(self, message: pb.SessionRequest, session: AgentSession) -> None:
         node_id = session.hello.node_id

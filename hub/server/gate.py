@@ -20,6 +20,7 @@ from hub.server.failures import Failures
 from hub.server.peers import address_of, names_of
 
 RECHECK_S = 2.0
+TELLING_S = 1.0  # a caller why its call is ended
 _log = logging.getLogger("hub.gate")
 
 
@@ -171,8 +172,8 @@ class Checking:
             except exceptions.NotNow:
                 continue  # nothing is known to have changed
             except exceptions.Refusal as refusal:
-                for one in [one for one in self._open if one.presented == presented]:
-                    await _end(one, refusal)
+                theirs = [one for one in self._open if one.presented == presented]
+                await asyncio.gather(*(_end(one, refusal) for one in theirs))
 
 
 def _node_of(context: Context) -> str:
@@ -184,8 +185,12 @@ def _node_of(context: Context) -> str:
 
 
 async def _end(one: _Open, refusal: exceptions.Refusal) -> None:
+    """A caller that reads nothing does not hear why: what was sent before goes first, and would be waited for."""
     _log.info("a call has been ended", extra={"reason": refusal.message})
-    with contextlib.suppress(Exception):  # it says by an exception that it has ended the call, or that it had ended
-        await one.context.abort(refusal.code, refusal.message)
-    if one.task:
-        one.task.cancel()
+    try:
+        with contextlib.suppress(Exception):  # it says by one that it has ended the call, or that it had ended
+            async with asyncio.timeout(TELLING_S):
+                await one.context.abort(refusal.code, refusal.message)
+    finally:
+        if one.task:
+            one.task.cancel()

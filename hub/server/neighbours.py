@@ -216,7 +216,7 @@ class Neighbours:
             came_meanwhile = session and session.session_id != before.get(row.node_id)
             if session and row.hub_id in self.alive and not came_meanwhile:
                 _log.info("a newer session stands elsewhere", extra={"node_id": row.node_id, "hub_id": row.hub_id})
-                self._sessions.end(session)
+                session.end()
 
     async def _end_those_without_right(self, sessions: Iterable[AgentSession]) -> None:
         by_node = {session.hello.node_id: session for session in sessions}
@@ -224,7 +224,7 @@ class Neighbours:
         found = await self._read(lambda connection: enrolments.objections(connection, joined))
         for node_id, objection in found.items():
             _log.info("session without right ended", extra={"node_id": node_id, "why": objection.why})
-            self._sessions.end(by_node[node_id])
+            by_node[node_id].end()
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
         def read() -> T:

@@ -15,7 +15,7 @@ from sonic.v1 import fleet_service_pb2, metrics_pb2, nodes_pb2
 Outgoing = fleet_service_pb2.SessionResponse
 MESSAGES_PER_S, MOST_AT_ONCE = 1000.0, 5000.0  # that are heard of one agent; whoever says more is heard later
 MOST_UNTAKEN = 10_000  # messages that wait for an agent
-MOST_OUTGOING = 10_000  # messages that an agent has not taken
+ENDING_S = 5.0  # for an agent to take what is to be sent before its session's end
 _log = logging.getLogger("hub.sessions")
 
 
@@ -32,6 +32,7 @@ class AgentSession:
     faults: list[nodes_pb2.PlayFault] = field(default_factory=list)  # of a game day, that it plays now
     heard_at_s: float = field(default_factory=time.time)  # wall clock
     offered: tuple[Slot, ...] = ()  # the slots as the decisions see them
+    handler: asyncio.Task[object] | None = None  # that sends what is in the queue
     metrics: Source = field(init=False)
     pace: Rate = field(init=False)
 
@@ -42,6 +43,12 @@ class AgentSession:
     def _acknowledge_samples(self, sequences: list[int]) -> None:
         ack = metrics_pb2.SamplesAck(sequences=sequences)
         self.outgoing.put_nowait(Outgoing(samples_ack=ack))
+
+    def end(self) -> None:
+        """Once what waits has been taken; an agent that takes nothing is not waited for."""
+        self.outgoing.put_nowait(None)
+        if self.handler:
+            asyncio.get_running_loop().call_later(ENDING_S, self.handler.cancel)
 
     def hear(self, heartbeat: fleet_service_pb2.Heartbeat) -> bool:
         """Whether its slots are as they were."""
@@ -74,17 +81,13 @@ class Sessions:
         self._by_node[session.hello.node_id] = session
         self._left.discard(session.hello.node_id)
         if older:
-            older.outgoing.put_nowait(None)
+            older.end()
 
     def close(self, session: AgentSession) -> None:
         if self._by_node.get(session.hello.node_id) is session:
             del self._by_node[session.hello.node_id]
             if session.metrics.leaving:
                 self._left.add(session.hello.node_id)
-
-    @staticmethod
-    def end(session: AgentSession) -> None:
-        session.outgoing.put_nowait(None)
 
     def left(self, node_id: str) -> bool:
         """Whether a node that is not connected went of its own will."""
@@ -109,4 +112,4 @@ class Sessions:
 
     def end_all(self) -> None:
         for session in self._by_node.values():
-            session.outgoing.put_nowait(None)
+            session.end()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from obstore.store import MemoryStore
+import pytest
+from obstore.store import LocalStore, MemoryStore
 
 from hub.artifacts.depot import STAGING_AGE_S, Depot
 
@@ -38,3 +41,20 @@ def test_an_upload_that_becomes_whole_meanwhile_does_not_end_the_sweep(tmp_path:
                 ended += 1
             removing.result()
     assert ended
+
+
+async def test_what_is_acknowledged_is_on_the_disk_with_the_folders_that_lead_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, staging, synced = tmp_path / "artifacts", tmp_path / "staging", set()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.add(os.readlink(f"/proc/self/fd/{handle}")), real(handle)))
+    depot = Depot(LocalStore(objects, mkdir=True), staging, 100)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"frames"
+
+    sha256 = hashlib.sha256(b"frames").hexdigest()
+    await depot.receive("a b", sha256, 6, 0, chunks())
+    (file,) = (path for path in objects.rglob("*") if path.is_file())
+    assert synced == {str(path) for path in (file, file.parent, file.parent.parent, objects)}
