@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -275,6 +276,44 @@ def _upgraded(collections: Path, folder: Path, **boxes: dict[str, Any]) -> subpr
         *("ansible-playbook", "-i", str(folder / "fleet.yml"), "-e", mark, str(folder / "play.yml")),
         collections=collections,
     )
+
+
+@pytest.mark.parametrize(
+    ("limit", "waves"),
+    [
+        ("box-1,box-3", [["box-1"], ["box-3"]]),
+        ("!box-2", [["box-1"], ["box-3"]]),
+        ("eu:us", [["box-1"], ["box-2"], ["box-3"]]),
+        ("sonic_agent:&eu", [["box-1"], ["box-2"]]),
+    ],
+)
+def test_an_upgrade_means_the_boxes_that_limit_means(
+    limit: str, waves: list[list[str]], collections: Path, tmp_path: Path
+) -> None:
+    plays = yaml.safe_load((collection.SOURCE / "playbooks/upgrade.yml").read_text())
+    (look,) = [play for play in plays if play["name"].startswith("Look")]
+    (upgrade,) = [play for play in plays if play["name"] == "Upgrade the boxes"]
+    bare = {"become": False, "gather_facts": False}
+    meant = {"debug": {"msg": "means {{ inventory_hostname }}"}}
+    (tmp_path / "play.yml").write_text(
+        yaml.safe_dump([look | bare | {"tasks": look["tasks"][-1:]}, upgrade | bare | {"tasks": [meant]}])
+    )
+    fleet = yaml.safe_load(INVENTORY)
+    regions = {"eu": ("box-1", "box-2"), "us": ("box-3",)}
+    fleet["all"]["children"]["sonic_agent"] = {
+        "children": {
+            region: {"hosts": {box: {} for box in boxes}, "vars": {"sonic_agent_region": region}}
+            for region, boxes in regions.items()
+        }
+    }
+    (tmp_path / "fleet.yml").write_text(yaml.safe_dump(fleet))
+    done = collection.run(
+        *("ansible-playbook", "-i", str(tmp_path / "fleet.yml"), "--limit", limit, str(tmp_path / "play.yml")),
+        collections=collections,
+    )
+    said = " ".join(done.stdout.split())
+    assert " ".join(json.dumps({"msg": waves}, indent=4).split()) in said, done.stdout + done.stderr
+    assert re.findall(r"means (box-\d)", said) == [box for wave in waves for box in wave]
 
 
 AWAY = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
