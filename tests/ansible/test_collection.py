@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,32 @@ def _play(
     play = {"hosts": "box-1", "gather_facts": False, "vars": variables, "tasks": [task]}
     playbook.write_text(yaml.safe_dump([play]))
     return collection.run("ansible-playbook", "-i", str(inventory), str(playbook), collections=collections)
+
+
+def test_a_clock_is_judged_by_when_it_was_read_however_long_other_boxes_take(collections: Path, tmp_path: Path) -> None:
+    scripts = {
+        "slow": f'{sys.executable} "$@"; sleep 4',
+        "wrong": f'PATH={tmp_path}:$PATH exec {sys.executable} "$@"',
+        "date": "echo $(( $(/bin/date +%s) - 60 ))",
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o700)
+    fleet = yaml.safe_load(INVENTORY)
+    fleet["all"]["children"]["sonic_agent"]["hosts"] |= {
+        name: {"ansible_python_interpreter": str(tmp_path / name)} for name in ("slow", "wrong")
+    }
+    (tmp_path / "fleet.yml").write_text(yaml.safe_dump(fleet))
+    tasks = yaml.safe_load((collection.SOURCE / "roles/sonic_common/tasks/preflight.yml").read_text())
+    clock = [task for task in tasks if task["name"].startswith(("Look at the clocks", "Assert a clock that agrees"))]
+    told = {"debug": {"msg": "{{ inventory_hostname }} is right"}}
+    play = {"hosts": "sonic_agent", "gather_facts": False, "vars": {"sonic_common_clock_tolerance_s": 2}}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play | {"tasks": [*clock, told]}]))
+    done = collection.run(
+        *("ansible-playbook", "-i", str(tmp_path / "fleet.yml"), str(tmp_path / "play.yml")), collections=collections
+    )
+    assert re.findall(r"([\w-]+) is right", done.stdout) == ["box-1", "slow"], done.stdout + done.stderr
+    assert re.search(r"the clock is -(59|60|61) s off that of the control machine; 2 s are allowed", done.stdout)
 
 
 def _filters() -> Any:
