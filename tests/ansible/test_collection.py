@@ -275,12 +275,14 @@ def scripted(tmp_path: Path) -> Path:
 - copy: {content: new, dest: "{{ folder }}/{{ inventory_hostname }}", mode: "0600"}
   register: copied
 - assert: {that: copied is not unreachable, fail_msg: it has vanished}
+- assert: {that: not slow | default(false), fail_msg: it is slow}
 - include_tasks: unmark.yml
 - set_fact: {sonic_agent_passed: true}
 """
     )
     (tasks / "rollback.yml").write_text(
         """
+- assert: {that: not stuck | default(false), fail_msg: it is stuck}
 - copy: {content: "{{ sonic_agent_back_to }}", dest: "{{ folder }}/{{ inventory_hostname }}", mode: "0600"}
 - include_tasks: unmark.yml
 """
@@ -364,6 +366,17 @@ def test_a_box_that_vanishes_in_its_wave_is_told_of_and_the_others_go_back(scrip
     assert marked == {"box-3": {"before": "old", "was_drained": False}}
 
 
+def test_a_box_that_cannot_be_rolled_back_is_told_of(scripted: Path, tmp_path: Path) -> None:
+    done = _upgraded(scripted, tmp_path, **{"box-1": {"slow": True, "stuck": True}, "box-2": {}})
+    assert done.returncode != 0
+    told = (
+        "1.2.3 has not passed on box-1; box-1 could not be rolled back: run sonic.fleet.rollback with --limit box-1. "
+        "it is slow it is stuck"
+    )
+    assert told in " ".join(done.stdout.split()), done.stdout + done.stderr
+    assert not (tmp_path / "box-2").exists()
+
+
 def test_a_canary_that_is_away_is_told_of_and_ends_the_run(scripted: Path, tmp_path: Path) -> None:
     done = _upgraded(scripted, tmp_path, **{"box-1": AWAY, "box-2": {}})
     said = " ".join(done.stdout.split())
@@ -398,6 +411,69 @@ def test_a_box_that_an_upgrade_has_left_goes_back_to_what_it_ran_before_that_one
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "box-1").read_text() == "older"
     assert not (tmp_path / "box-1.mark").exists()
+
+
+def _sonic(folder: Path, script: str) -> Path:
+    """An operator's command that does what the script says, and notes how it was called."""
+    (folder / "called").touch()
+    made = folder / "sonic"
+    made.write_text(f'#!/bin/sh\necho "$1 $2" >>{folder}/called\n{script}\n')
+    made.chmod(0o700)
+    return made
+
+
+def test_one_call_of_the_hub_that_fails_ends_no_wait(collections: Path, tmp_path: Path) -> None:
+    node = {"state": "NODE_STATE_READY", "agent_version": "1.2.3", "slots": [{"state": "SLOT_STATE_READY"}]}
+    every_second = f"[ $(( $(wc -l <{tmp_path}/called) % 2 )) = 0 ] || exit 4"
+    sonic = _sonic(tmp_path, f"{every_second}; echo '{json.dumps(node)}'")
+    files = ("drain", "upgrade", "soak", "resume")
+    read = [yaml.safe_load((collection.SOURCE / f"roles/sonic_agent/tasks/{name}.yml").read_text()) for name in files]
+    waits = [task | {"delay": 0} for tasks in read for task in tasks if "until" in task]
+    given = {
+        "sonic_agent_sonic": str(sonic),
+        "sonic_agent_operator": {},
+        "sonic_agent_operator_host": "hub-1",
+        "sonic_agent_node_id": "box-1",
+        "sonic_agent_idle_timeout_s": 60,
+        "sonic_agent_soak_s": 0,
+        "sonic_agent_soak_poll_s": 1,
+        "sonic_agent_resumed_at": {"stdout": "0"},
+    }
+    done = _play(collections, tmp_path, given, {"block": waits})
+    assert done.returncode == 0, done.stdout + done.stderr
+    called = (tmp_path / "called").read_text().split("\n")
+    assert called == ["nodes show"] * 6 + ["nodes resume"] * 2 + [""]
+
+
+@pytest.mark.parametrize(
+    ("mark", "resumed"), [({"was_drained": False}, True), ({"was_drained": True}, False), ({}, False)]
+)
+def test_a_box_goes_back_also_where_the_hub_does_not_drain_it(
+    mark: dict[str, Any], resumed: bool, collections: Path, tmp_path: Path
+) -> None:
+    """And is resumed where it is known that nobody wanted it drained."""
+    sonic = _sonic(tmp_path, "[ $2 = resume ]")
+    folder = tmp_path / "tasks"
+    shutil.copytree(collection.SOURCE / "roles/sonic_agent/tasks", folder)
+    tasks = yaml.safe_load((folder / "rollback.yml").read_text())
+    tasks = [task for task in tasks if "ansible.builtin.systemd_service" not in task]
+    (link,) = [task["ansible.builtin.file"] for task in tasks if "ansible.builtin.file" in task]
+    link["dest"] = str(tmp_path / "current")
+    (folder / "rollback.yml").write_text(yaml.safe_dump(tasks))
+    (tmp_path / "older").mkdir()
+    given = {
+        "sonic_agent_sonic": str(sonic),
+        "sonic_agent_operator": {},
+        "sonic_agent_operator_host": "hub-1",
+        "sonic_agent_node_id": "box-1",
+        "sonic_agent_mark": str(tmp_path / "mark"),
+        "sonic_agent_back_to": str(tmp_path / "older"),
+    }
+    given |= {f"sonic_agent_{name}": value for name, value in mark.items()}
+    done = _play(collections, tmp_path, given, {"include_tasks": str(folder / "rollback.yml")})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "current").resolve() == tmp_path / "older"
+    assert ("nodes resume" in (tmp_path / "called").read_text()) == resumed
 
 
 def test_a_release_that_renders_nothing_right_has_no_speed() -> None:
