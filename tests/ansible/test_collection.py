@@ -195,6 +195,37 @@ def test_a_clock_is_judged_by_when_it_was_read_however_long_other_boxes_take(col
     assert re.search(r"the clock is -(59|60|61) s off that of the control machine; 2 s are allowed", done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("given", "accepted"),
+    [
+        ({"sonic_common_models": ["face-mesh"]}, True),
+        ({"sonic_common_models": ["face-mesh", "sonic"]}, False),
+        ({"sonic_common_models": ["face-mesh", "sonic"], "sonic_accept_licence": True}, True),
+    ],
+)
+def test_a_box_gets_models_with_terms_where_somebody_accepts_these(
+    given: dict[str, Any], accepted: bool, collections: Path, tmp_path: Path
+) -> None:
+    role = collection.SOURCE / "roles/sonic_common"
+    look, install = (yaml.safe_load((role / f"tasks/{name}.yml").read_text()) for name in ("preflight", "install"))
+    (asserted,) = [task for task in look if task["name"] == "Assert that the terms of the models are accepted"]
+    (fetch,) = [task for task in install[-1]["block"] if task["name"] == "Fetch the models"]
+    sonic = tmp_path / "bin/sonic"
+    sonic.parent.mkdir()
+    sonic.write_text(f'#!/bin/sh\necho "$3 $SONIC_ACCEPT_LICENCE" >>{tmp_path}/fetched\n')
+    sonic.chmod(0o700)
+    given = yaml.safe_load((role / "defaults/main.yml").read_text()) | given
+    given |= {"sonic_common_home": str(tmp_path), "sonic_common_release_path": str(tmp_path)}
+    done = _play(collections, tmp_path, given, {"block": [asserted, fetch]})
+    assert (done.returncode == 0) == accepted, done.stdout + done.stderr
+    if accepted:
+        said = int(given.get("sonic_accept_licence", False))
+        fetched = [f"{model} {said}" for model in given["sonic_common_models"]]
+        assert (tmp_path / "fetched").read_text().splitlines() == fetched
+    else:
+        assert "set sonic_accept_licence to true" in " ".join(done.stdout.split())
+
+
 def _filters() -> Any:
     spec = importlib.util.spec_from_file_location("fleet_filters", collection.SOURCE / "plugins/filter/fleet.py")
     assert spec
