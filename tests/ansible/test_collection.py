@@ -507,6 +507,30 @@ def test_a_box_goes_back_also_where_the_hub_does_not_drain_it(
     assert ("nodes resume" in (tmp_path / "called").read_text()) == resumed
 
 
+@pytest.mark.parametrize(("link", "before"), [("1", "1"), ("2", "1"), ("2", "2"), ("3", "1")])
+def test_what_is_remembered_for_a_rollback_has_passed(
+    link: str, before: str, collections: Path, tmp_path: Path
+) -> None:
+    """A box that was lost in its upgrade from 1 to 2 may run either, and 3 if that was tried since; here it gets 3."""
+    for release in ("1", "2", "3-cpu"):
+        (tmp_path / "releases" / release).mkdir(parents=True)
+    (tmp_path / "current").symlink_to(tmp_path / "releases" / link.replace("3", "3-cpu"))
+    (tmp_path / "current.previous").symlink_to(tmp_path / "releases/1")
+    tasks = yaml.safe_load((collection.SOURCE / "roles/sonic_agent/tasks/upgrade.yml").read_text())
+    (switch,) = [task for task in tasks if task["name"] == "Use the release"]
+    switch["ansible.builtin.include_role"]["name"] = "sonic.fleet.sonic_common"
+    given = {
+        "sonic_version": "3",
+        "sonic_agent_chosen_runtime": "cpu",
+        "sonic_agent_before": str(tmp_path / "releases" / before),
+        "sonic_common_home": str(tmp_path),
+    }
+    done = _play(collections, tmp_path, given, switch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "current").resolve().name == "3-cpu"
+    assert (tmp_path / "current.previous").resolve().name == before
+
+
 def test_a_release_that_renders_nothing_right_has_no_speed() -> None:
     right = {"rc": 0, "stdout": '{"realtime_factor": 4.5}'}
     assert filters.fastest([right, {"rc": 1, "stdout": ""}]) == 4.5
