@@ -531,6 +531,32 @@ def test_what_is_remembered_for_a_rollback_has_passed(
     assert (tmp_path / "current.previous").resolve().name == before
 
 
+@pytest.mark.parametrize(("rc", "told"), [(0, ""), (1, "1.2.3-cpu does not render the golden clip: 7 hush-7 0")])
+def test_the_golden_clip_has_the_settings_and_nobody_else_sees_them(
+    rc: int, told: str, collections: Path, tmp_path: Path
+) -> None:
+    seen = 'echo "$SONIC_SLOW $SONIC_SECRET $(ps -eo args | grep -c "[h]ush-7")"'
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\n{seen}\nexit {rc}\n')
+    python.chmod(0o700)
+    tasks = yaml.safe_load((collection.SOURCE / "roles/sonic_agent/tasks/golden_turns.yml").read_text())
+    command = tasks[0]["ansible.builtin.command"]
+    command["argv"] = command["argv"][command["argv"].index("--") + 1 :]  # as whoever runs the test
+    given = {
+        "sonic_agent_environment": {"SONIC_SECRET": "hush-7", "SONIC_SLOW": 7, "SONIC_MODELS": "elsewhere"},
+        "sonic_agent_data": str(tmp_path),
+        "sonic_agent_engine": "warp",
+        "sonic_agent_release": "1.2.3-cpu",
+    }
+    tasks[0]["loop"] = [str(tmp_path)] * 4
+    shown = {"debug": {"msg": "{{ sonic_agent_tries | map(attribute='stdout') | unique | join('; ') }}"}}
+    done = _play(collections, tmp_path, given, {"block": [*tasks, shown]})
+    assert (done.returncode == 0) == (rc == 0), done.stdout + done.stderr
+    assert (told or '"msg": "7 hush-7 0"') in " ".join(done.stdout.split()), done.stdout + done.stderr
+    assert "SONIC_SECRET" not in done.stdout
+
+
 def test_a_release_that_renders_nothing_right_has_no_speed() -> None:
     right = {"rc": 0, "stdout": '{"realtime_factor": 4.5}'}
     assert filters.fastest([right, {"rc": 1, "stdout": ""}]) == 4.5
