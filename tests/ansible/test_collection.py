@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,63 @@ def _play(
     return collection.run("ansible-playbook", "-i", str(inventory), str(playbook), collections=collections)
 
 
+def test_a_clock_is_judged_by_when_it_was_read_however_long_other_boxes_take(collections: Path, tmp_path: Path) -> None:
+    scripts = {
+        "slow": f'{sys.executable} "$@"; sleep 4',
+        "wrong": f'PATH={tmp_path}:$PATH exec {sys.executable} "$@"',
+        "date": "echo $(( $(/bin/date +%s) - 60 ))",
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o700)
+    fleet = yaml.safe_load(INVENTORY)
+    fleet["all"]["children"]["sonic_agent"]["hosts"] |= {
+        name: {"ansible_python_interpreter": str(tmp_path / name)} for name in ("slow", "wrong")
+    }
+    (tmp_path / "fleet.yml").write_text(yaml.safe_dump(fleet))
+    tasks = yaml.safe_load((collection.SOURCE / "roles/sonic_common/tasks/preflight.yml").read_text())
+    clock = [task for task in tasks if task["name"].startswith(("Look at the clocks", "Assert a clock that agrees"))]
+    told = {"debug": {"msg": "{{ inventory_hostname }} is right"}}
+    play = {"hosts": "sonic_agent", "gather_facts": False, "vars": {"sonic_common_clock_tolerance_s": 2}}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play | {"tasks": [*clock, told]}]))
+    done = collection.run(
+        *("ansible-playbook", "-i", str(tmp_path / "fleet.yml"), str(tmp_path / "play.yml")), collections=collections
+    )
+    assert re.findall(r"([\w-]+) is right", done.stdout) == ["box-1", "slow"], done.stdout + done.stderr
+    assert re.search(r"the clock is -(59|60|61) s off that of the control machine; 2 s are allowed", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("given", "accepted"),
+    [
+        ({"sonic_common_models": ["face-mesh"]}, True),
+        ({"sonic_common_models": ["face-mesh", "sonic"]}, False),
+        ({"sonic_common_models": ["face-mesh", "sonic"], "sonic_accept_licence": True}, True),
+    ],
+)
+def test_a_box_gets_models_with_terms_where_somebody_accepts_these(
+    given: dict[str, Any], accepted: bool, collections: Path, tmp_path: Path
+) -> None:
+    role = collection.SOURCE / "roles/sonic_common"
+    look, install = (yaml.safe_load((role / f"tasks/{name}.yml").read_text()) for name in ("preflight", "install"))
+    (asserted,) = [task for task in look if task["name"] == "Assert that the terms of the models are accepted"]
+    (fetch,) = [task for task in install[-1]["block"] if task["name"] == "Fetch the models"]
+    sonic = tmp_path / "bin/sonic"
+    sonic.parent.mkdir()
+    sonic.write_text(f'#!/bin/sh\necho "$3 $SONIC_ACCEPT_LICENCE" >>{tmp_path}/fetched\n')
+    sonic.chmod(0o700)
+    given = yaml.safe_load((role / "defaults/main.yml").read_text()) | given
+    given |= {"sonic_common_home": str(tmp_path), "sonic_common_release_path": str(tmp_path)}
+    done = _play(collections, tmp_path, given, {"block": [asserted, fetch]})
+    assert (done.returncode == 0) == accepted, done.stdout + done.stderr
+    if accepted:
+        said = int(given.get("sonic_accept_licence", False))
+        fetched = [f"{model} {said}" for model in given["sonic_common_models"]]
+        assert (tmp_path / "fetched").read_text().splitlines() == fetched
+    else:
+        assert "set sonic_accept_licence to true" in " ".join(done.stdout.split())
+
+
 def _filters() -> Any:
     spec = importlib.util.spec_from_file_location("fleet_filters", collection.SOURCE / "plugins/filter/fleet.py")
     assert spec
@@ -247,12 +306,14 @@ def scripted(tmp_path: Path) -> Path:
 - copy: {content: new, dest: "{{ folder }}/{{ inventory_hostname }}", mode: "0600"}
   register: copied
 - assert: {that: copied is not unreachable, fail_msg: it has vanished}
+- assert: {that: not slow | default(false), fail_msg: it is slow}
 - include_tasks: unmark.yml
 - set_fact: {sonic_agent_passed: true}
 """
     )
     (tasks / "rollback.yml").write_text(
         """
+- assert: {that: not stuck | default(false), fail_msg: it is stuck}
 - copy: {content: "{{ sonic_agent_back_to }}", dest: "{{ folder }}/{{ inventory_hostname }}", mode: "0600"}
 - include_tasks: unmark.yml
 """
@@ -277,6 +338,44 @@ def _upgraded(collections: Path, folder: Path, **boxes: dict[str, Any]) -> subpr
     )
 
 
+@pytest.mark.parametrize(
+    ("limit", "waves"),
+    [
+        ("box-1,box-3", [["box-1"], ["box-3"]]),
+        ("!box-2", [["box-1"], ["box-3"]]),
+        ("eu:us", [["box-1"], ["box-2"], ["box-3"]]),
+        ("sonic_agent:&eu", [["box-1"], ["box-2"]]),
+    ],
+)
+def test_an_upgrade_means_the_boxes_that_limit_means(
+    limit: str, waves: list[list[str]], collections: Path, tmp_path: Path
+) -> None:
+    plays = yaml.safe_load((collection.SOURCE / "playbooks/upgrade.yml").read_text())
+    (look,) = [play for play in plays if play["name"].startswith("Look")]
+    (upgrade,) = [play for play in plays if play["name"] == "Upgrade the boxes"]
+    bare = {"become": False, "gather_facts": False}
+    meant = {"debug": {"msg": "means {{ inventory_hostname }}"}}
+    (tmp_path / "play.yml").write_text(
+        yaml.safe_dump([look | bare | {"tasks": look["tasks"][-1:]}, upgrade | bare | {"tasks": [meant]}])
+    )
+    fleet = yaml.safe_load(INVENTORY)
+    regions = {"eu": ("box-1", "box-2"), "us": ("box-3",)}
+    fleet["all"]["children"]["sonic_agent"] = {
+        "children": {
+            region: {"hosts": {box: {} for box in boxes}, "vars": {"sonic_agent_region": region}}
+            for region, boxes in regions.items()
+        }
+    }
+    (tmp_path / "fleet.yml").write_text(yaml.safe_dump(fleet))
+    done = collection.run(
+        *("ansible-playbook", "-i", str(tmp_path / "fleet.yml"), "--limit", limit, str(tmp_path / "play.yml")),
+        collections=collections,
+    )
+    said = " ".join(done.stdout.split())
+    assert " ".join(json.dumps({"msg": waves}, indent=4).split()) in said, done.stdout + done.stderr
+    assert re.findall(r"means (box-\d)", said) == [box for wave in waves for box in wave]
+
+
 AWAY = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
 
@@ -296,6 +395,17 @@ def test_a_box_that_vanishes_in_its_wave_is_told_of_and_the_others_go_back(scrip
     }
     marked = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.mark")}
     assert marked == {"box-3": {"before": "old", "was_drained": False}}
+
+
+def test_a_box_that_cannot_be_rolled_back_is_told_of(scripted: Path, tmp_path: Path) -> None:
+    done = _upgraded(scripted, tmp_path, **{"box-1": {"slow": True, "stuck": True}, "box-2": {}})
+    assert done.returncode != 0
+    told = (
+        "1.2.3 has not passed on box-1; box-1 could not be rolled back: run sonic.fleet.rollback with --limit box-1. "
+        "it is slow it is stuck"
+    )
+    assert told in " ".join(done.stdout.split()), done.stdout + done.stderr
+    assert not (tmp_path / "box-2").exists()
 
 
 def test_a_canary_that_is_away_is_told_of_and_ends_the_run(scripted: Path, tmp_path: Path) -> None:
@@ -332,6 +442,119 @@ def test_a_box_that_an_upgrade_has_left_goes_back_to_what_it_ran_before_that_one
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "box-1").read_text() == "older"
     assert not (tmp_path / "box-1.mark").exists()
+
+
+def _sonic(folder: Path, script: str) -> Path:
+    """An operator's command that does what the script says, and notes how it was called."""
+    (folder / "called").touch()
+    made = folder / "sonic"
+    made.write_text(f'#!/bin/sh\necho "$1 $2" >>{folder}/called\n{script}\n')
+    made.chmod(0o700)
+    return made
+
+
+def test_one_call_of_the_hub_that_fails_ends_no_wait(collections: Path, tmp_path: Path) -> None:
+    node = {"state": "NODE_STATE_READY", "agent_version": "1.2.3", "slots": [{"state": "SLOT_STATE_READY"}]}
+    every_second = f"[ $(( $(wc -l <{tmp_path}/called) % 2 )) = 0 ] || exit 4"
+    sonic = _sonic(tmp_path, f"{every_second}; echo '{json.dumps(node)}'")
+    files = ("drain", "upgrade", "soak", "resume")
+    read = [yaml.safe_load((collection.SOURCE / f"roles/sonic_agent/tasks/{name}.yml").read_text()) for name in files]
+    waits = [task | {"delay": 0} for tasks in read for task in tasks if "until" in task]
+    given = {
+        "sonic_agent_sonic": str(sonic),
+        "sonic_agent_operator": {},
+        "sonic_agent_operator_host": "hub-1",
+        "sonic_agent_node_id": "box-1",
+        "sonic_agent_idle_timeout_s": 60,
+        "sonic_agent_soak_s": 0,
+        "sonic_agent_soak_poll_s": 1,
+        "sonic_agent_resumed_at": {"stdout": "0"},
+    }
+    done = _play(collections, tmp_path, given, {"block": waits})
+    assert done.returncode == 0, done.stdout + done.stderr
+    called = (tmp_path / "called").read_text().split("\n")
+    assert called == ["nodes show"] * 6 + ["nodes resume"] * 2 + [""]
+
+
+@pytest.mark.parametrize(
+    ("mark", "resumed"), [({"was_drained": False}, True), ({"was_drained": True}, False), ({}, False)]
+)
+def test_a_box_goes_back_also_where_the_hub_does_not_drain_it(
+    mark: dict[str, Any], resumed: bool, collections: Path, tmp_path: Path
+) -> None:
+    """And is resumed where it is known that nobody wanted it drained."""
+    sonic = _sonic(tmp_path, "[ $2 = resume ]")
+    folder = tmp_path / "tasks"
+    shutil.copytree(collection.SOURCE / "roles/sonic_agent/tasks", folder)
+    tasks = yaml.safe_load((folder / "rollback.yml").read_text())
+    tasks = [task for task in tasks if "ansible.builtin.systemd_service" not in task]
+    (link,) = [task["ansible.builtin.file"] for task in tasks if "ansible.builtin.file" in task]
+    link["dest"] = str(tmp_path / "current")
+    (folder / "rollback.yml").write_text(yaml.safe_dump(tasks))
+    (tmp_path / "older").mkdir()
+    given = {
+        "sonic_agent_sonic": str(sonic),
+        "sonic_agent_operator": {},
+        "sonic_agent_operator_host": "hub-1",
+        "sonic_agent_node_id": "box-1",
+        "sonic_agent_mark": str(tmp_path / "mark"),
+        "sonic_agent_back_to": str(tmp_path / "older"),
+    }
+    given |= {f"sonic_agent_{name}": value for name, value in mark.items()}
+    done = _play(collections, tmp_path, given, {"include_tasks": str(folder / "rollback.yml")})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "current").resolve() == tmp_path / "older"
+    assert ("nodes resume" in (tmp_path / "called").read_text()) == resumed
+
+
+@pytest.mark.parametrize(("link", "before"), [("1", "1"), ("2", "1"), ("2", "2"), ("3", "1")])
+def test_what_is_remembered_for_a_rollback_has_passed(
+    link: str, before: str, collections: Path, tmp_path: Path
+) -> None:
+    """A box that was lost in its upgrade from 1 to 2 may run either, and 3 if that was tried since; here it gets 3."""
+    for release in ("1", "2", "3-cpu"):
+        (tmp_path / "releases" / release).mkdir(parents=True)
+    (tmp_path / "current").symlink_to(tmp_path / "releases" / link.replace("3", "3-cpu"))
+    (tmp_path / "current.previous").symlink_to(tmp_path / "releases/1")
+    tasks = yaml.safe_load((collection.SOURCE / "roles/sonic_agent/tasks/upgrade.yml").read_text())
+    (switch,) = [task for task in tasks if task["name"] == "Use the release"]
+    switch["ansible.builtin.include_role"]["name"] = "sonic.fleet.sonic_common"
+    given = {
+        "sonic_version": "3",
+        "sonic_agent_chosen_runtime": "cpu",
+        "sonic_agent_before": str(tmp_path / "releases" / before),
+        "sonic_common_home": str(tmp_path),
+    }
+    done = _play(collections, tmp_path, given, switch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "current").resolve().name == "3-cpu"
+    assert (tmp_path / "current.previous").resolve().name == before
+
+
+@pytest.mark.parametrize(("rc", "told"), [(0, ""), (1, "1.2.3-cpu does not render the golden clip: 7 hush-7 0")])
+def test_the_golden_clip_has_the_settings_and_nobody_else_sees_them(
+    rc: int, told: str, collections: Path, tmp_path: Path
+) -> None:
+    seen = 'echo "$SONIC_SLOW $SONIC_SECRET $(ps -eo args | grep -c "[h]ush-7")"'
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\n{seen}\nexit {rc}\n')
+    python.chmod(0o700)
+    tasks = yaml.safe_load((collection.SOURCE / "roles/sonic_agent/tasks/golden_turns.yml").read_text())
+    command = tasks[0]["ansible.builtin.command"]
+    command["argv"] = command["argv"][command["argv"].index("--") + 1 :]  # as whoever runs the test
+    given = {
+        "sonic_agent_environment": {"SONIC_SECRET": "hush-7", "SONIC_SLOW": 7, "SONIC_MODELS": "elsewhere"},
+        "sonic_agent_data": str(tmp_path),
+        "sonic_agent_engine": "warp",
+        "sonic_agent_release": "1.2.3-cpu",
+    }
+    tasks[0]["loop"] = [str(tmp_path)] * 4
+    shown = {"debug": {"msg": "{{ sonic_agent_tries | map(attribute='stdout') | unique | join('; ') }}"}}
+    done = _play(collections, tmp_path, given, {"block": [*tasks, shown]})
+    assert (done.returncode == 0) == (rc == 0), done.stdout + done.stderr
+    assert (told or '"msg": "7 hush-7 0"') in " ".join(done.stdout.split()), done.stdout + done.stderr
+    assert "SONIC_SECRET" not in done.stdout
 
 
 def test_a_release_that_renders_nothing_right_has_no_speed() -> None:
