@@ -120,6 +120,12 @@ def test_no_crop_keeps_the_whole_picture(engine: SonicEngine, portrait: Portrait
     assert engine.portray(tall, replace(WANTED, expand_ratio=0.0)).size == (128, 320)
 
 
+def test_a_picture_that_is_too_long_for_a_video_is_refused(engine: SonicEngine, portrait: Portrait) -> None:
+    long = replace(portrait, rgb=np.zeros((128, 20_000, 3), np.uint8))
+    with pytest.raises(errors.BadParameters, match="19968 x 128 pixels, 4096 on each side are allowed"):
+        engine.portray(long, replace(WANTED, expand_ratio=0.0))
+
+
 class Finding(torch.nn.Module):
     """Finds three faces wherever it looks: one, a larger one, and one between them."""
 

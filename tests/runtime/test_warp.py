@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sonic.parameters import RenderParameters
 from sonic_runtime import errors
+from sonic_runtime.engines.base import Face, Portrait
 from sonic_runtime.engines.warp import framing, planes
 from sonic_runtime.engines.warp.head import Pose
 from sonic_runtime.engines.warp.mouth import Shape
@@ -127,3 +128,21 @@ def test_faces_near_edges_turned_and_mirrored_can_be_posed(samples: Samples, fin
         assert frame.shape == (framed.rgb.shape[0] * 3 // 2, framed.rgb.shape[1])
         posed += 1
     assert posed > 5
+
+
+@pytest.mark.parametrize(("width", "height", "side"), [(20_000, 128, 256), (128, 20_000, 2048)])
+def test_a_picture_that_is_too_long_for_a_video_is_refused(width: int, height: int, side: int) -> None:
+    with pytest.raises(errors.BadParameters, match=r"4096 on each side are allowed; choose") as caught:
+        framing.frame(blank(width, height), RenderParameters(min_resolution=side, expand_ratio=0.0))
+    assert f"{width * side // 128} x {height * side // 128}" in caught.value.message
+    assert [problem.field for problem in caught.value.problems] == ["parameters.expand_ratio"]
+
+
+def test_the_longest_video_is_made() -> None:
+    framed = framing.frame(blank(4096, 256), RenderParameters(min_resolution=256, expand_ratio=0.0))
+    assert framed.rgb.shape == (256, 4096, 3)
+
+
+def blank(width: int, height: int) -> Portrait:
+    face = Face(np.zeros((478, 3), np.float32), (10.0, 10.0, 90.0, 110.0), 1.0, 0, 0, 0)
+    return Portrait(np.zeros((height, width, 3), np.uint8), face)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sonic.parameters import Caution, RenderParameters
 from sonic_runtime.engines.base import Portrait
+from sonic_runtime.media import videos
 
 SIDE_STEP_PX = 64
 _HAIR, _NECK = 0.45, 0.12  # what the mesh leaves out of a head, in heights of the mesh
@@ -26,13 +27,17 @@ class Framed:
 
 
 def frame(portrait: Portrait, parameters: RenderParameters) -> Framed:
-    """Cut and scale. `expand_ratio` 0 keeps the whole picture; otherwise a square around the head, hair to chin."""
+    """Cut and scale. `expand_ratio` 0 keeps the whole picture; otherwise a square around the head, hair to chin.
+
+    Raises errors.BadParameters for a picture so long that its video would be too large.
+    """
     height, width = portrait.rgb.shape[:2]
     x0, y0, x1, y1 = 0, 0, width, height
     if parameters.expand_ratio:
         x0, y0, x1, y1 = _square(portrait, parameters.expand_ratio)
     scale = parameters.min_resolution / min(x1 - x0, y1 - y0)
     out_width, out_height = (_rounded((end - start) * scale) for start, end in ((x0, x1), (y0, y1)))
+    videos.check_sides(out_width, out_height)
     part = portrait.rgb[y0:y1, x0:x1]
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LANCZOS4
     rgb = cv2.resize(part, (out_width, out_height), interpolation=how).astype(np.uint8)
