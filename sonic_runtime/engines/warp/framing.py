@@ -55,13 +55,15 @@ def frame(portrait: Portrait, parameters: RenderParameters) -> Framed:
 def _square(portrait: Portrait, expand_ratio: float) -> tuple[int, int, int, int]:
     """The head's box grown by expand_ratio of its size on each side, made square, moved and cut to fit the picture."""
     height, width = portrait.rgb.shape[:2]
-    left, top, right, bottom = portrait.face.box
-    tall = bottom - top
-    top, bottom = top - _HAIR * tall, bottom + _NECK * tall
+    left, forehead, right, chin = portrait.face.box
+    tall = chin - forehead
+    top, bottom = forehead - _HAIR * tall, chin + _NECK * tall
     side = max(bottom - top, right - left) * (1 + 2 * expand_ratio)
     side = min(side, width, height)
     x0 = min(max((left + right) / 2 - side / 2, 0), width - side)
-    y0 = min(max((top + bottom) / 2 - side / 2, 0), height - side)
+    y0 = (top + bottom) / 2 - side / 2
+    y0 = max(y0, chin + min(bottom - chin, side - tall) - side)  # of a head too tall, hair is left out before the chin
+    y0 = min(max(y0, 0), height - side)
     return round(x0), round(y0), round(x0) + int(side), round(y0) + int(side)
 
 
