@@ -20,6 +20,7 @@ from sonic.metrics import Metric
 from sonic.parameters import ENGINE_DEFAULTS, SPECS, Spec
 from sonic.v1 import jobs_pb2
 from sonic_runtime import errors
+from sonic_runtime.media import videos
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -36,7 +37,7 @@ recommended range is used, and the job carries a warning `OUTSIDE_RECOMMENDED_RA
 
 - `duration` is a check, not a cut: the video is always as long as the recording.
 - `expand_ratio` 0 keeps the whole picture. Any other value cuts a square around the head with that much room on each
-  side.
+  side. A picture so long that its video would have more than {most} pixels on a side is refused with `BAD_PARAMETERS`.
 - The `warp` engine has no denoising steps; a job that sets `inference_steps`, `appearance_guidance`, `audio_guidance`
   or `audio_scale` gets a warning `PARAMETER_IGNORED`.
 {engines}
@@ -251,6 +252,7 @@ def pages() -> dict[Path, str]:
         DOCS / "parameters.md": PARAMETERS.format(
             rows="\n".join(map(parameter_row, SPECS)),
             engines="\n".join(engine_row(engine, defaults) for engine, defaults in ENGINE_DEFAULTS.items()),
+            most=videos.MAX_SIDE_PX,
         ),
         DOCS / "errors.md": ERRORS.format(**{name: "\n".join(rows) for name, rows in said.items()}),
         DOCS / "calls.md": CALLS.format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from sonic_runtime.engines.base import Face, Portrait
 from sonic_runtime.faces import topology
 
 MAX_PIXELS = 50_000_000
+MAX_SCANS = 200  # of a JPEG: each is decoded, whatever little it holds; cameras and programs write about ten
 MIN_SIDE_PX = 128
 MIN_FACE_PX, SMALL_FACE_PX = 48, 128  # width
 MAX_YAW_DEGREES, LARGE_YAW_DEGREES = 45.0, 25.0
@@ -34,6 +36,8 @@ _MUST_BE_SEEN = (
     topology.OUTER_LIP_BOTTOM,
 )
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
+_JPEG_SEGMENT = re.compile(rb"\xff([^\x00-\xbf\xd0-\xd8\xff])")  # markers with a length; decoders pass over the others
+_START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
 
 
 pillow_heif.register_heif_opener()
@@ -63,6 +67,8 @@ def read(path: Path) -> NDArray[np.uint8]:
             _check_size(image)
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise errors.PortraitAnimated("send one of its frames as JPEG or PNG")
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(path)
             image.load()
             return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
     except errors.BadPortrait:
@@ -91,6 +97,18 @@ def _check_size(image: Image.Image) -> None:
         raise errors.PortraitTooLarge(allowed)
     if min(width, height) < MIN_SIDE_PX:
         raise errors.PortraitTooSmall(f"it has {width} x {height}, at least {MIN_SIDE_PX} on each side are needed")
+
+
+def _check_scans(path: Path) -> None:
+    """Raises PortraitUnreadable for a JPEG of too many scans. They are counted as decoders find them: what is written
+    within other segments, or behind the picture's end, is none."""
+    jpeg = path.read_bytes()
+    scans, at = 0, 2
+    while (segment := _JPEG_SEGMENT.search(jpeg, at)) and segment[1] != _END_OF_IMAGE:
+        scans += segment[1] == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise errors.PortraitUnreadable(f"its JPEG has more than {MAX_SCANS} scans; save it anew, not progressive")
+        at = segment.end() + int.from_bytes(jpeg[segment.end() : segment.end() + 2], "big")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -19,11 +19,13 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
+from sonic.parameters import Problem
 from sonic_runtime import errors
 from sonic_runtime.engines.base import Shape
 from sonic_runtime.media import encoders, voices
 from sonic_runtime.media.encoders import Encoder
 
+MAX_SIDE_PX = 4096  # NVENC encodes no more as H.264
 _AAC_RATES_HZ = (32_000, 44_100, 48_000)  # lower ones would pad the end by more than a video frame
 _AAC_FRAME_SAMPLES = 1024
 _AUDIO_BITS_PER_S = {1: 96_000, 2: 160_000}
@@ -34,6 +36,16 @@ _log = logging.getLogger("sonic_runtime.videos")
 def frame_count(duration_s: float, fps: int) -> int:
     """How many frames a recording of that length gets: the nearest whole number, at least one."""
     return max(math.floor(duration_s * fps + 0.5), 1)
+
+
+def check_sides(width: int, height: int) -> None:
+    """Before a picture is scaled to the size of a video. Raises errors.BadParameters when that is too long."""
+    if max(width, height) > MAX_SIDE_PX:
+        message = (
+            f"the video would be {width} x {height} pixels, {MAX_SIDE_PX} on each side are allowed; choose an "
+            "expand_ratio above 0, a smaller min_resolution, or a picture that is less long"
+        )
+        raise errors.BadParameters(message, (Problem("parameters.expand_ratio", message),))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 import wave
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,12 @@ def test_no_crop_keeps_the_whole_picture(engine: SonicEngine, portrait: Portrait
     assert engine.portray(tall, replace(WANTED, expand_ratio=0.0)).size == (128, 320)
 
 
+def test_a_picture_that_is_too_long_for_a_video_is_refused(engine: SonicEngine, portrait: Portrait) -> None:
+    long = replace(portrait, rgb=np.zeros((128, 20_000, 3), np.uint8))
+    with pytest.raises(errors.BadParameters, match="19968 x 128 pixels, 4096 on each side are allowed"):
+        engine.portray(long, replace(WANTED, expand_ratio=0.0))
+
+
 class Finding(torch.nn.Module):
     """Finds three faces wherever it looks: one, a larger one, and one between them."""
 
@@ -163,6 +170,26 @@ def test_denoising_is_told_call_by_call_and_stops_when_it_must(
     with pytest.raises(errors.Cancelled):
         next(take.frames(report))
     assert [each for each in told if each[0] == "denoising"] == [("denoising", done, 6) for done in range(3)]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+def test_a_recording_is_heard_as_the_mean_of_its_channels(tmp_path: Path, channels: int) -> None:
+    noise = np.random.default_rng(3).normal(0, 3000, (8_000, channels)).astype("<i2")
+    with wave.open(str(tmp_path / "many.wav"), "wb") as file:
+        file.setparams((channels, 2, 16_000, len(noise), "NONE", ""))
+        file.writeframes(noise.tobytes())
+    assert audio.load(tmp_path / "many.wav") == pytest.approx(noise.mean(axis=1) / 32768, abs=1e-6)
+
+
+def test_a_recording_of_many_channels_takes_the_memory_of_one(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "many.wav"), "wb") as file:
+        file.setparams((6, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 6 * 16_000 * 30))
+    tracemalloc.start()
+    samples = audio.load(tmp_path / "many.wav")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 * samples.nbytes
 
 
 @pytest.mark.parametrize("seconds", [12, 31, 64.3])

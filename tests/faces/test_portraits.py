@@ -71,6 +71,24 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         portraits.read(path)
 
 
+def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded(picture: Image.Image, tmp_path: Path) -> None:
+    usual = saved(picture, tmp_path / "p.jpg", progressive=True).read_bytes()
+    last = usual[usual.rindex(b"\xff\xda") : -2]
+    (tmp_path / "150.jpg").write_bytes(usual[:-2] + 150 * last + usual[-2:])
+    assert portraits.read(tmp_path / "150.jpg").shape == (512, 512, 3)
+    for between in (b"", b"\xff\x02\xff\xff"):  # a marker that decoders pass over hides nothing
+        (tmp_path / "1000.jpg").write_bytes(usual[:-2] + 1000 * (between + last) + usual[-2:])
+        with pytest.raises(errors.PortraitUnreadable, match="more than 200 scans; save it anew"):
+            portraits.read(tmp_path / "1000.jpg")
+
+
+def test_what_is_kept_beside_a_jpegs_picture_are_no_scans(picture: Image.Image, tmp_path: Path) -> None:
+    looks_like_it = b"\xff\xda" * 1000  # a comment's bytes, or those of the film that phones write behind a picture
+    path = saved(picture, tmp_path / "p.jpg", comment=looks_like_it)
+    path.write_bytes(path.read_bytes() + looks_like_it)
+    assert portraits.read(path).shape == (512, 512, 3)
+
+
 def test_small_animated_and_truncated_pictures_are_refused(picture: Image.Image, tmp_path: Path) -> None:
     with pytest.raises(errors.PortraitTooSmall, match="100 x 90"):
         portraits.read(saved(picture.resize((100, 90)), tmp_path / "s.png"))

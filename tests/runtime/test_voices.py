@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,30 @@ def test_length_is_bounded_and_said(tmp_path: Path) -> None:
         voices.load(path, max_duration_s=1.5)
     with pytest.raises(errors.VoiceTooShort, match=r"at least 0\.1"):
         voices.load(record(tmp_path / "b.wav", 0.05))
+
+
+def test_the_shortest_voice_is_a_tenth_of_a_second(tmp_path: Path) -> None:
+    assert voices.load(record(tmp_path / "a.wav", 0.1)).duration_s == 0.1
+
+
+@pytest.mark.parametrize("channels", [9, 32])
+def test_channels_that_cannot_be_mixed_are_the_recordings_fault(tmp_path: Path, channels: int) -> None:
+    with pytest.raises(errors.VoiceUnreadable, match=rf"its {channels} channels at 48000 Hz .*; send mono"):
+        voices.load(plain_wav(tmp_path / "a.wav", 48_000, channels))
+
+
+def test_a_rate_at_which_nothing_is_heard_is_the_recordings_fault(tmp_path: Path) -> None:
+    with pytest.raises(errors.VoiceUnreadable, match="its rate is 1 Hz, at least 1000 are needed"):
+        voices.load(plain_wav(tmp_path / "a.wav", 1, 1))
+    assert len(voices.load(plain_wav(tmp_path / "b.wav", 1000, 1)).samples) == 16_000
+
+
+def plain_wav(path: Path, rate: int, channels: int) -> Path:
+    """A second of silence, also in shapes that no encoder makes."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, rate, 0, "NONE", ""))
+        file.writeframes(bytes(2 * channels * rate))
+    return path
 
 
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:

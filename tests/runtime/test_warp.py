@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sonic.parameters import RenderParameters
 from sonic_runtime import errors
+from sonic_runtime.engines.base import Face, Portrait
 from sonic_runtime.engines.warp import framing, planes
 from sonic_runtime.engines.warp.head import Pose
 from sonic_runtime.engines.warp.mouth import Shape
@@ -127,3 +128,39 @@ def test_faces_near_edges_turned_and_mirrored_can_be_posed(samples: Samples, fin
         assert frame.shape == (framed.rgb.shape[0] * 3 // 2, framed.rgb.shape[1])
         posed += 1
     assert posed > 5
+
+
+@pytest.mark.parametrize("width", [290, 260, 240, 210])
+def test_a_close_up_keeps_the_chin_and_gives_up_hair(width: int) -> None:
+    close = blank(width, 600, face=(10.0, 100.0, width - 10.0, 300.0))
+    framed = framing.frame(close, RenderParameters(min_resolution=256))
+    top, bottom = (landmark[1] / 256 for landmark in framed.landmarks[:2])
+    assert top >= -0.01
+    assert bottom <= 1.01
+    assert 1 - bottom == pytest.approx(min(0.12 * 200, width - 200) / width, abs=0.01)
+
+
+def test_a_head_that_fits_is_in_the_middle_hair_to_neck() -> None:
+    framed = framing.frame(blank(800, 800, face=(300.0, 300.0, 450.0, 500.0)), RenderParameters(min_resolution=256))
+    top, bottom = (landmark[1] / 256 for landmark in framed.landmarks[:2])
+    assert top - 0.45 * (bottom - top) == pytest.approx(1 - bottom - 0.12 * (bottom - top), abs=0.01)
+
+
+@pytest.mark.parametrize(("width", "height", "side"), [(20_000, 128, 256), (128, 20_000, 2048)])
+def test_a_picture_that_is_too_long_for_a_video_is_refused(width: int, height: int, side: int) -> None:
+    with pytest.raises(errors.BadParameters, match=r"4096 on each side are allowed; choose") as caught:
+        framing.frame(blank(width, height), RenderParameters(min_resolution=side, expand_ratio=0.0))
+    assert f"{width * side // 128} x {height * side // 128}" in caught.value.message
+    assert [problem.field for problem in caught.value.problems] == ["parameters.expand_ratio"]
+
+
+def test_the_longest_video_is_made() -> None:
+    framed = framing.frame(blank(4096, 256), RenderParameters(min_resolution=256, expand_ratio=0.0))
+    assert framed.rgb.shape == (256, 4096, 3)
+
+
+def blank(width: int, height: int, face: tuple[float, float, float, float] = (10.0, 10.0, 90.0, 110.0)) -> Portrait:
+    """A picture with nothing on it; the first two landmarks are the corners of the face."""
+    landmarks = np.zeros((478, 3), np.float32)
+    landmarks[:2, :2] = np.reshape(face, (2, 2))
+    return Portrait(np.zeros((height, width, 3), np.uint8), Face(landmarks, face, 1.0, 0, 0, 0))

@@ -41,12 +41,14 @@ def load(path: Path) -> NDArray[np.float32]:
     parts: list[NDArray[np.float32]] = []
     resampler: AudioResampler | None = None
     for frame in voices.frames(path):
-        resampler = resampler or AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
-        parts += [part.to_ndarray().astype(np.float32) for part in resampler.resample(frame)]
+        # Packed: of eight planes PyAV reads beyond the last. Averaged here: all channels would be gigabytes.
+        resampler = resampler or AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+        for part in resampler.resample(frame):
+            samples = np.nan_to_num(part.to_ndarray().reshape(-1, part.layout.nb_channels))
+            parts.append(np.clip(samples, -voices.LOUDEST, voices.LOUDEST).mean(axis=1, dtype=np.float32))
     if resampler is None:
         raise errors.VoiceUnreadable("it has no sound; send WAV, MP3, M4A, FLAC or OGG")
-    samples = np.nan_to_num(np.concatenate(parts, axis=1))
-    return to_16k_mono(np.clip(samples, -voices.LOUDEST, voices.LOUDEST), resampler.rate)
+    return to_16k_mono(np.concatenate(parts)[None], resampler.rate)
 
 
 class AudioProjector(nn.Module):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sonic_runtime.media import videos
+
 SIDE_STEP_PX = 64
 MASK_GROWTH = 1.1  # of the face's box, for the mask
 _CLIP_PX = 224
@@ -40,8 +42,9 @@ def video_size(width: int, height: int, min_resolution: int) -> tuple[int, int]:
 
 
 def prepare(rgb: NDArray[np.uint8], face: Box, min_resolution: int, growth: float = MASK_GROWTH) -> Pictures:
-    """`rgb` [height, width, 3] and the box of the face in it."""
+    """`rgb` [height, width, 3] and the box of the face in it. Raises errors.BadParameters for too long a picture."""
     size = video_size(rgb.shape[1], rgb.shape[0], min_resolution)
+    videos.check_sides(*size)
     resized = Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS)
     mask = Image.fromarray(face_mask(rgb.shape[1], rgb.shape[0], face, growth)).resize(size, Image.Resampling.LANCZOS)
     small = resized.resize((_CLIP_PX, _CLIP_PX), Image.Resampling.LANCZOS)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sonic.parameters import Caution, RenderParameters
 from sonic_runtime.engines.base import Portrait
+from sonic_runtime.media import videos
 
 SIDE_STEP_PX = 64
 _HAIR, _NECK = 0.45, 0.12  # what the mesh leaves out of a head, in heights of the mesh
@@ -26,13 +27,17 @@ class Framed:
 
 
 def frame(portrait: Portrait, parameters: RenderParameters) -> Framed:
-    """Cut and scale. `expand_ratio` 0 keeps the whole picture; otherwise a square around the head, hair to chin."""
+    """Cut and scale. `expand_ratio` 0 keeps the whole picture; otherwise a square around the head, hair to chin.
+
+    Raises errors.BadParameters for a picture so long that its video would be too large.
+    """
     height, width = portrait.rgb.shape[:2]
     x0, y0, x1, y1 = 0, 0, width, height
     if parameters.expand_ratio:
         x0, y0, x1, y1 = _square(portrait, parameters.expand_ratio)
     scale = parameters.min_resolution / min(x1 - x0, y1 - y0)
     out_width, out_height = (_rounded((end - start) * scale) for start, end in ((x0, x1), (y0, y1)))
+    videos.check_sides(out_width, out_height)
     part = portrait.rgb[y0:y1, x0:x1]
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LANCZOS4
     rgb = cv2.resize(part, (out_width, out_height), interpolation=how).astype(np.uint8)
@@ -50,13 +55,15 @@ def frame(portrait: Portrait, parameters: RenderParameters) -> Framed:
 def _square(portrait: Portrait, expand_ratio: float) -> tuple[int, int, int, int]:
     """The head's box grown by expand_ratio of its size on each side, made square, moved and cut to fit the picture."""
     height, width = portrait.rgb.shape[:2]
-    left, top, right, bottom = portrait.face.box
-    tall = bottom - top
-    top, bottom = top - _HAIR * tall, bottom + _NECK * tall
+    left, forehead, right, chin = portrait.face.box
+    tall = chin - forehead
+    top, bottom = forehead - _HAIR * tall, chin + _NECK * tall
     side = max(bottom - top, right - left) * (1 + 2 * expand_ratio)
     side = min(side, width, height)
     x0 = min(max((left + right) / 2 - side / 2, 0), width - side)
-    y0 = min(max((top + bottom) / 2 - side / 2, 0), height - side)
+    y0 = (top + bottom) / 2 - side / 2
+    y0 = max(y0, chin + min(bottom - chin, side - tall) - side)  # of a head too tall, hair is left out before the chin
+    y0 = min(max(y0, 0), height - side)
     return round(x0), round(y0), round(x0) + int(side), round(y0) + int(side)
 
 
