@@ -633,7 +633,9 @@ class Dispatch:
         work = job.work._replace(video_s=rendered.video_s)
         usual_s = self.forecasts.baseline(kind, work, warm)
         self.forecasts.rendered(kind, node.node_id, work, took_s, warm, rendered.preparing_s)
-        self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
+        gpu = node.gpu_of(slot)  # what is more than it has was not taken, and would refuse the size to all
+        if not gpu or not gpu.memory_bytes or rendered.peak_memory_bytes <= gpu.memory_bytes:
+            self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
         return took_s / usual_s
 
     def _fail(self, node_id: str, ref: Ref, failure: Failure, now: float) -> Iterator[Instruction]:

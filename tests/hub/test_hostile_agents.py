@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hub import wire
 from hub.core import events
+from hub.core.admission import Admitted
 from hub.core.dispatch import Dispatch
 from hub.core.faults import Failure, Fault
 from hub.core.health import GpuReading
@@ -147,3 +148,15 @@ def test_requeues_are_counted_by_the_reasons_of_the_documentation_alone() -> Non
         assert metrics.reason_label(Failure(fault, reason, "")) == reason
     assert metrics.reason_label(wire.failure(jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_CRASH))) == "CRASH"
     assert metrics.reason_label(Failure(Fault.CRASH, "MADE_UP_17", "")) == "OTHER"
+
+
+def test_a_node_that_says_a_render_took_more_memory_than_it_has_closes_the_fleet_to_no_job() -> None:
+    talk = Talk()
+    talk.join("n1", gpus=(Gpu("g1", "L4", 24 << 30),))
+    talk.submit("a", "assign a#1 to n1 slot 0", work=Work(5.0))
+    report = jobs_pb2.RenderReport(video_seconds=5.0, peak_memory_bytes=2**63 - 1)
+    report.stages.add(stage="rendering", seconds=5.0)
+    said = events.AttemptSucceeded("n1", Ref("a", 1), b"", wire.rendered(report))
+    talk.say(said, "succeed a#1")
+    assert talk.hub.admit(job("b", work=Work(5.0)), talk.now) == Admitted()
+    talk.submit("b", "assign b#1 to n1 slot 0", work=Work(5.0))
