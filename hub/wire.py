@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,6 +18,8 @@ from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
 
 MAX_PARTS = 256
 """Slots, GPUs and inputs of one node that are looked at; no box has more."""
+MAX_XIDS = 64
+"""Codes of one GPU that are looked at; none has so many kinds of trouble."""
 _LEAST = 1e-9  # whatever is measured here; what is divided by less is infinite
 _SLOT_STATES = {
     nodes_pb2.SLOT_STATE_STARTING: SlotState.STARTING,
@@ -84,22 +87,23 @@ def slots(messages: Sequence[nodes_pb2.Slot]) -> tuple[Slot, ...]:
     return tuple(slot(message) for message in messages[:MAX_PARTS])
 
 
-def readings(gpus: Iterable[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) -> tuple[GpuReading, ...]:
-    """The accelerators as a heartbeat has measured them."""
-    about = {gpu.uuid: gpu for gpu in gpus}
+def readings(gpus: Sequence[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) -> tuple[GpuReading, ...]:
+    """The accelerators that the Hello has named, as a heartbeat has measured them: others would be kept for ever."""
+    about = {gpu.uuid: gpu for gpu in gpus[:MAX_PARTS]}
     return tuple(
         GpuReading(
             uuid=measured.uuid,
-            name=about[measured.uuid].name if measured.uuid in about else "",
-            driver_version=about[measured.uuid].driver_version if measured.uuid in about else "",
-            memory_total_bytes=max(about[measured.uuid].memory_bytes, 0) if measured.uuid in about else 0,
+            name=about[measured.uuid].name,
+            driver_version=about[measured.uuid].driver_version,
+            memory_total_bytes=max(about[measured.uuid].memory_bytes, 0),
             memory_used_bytes=max(measured.memory_used_bytes, 0),
             temperature_celsius=sane(measured.temperature_celsius),
             throttle_reasons=tuple(measured.throttle_reasons),
             ecc_uncorrected_errors=_optional(measured, "ecc_uncorrected_errors"),
-            xid_events={code: int(sane(count)) for code, count in measured.xid_events.items()},
+            xid_events={code: int(sane(count)) for code, count in islice(measured.xid_events.items(), MAX_XIDS)},
         )
         for measured in health.gpus[:MAX_PARTS]
+        if measured.uuid in about
     )
 
 

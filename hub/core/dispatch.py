@@ -45,6 +45,7 @@ from hub.core.tenants import Limits
 
 LOOK_AHEAD = 64  # jobs that wait for a better slot before the queue is looked at no further
 _LOOK_AGAIN_S = 5.0
+_SPARE_DEADLINES = 1000  # of jobs that have ended, before they are cleared away
 _OVERDUE_SHARE = 0.25  # of the time that it has run: what a render that should have ended is still given
 
 
@@ -365,6 +366,8 @@ class Dispatch:
 
     def _drop_what_comes_too_late(self, now: float) -> Iterator[Instruction]:
         """A job in the queue that could not be done in time even if it began now fails for its deadline."""
+        if len(self._deadlines) > 2 * (len(self.queue) + len(self._not_before)) + _SPARE_DEADLINES:
+            self._clear_deadlines()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, job_id = heapq.heappop(self._deadlines)
             job = self.jobs.get(job_id)
@@ -380,6 +383,15 @@ class Dispatch:
             )
             self._forget(job_id)
             yield CommitFailure(job.ref, Failure(Fault.DEADLINE, "DEADLINE_MISSED", f"dropped from the queue: {what}"))
+
+    def _clear_deadlines(self) -> None:
+        """Keep those of jobs that still wait, once each: the others would stay until they pass, which may be weeks."""
+        kept: dict[str, float] = {}
+        for at_s, job_id in self._deadlines:
+            if (job := self.jobs.get(job_id)) and not job.held:
+                kept[job_id] = min(at_s, kept.get(job_id, math.inf))
+        self._deadlines = [(at_s, job_id) for job_id, at_s in kept.items()]
+        heapq.heapify(self._deadlines)
 
     def _expect_overdue_ends(self, now: float) -> None:
         """A render that should have ended is expected to take the longer, the longer it has already taken."""
@@ -621,7 +633,9 @@ class Dispatch:
         work = job.work._replace(video_s=rendered.video_s)
         usual_s = self.forecasts.baseline(kind, work, warm)
         self.forecasts.rendered(kind, node.node_id, work, took_s, warm, rendered.preparing_s)
-        self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
+        gpu = node.gpu_of(slot)  # what is more than it has was not taken, and would refuse the size to all
+        if not gpu or not gpu.memory_bytes or rendered.peak_memory_bytes <= gpu.memory_bytes:
+            self.forecasts.used_memory(kind.engine, kind.model_version, work, rendered.peak_memory_bytes)
         return took_s / usual_s
 
     def _fail(self, node_id: str, ref: Ref, failure: Failure, now: float) -> Iterator[Instruction]:

@@ -67,6 +67,7 @@ PROGRAM_XIDS = frozenset(
 )  # a program that is wrong or is killed makes them; no alert counts them either
 _XID_WEIGHTS = (3.0, 1.0, 0.05)  # fatal, other, a program's: shares of 0.25, 0.5 and 0.95 for one that is new
 _XID_HALF_LIFE_S = 1800.0
+_XIDS_KEPT = 64
 _ECC_WEIGHT = 1.0
 _UNPROVEN_S = 1800.0  # a GPU that nobody has probed since gets a little again, so that it is not left alone for good
 
@@ -460,7 +461,8 @@ class _Part:
         fatal = ""
         for code, count in reading.xid_events.items():
             if new := _new(before.xid_events.get(code, 0), count):
-                self._xids.setdefault(code, _Fading(_XID_HALF_LIFE_S)).add(now, new)
+                if code in self._xids or len(self._xids) < _XIDS_KEPT:
+                    self._xids.setdefault(code, _Fading(_XID_HALF_LIFE_S)).add(now, new)
                 if code in FATAL_XIDS:
                     fatal = f"Xid {code}: {FATAL_XIDS[code]}"
         ecc_before, ecc = before.ecc_uncorrected_errors, reading.ecc_uncorrected_errors

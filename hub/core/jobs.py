@@ -50,10 +50,15 @@ class RegionRules:
 
 
 class Needs(NamedTuple):
-    """Jobs with the same needs can go to the same slots: when one of them finds none, none does."""
+    """Jobs with the same needs can go to the same slots: when one of them finds none, none does.
+
+    What a job prefers is no part of it: it chooses among slots, and the names are the caller's own, so that with them
+    each job would be a kind for itself to look at.
+    """
 
     requirement: Requirement
-    regions: RegionRules
+    require: frozenset[str]
+    avoid: frozenset[str]
     side_px: int
 
 
@@ -112,7 +117,7 @@ class Job:
 
     @property
     def needs(self) -> Needs:
-        return Needs(self.requirement, self.regions, self.work.side_px)
+        return Needs(self.requirement, self.regions.require, self.regions.avoid, self.work.side_px)
 
     @property
     def held(self) -> bool:

@@ -123,8 +123,8 @@ class Round:
         self.passed: set[str] = set()  # jobs that wait for a better slot
         self.able: dict[Needs, list[Pool]] = {}  # the pools that can take such jobs
         self.factors: dict[
-            Needs, list[tuple[Kind, float]]
-        ] = {}  # what is usual for a kind times this, for each of them
+            tuple[Needs, frozenset[str]], list[tuple[Kind, float]]
+        ] = {}  # what is usual for a kind times this, for each of them, by what the job prefers too
         self._next_busy: dict[int, int] = {}  # pool -> how many of its busy slots are promised
         self._promised: dict[
             int, list[tuple[float, Key]]
@@ -211,9 +211,10 @@ def _rank(option: Option) -> tuple[float, bool]:
 
 def _least(job: Job, pools: list[Pool], at: Round) -> list[tuple[float, int]]:
     """The best that any option of each pool could do, and the pool's number; the best first."""
-    factors = at.factors.get(job.needs)
+    wishes = (job.needs, job.regions.prefer)
+    factors = at.factors.get(wishes)
     if factors is None:
-        factors = at.factors[job.needs] = [
+        factors = at.factors[wishes] = [
             (_kind(job, pool), pool.traits.pace / pool.traits.trust * _weight(job, pool)) for pool in pools
         ]
     warm = bool(job.inputs) and bool(at.board.having(job.inputs[0].sha256))

@@ -56,7 +56,7 @@ class Prospects:
         if job.held:
             return Outlook(job.progress, 0, None, self._remaining(job, at.now))
         position = self._queue.position(job)
-        alike = (job.needs, job.work, job.inputs, job.attempt > 0, job.node_id)
+        alike = (job.needs, job.regions.prefer, job.work, job.inputs, job.attempt > 0, job.node_id)
         if alike not in options:
             options[alike] = self._place(job, at).option
         option = options[alike]

@@ -104,9 +104,12 @@ class Standing:
         """A heartbeat."""
         node.vitals.heard(now, self._heartbeat_interval_s)
         node.vitals.round_trip(round_trip_s)
-        for slot in node.slots.values():
-            if slot.realtime_factor:
-                node.first_factors.setdefault(slot.index, slot.realtime_factor)
+        first = node.first_factors
+        node.first_factors = {
+            slot.index: first.get(slot.index, slot.realtime_factor)
+            for slot in node.slots.values()
+            if slot.index in first or slot.realtime_factor
+        }
         taken = {node.part_of(index) for index in node.taken}
         idle = (replace(reading, idle=reading.uuid not in taken) for reading in readings)
         for alarm in node.vitals.gpus(now, idle) if readings else ():

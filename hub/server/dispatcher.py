@@ -390,7 +390,7 @@ class Dispatcher:
                 extra["goes_on_from"] = f"{item.given.checkpoint.done}/{item.given.checkpoint.total}"
             _log.info("assigned", extra=extra | {"reason": write.reason})
         elif isinstance(write, instructions.Requeue):
-            metrics.REQUEUES.labels(write.failure.reason).inc()
+            metrics.REQUEUES.labels(metrics.reason_label(write.failure)).inc()
             extra = {"job_id": write.ref.job_id, "attempt": write.ref.attempt, "reason": write.failure.message}
             _log.warning("requeued", extra=extra)
         elif state := _ENDS.get(type(write)):

@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from hub.core.faults import Failure, Fault
 from sonic.metrics import Metric, register
 
 _SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 14_400)
@@ -114,6 +115,13 @@ METRICS = (
     ),
 )
 
+_REASONS = {
+    *("ASSIGNMENT_LOST", "ATTEMPT_LOST", "DECLINED", "DEVICE_FAILED", "INPUT_CORRUPT", "INPUT_UNAVAILABLE"),
+    *("LEASE_EXPIRED", "MODEL_BROKEN", "MODEL_MISSING", "OUTPUT_BROKEN", "OUTPUT_UNWRITABLE", "OUT_OF_MEMORY"),
+    *("RESULT_NOT_KEPT", "STOPPED", "UPLOAD_REFUSED", "WORKER_CRASHED", "WORKER_HUNG", "WOULD_NOT_FIT"),
+    *(fault.name for fault in Fault),  # of a failure that has no reason of its own
+}  # docs/errors.md says what each means
+
 REGISTRY = CollectorRegistry()
 _MADE: dict[str, Any] = dict(register(METRICS, (), REGISTRY))
 
@@ -146,3 +154,8 @@ FORWARD_LAG = _made("forward_lag_seconds")
 FORWARD_SPOOL = _made("forward_spool_bytes")
 FORWARD_SPOOL_LIMIT = _made("forward_spool_limit_bytes")
 FORWARD_HELD = _made("forward_held")
+
+
+def reason_label(failure: Failure) -> str:
+    """OTHER for what only an agent would say: each label is a series that stays for as long as the hub runs."""
+    return failure.reason if failure.reason in _REASONS else "OTHER"

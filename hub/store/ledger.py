@@ -18,6 +18,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hub import wire
+from hub.artifacts import durations
 from hub.core.instructions import Assign, CommitSuccess, Instruction, MarkRunning, Record, Send, Write
 from hub.core.jobs import Ref
 from hub.store import checkpoints, commits, quotas, records
@@ -203,7 +205,9 @@ def _order(write: Write) -> str:
 
 
 def _audio_s(result: bytes) -> float:
-    return fleet_service_pb2.RenderedVideo.FromString(result).report.audio_seconds
+    """0 where what the node says is no length that a recording can have: whatever is learned, later jobs go by."""
+    said_s = fleet_service_pb2.RenderedVideo.FromString(result).report.audio_seconds
+    return wire.sane(said_s, durations.LONGEST_S)
 
 
 def _add(connection: sa.Connection, new: Sequence[Submission], now_s: float) -> list[Taken]:

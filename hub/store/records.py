@@ -14,6 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hub import wire
+from hub.artifacts import durations
 from hub.artifacts.depot import Stored
 from hub.core.jobs import Input, Job, RegionRules, Requirement, State, Work
 from hub.core.nodes import Node
@@ -100,7 +102,8 @@ def _live(
     clock_offset_s: float,
 ) -> Job:
     spec = jobs_pb2.JobSpec.FromString(serialized)
-    regions = spec.regions
+    parameters, regions = spec.parameters, spec.regions
+    length_s = wire.sane(video_s, durations.LONGEST_S)
     return Job(
         job_id=job_id,
         tenant=tenant,
@@ -108,7 +111,7 @@ def _live(
         priority=priority,
         submitted_at_s=0.0,
         sequence=0,
-        work=Work(video_s, spec.parameters.min_resolution, spec.parameters.inference_steps),
+        work=Work(length_s, parameters.min_resolution, parameters.inference_steps),
         inputs=tuple(Input(sha256, sizes.get(sha256, 0)) for sha256 in (spec.portrait_sha256, spec.voice_sha256)),
         regions=RegionRules(frozenset(regions.prefer), frozenset(regions.require), frozenset(regions.avoid)),
         deadline_s=seconds_of(spec.deadline) + clock_offset_s if spec.HasField("deadline") else math.inf,

@@ -337,6 +337,19 @@ def test_a_job_begun_in_time_is_not_dropped() -> None:
     talk.succeed("n1", A1, "succeed a#1")
 
 
+def test_a_hub_that_has_done_many_jobs_keeps_the_deadlines_of_those_that_wait_alone() -> None:
+    talk = Talk()
+    talk.submit("waits", deadline_s=talk.now + 100)
+    for number in range(3000):
+        talk.submit(f"a{number}", deadline_s=talk.now + 30 * 86_400)
+    talk.wait(1)
+    for number in range(3000):
+        talk.say(events.CancelRequested(f"a{number}"), f"cancel a{number}")
+    talk.wait(1)
+    assert len(talk.hub._deadlines) < 1000
+    talk.wait(99, "fail waits#0 DEADLINE_MISSED")
+
+
 def test_a_node_that_is_lost_again_and_again_is_ejected_when_it_is_back() -> None:
     talk = Talk()
     for name in ("a", "b", "c"):

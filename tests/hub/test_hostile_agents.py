@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub import wire
 from hub.core import events
+from hub.core.admission import Admitted
 from hub.core.dispatch import Dispatch
+from hub.core.faults import Failure, Fault
+from hub.core.health import GpuReading
 from hub.core.jobs import Input, Ref, Work
+from hub.core.nodes import Gpu
+from hub.server import metrics
 from sonic.v1 import fleet_service_pb2, jobs_pb2, nodes_pb2
 
-from .talk import job
+from .talk import Talk, job, slot
 
 FLOATS = st.floats()  # NaN, infinities and negative ones among them
 INTS = st.integers(-(2**63), 2**63 - 1)
@@ -90,3 +97,66 @@ def test_nothing_that_an_agent_says_ends_the_decisions(
         assert found
         assert 0.0 <= found.score <= 1.0
         now += 10
+
+
+def test_what_heartbeats_say_of_gpus_that_the_hello_did_not_name_is_not_kept() -> None:
+    infos = [nodes_pb2.GpuInfo(uuid="g1", name="L4")]
+    cards = [nodes_pb2.GpuHealth(uuid=f"g{number}", temperature_celsius=60.0) for number in range(5)]
+    readings = wire.readings(infos, nodes_pb2.NodeHealth(gpus=cards))
+    assert [(reading.uuid, reading.name) for reading in readings] == [("g1", "L4")]
+
+
+def test_however_many_codes_and_slots_heartbeats_name_a_node_takes_no_more_room() -> None:
+    talk = Talk()
+    talk.join("n1", gpus=(Gpu("g1", "L4", 1),))
+    node = talk.hub.nodes["n1"]
+    for beat in range(20):
+        codes = {beat * 1000 + number: 1 for number in range(1000)}
+        health = nodes_pb2.NodeHealth(gpus=[nodes_pb2.GpuHealth(uuid="g1", xid_events=codes)])
+        readings = wire.readings([nodes_pb2.GpuInfo(uuid="g1")], health)
+        assert len(readings[0].xid_events) <= wire.MAX_XIDS
+        slots = tuple(slot(beat * 10 + number) for number in range(10))
+        talk.now += 20
+        talk.hub.handle(events.NodeHeard("n1", node.session_id, slots, (), readings), talk.now)
+    assert set(node.first_factors) == set(node.slots)
+    (xids,) = [factor for factor in talk.hub.standing.health("n1", talk.now).factors if factor.name == "xid"]
+    assert len(re.findall(r"\d+ \(", xids.reason)) <= wire.MAX_XIDS
+
+
+def test_a_fatal_error_counts_whatever_else_was_told_before_it() -> None:
+    talk = Talk()
+    talk.join("n2")
+    talk.join("n1", gpus=(Gpu("g1", "L4", 1),))
+    session = talk.hub.nodes["n1"].session_id
+    many = dict.fromkeys(range(1000, 2000), 1)
+    for said in ({}, many):
+        talk.hub.handle(
+            events.NodeHeard("n1", session, (slot(),), (), (GpuReading("g1", "L4", xid_events=said),)), 1000.0
+        )
+    fatal = GpuReading("g1", "L4", xid_events=many | {79: 1})
+    talk.say(events.NodeHeard("n1", session, (slot(),), (), (fatal,)), "note ejected n1")
+
+
+def test_requeues_are_counted_by_the_reasons_of_the_documentation_alone() -> None:
+    """Any text of an agent's would be a series of its own for good."""
+    errors = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    failed = errors.partition("## A job fails")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", failed, re.MULTILINE)
+    tried_again = [(reason, Fault[fault]) for reason, fault in rows if not Fault[fault].final]
+    assert len(tried_again) > 15
+    for reason, fault in tried_again:
+        assert metrics.reason_label(Failure(fault, reason, "")) == reason
+    assert metrics.reason_label(wire.failure(jobs_pb2.JobFailure(fault=jobs_pb2.FAULT_KIND_CRASH))) == "CRASH"
+    assert metrics.reason_label(Failure(Fault.CRASH, "MADE_UP_17", "")) == "OTHER"
+
+
+def test_a_node_that_says_a_render_took_more_memory_than_it_has_closes_the_fleet_to_no_job() -> None:
+    talk = Talk()
+    talk.join("n1", gpus=(Gpu("g1", "L4", 24 << 30),))
+    talk.submit("a", "assign a#1 to n1 slot 0", work=Work(5.0))
+    report = jobs_pb2.RenderReport(video_seconds=5.0, peak_memory_bytes=2**63 - 1)
+    report.stages.add(stage="rendering", seconds=5.0)
+    said = events.AttemptSucceeded("n1", Ref("a", 1), b"", wire.rendered(report))
+    talk.say(said, "succeed a#1")
+    assert talk.hub.admit(job("b", work=Work(5.0)), talk.now) == Admitted()
+    talk.submit("b", "assign b#1 to n1 slot 0", work=Work(5.0))

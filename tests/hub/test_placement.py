@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hub.core import placement
+from hub.core import events, placement
 from hub.core.board import Board
 from hub.core.decisions import PassedOver
+from hub.core.dispatch import Dispatch
 from hub.core.forecast import Forecasts, Kind
 from hub.core.jobs import Input, Job, Ref, RegionRules, Requirement, Work
 from hub.core.nodes import Busy, Gpu, Node, Slot, SlotState
@@ -139,6 +140,30 @@ def test_a_preferred_region_wins_unless_it_costs_more_than_a_fifth() -> None:
     far = Fleet(here, node("there", slot(speed=0.5), gpu="B", region="us"))
     assert far.place(rather).node_id == "here"
     assert "not in a region that the job prefers" in far.place(rather).reason
+
+
+def test_jobs_that_prefer_different_regions_are_told_apart_within_one_round() -> None:
+    fleet = Fleet(*(node(name, slot(speed=5.0), gpu=name, region=name) for name in ("eu", "us", "asia")))
+    at = fleet.round()
+    for name in ("eu", "us", "asia", "eu"):
+        assert place(wanted(regions=RegionRules(prefer=frozenset({name}))), at).node_id == name
+
+
+def test_jobs_that_fit_nowhere_are_looked_at_together_whatever_they_prefer() -> None:
+    """The names of regions are the caller's: a look at each job alone would keep the hub busy for minutes."""
+    looked_at: list[str] = []
+
+    def watched(wanted: Job, at: Round) -> Placement:
+        looked_at.append(wanted.job_id)
+        return place(wanted, at)
+
+    hub = Dispatch(place=watched)
+    hub.handle(events.NodeJoined("n1", "eu", "s1", (slot(),), (), ()), NOW)
+    for number in range(50):
+        regions = RegionRules(prefer=frozenset({f"r{number}"}), require=frozenset({"us"}))
+        hub.handle(events.JobStored(job(f"a{number}", regions=regions)), NOW)
+    assert hub.assign(NOW) == []
+    assert looked_at == ["a0"]
 
 
 def test_an_avoided_region_is_the_last_resort() -> None:

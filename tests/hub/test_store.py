@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,7 @@ from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hub.artifacts.depot import Stored
 from hub.core import instructions as do
 from hub.core.faults import Failure, Fault
 from hub.core.instructions import Verdict
@@ -30,7 +32,7 @@ from hub.store.quotas import Submission
 from hub.store.records import NewJob, Page
 from hub.store.schema import metadata
 from hub.testing import MemoryStore
-from sonic.v1 import artifacts_pb2, fleet_service_pb2
+from sonic.v1 import artifacts_pb2, fleet_service_pb2, jobs_pb2
 
 ONE, TWO = (
     fleet_service_pb2.RenderedVideo(video=artifacts_pb2.Artifact(sha256=name)).SerializeToString() for name in "12"
@@ -188,6 +190,32 @@ def test_a_hub_that_starts_finds_every_job_that_has_not_ended(database: sa.Engin
         live = {job.job_id: job for job in records.live_jobs(connection, 0.0)}
     assert set(live) == {"a", "b"}
     assert (live["b"].state, live["b"].node_id, live["b"].slot, live["b"].attempt) == (State.ASSIGNED, "n1", 3, 1)
+
+
+@pytest.mark.parametrize("said_s", [-5.0, -math.inf, math.inf, math.nan, 1e308, 601.0])
+def test_no_length_of_a_recording_that_cannot_be_is_learned(database: sa.Engine, said_s: float) -> None:
+    spec = jobs_pb2.JobSpec(portrait_sha256="p", voice_sha256="v").SerializeToString()
+    add(database, new("a", spec=spec))
+    with database.begin() as connection:
+        records.add_artifact(connection, Tenant("acme"), Stored("p", 10, "image/png"), 1.0)
+        records.add_artifact(connection, Tenant("acme"), Stored("v", 10, "audio/mpeg"), 1.0)
+    ledger = Ledger(database, KnownArtifacts(database), Bulletin(database, ""), "")
+    report = jobs_pb2.RenderReport(audio_seconds=said_s)
+    result = fleet_service_pb2.RenderedVideo(report=report).SerializeToString()
+    ref = Ref("a", 1)
+    ledger.write([do.Assign(ref, "n1", "eu", 0, "")], [], 1.0)
+    ledger.write([do.CommitSuccess(ref, "n1", result)], [], 1.0)
+    with database.connect() as connection:
+        assert records.artifacts_of(connection, Tenant("acme"), ["v"])["v"].duration_s is None
+
+
+def test_a_hub_takes_a_stored_length_that_cannot_be_for_an_unknown_one(database: sa.Engine) -> None:
+    """Such rows are there from before, and no hub that reads one may die of it."""
+    lengths_s = {"a": -5.0, "b": -math.inf, "c": 1e308, "d": 12.5}
+    add(database, *(replace(new(name), video_s=video_s) for name, video_s in lengths_s.items()))
+    with database.connect() as connection:
+        found = {job.job_id: job.work.video_s for job in records.live_jobs(connection, 0.0)}
+    assert found == {"a": 0.0, "b": 0.0, "c": 0.0, "d": 12.5}
 
 
 def test_a_drain_outlives_the_hub(database: sa.Engine) -> None:
