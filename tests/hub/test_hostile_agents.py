@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +14,10 @@ from hub import wire
 from hub.core import events
 from hub.core.dispatch import Dispatch
 from hub.core.jobs import Input, Ref, Work
+from hub.service import Hub
 from sonic.v1 import fleet_service_pb2, jobs_pb2, nodes_pb2
 
+from .peers import Agent, Caller
 from .talk import job
 
 FLOATS = st.floats()  # NaN, infinities and negative ones among them
@@ -90,3 +95,48 @@ def test_nothing_that_an_agent_says_ends_the_decisions(
         assert found
         assert 0.0 <= found.score <= 1.0
         now += 10
+
+
+NOBODYS = jobs_pb2.AttemptRef(job_id="\0", attempt=1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"running": [NOBODYS]},
+        {"finished": [NOBODYS]},
+        {"gpus": [nodes_pb2.GpuInfo(uuid="g1\0", name="L4\0" + "x" * 5000, memory_bytes=24 << 30)]},
+    ],
+    ids=["running", "finished", "gpu"],
+)
+async def test_no_text_of_an_agent_keeps_jobs_from_being_given_out(
+    hub: Hub, caller: Caller, agent: Agent, said: dict[str, Any]
+) -> None:
+    await agent.join(**said)
+    submitted = await asyncio.wait_for(caller.submit_new("k1"), 20)
+    while (message := await asyncio.wait_for(agent.call.read(), 20)).WhichOneof("message") != "assignment":
+        assert message.WhichOneof("message") in ("cancel", "result_ack")
+    failure = jobs_pb2.JobFailure(
+        fault=jobs_pb2.FAULT_KIND_BAD_INPUT, reason="NO\0", message="no face\0\nat all" + "x" * 9999
+    )
+    agent.say(result=fleet_service_pb2.AttemptResult(ref=message.assignment.ref, failure=failure))
+    ended = await asyncio.wait_for(caller.ended(submitted.job_id), 20)
+    assert ended.failure.reason == "NO"
+    assert ended.failure.message.startswith("no face\nat all")
+    assert len(ended.failure.message) <= wire.MAX_TEXT_CHARACTERS
+    assert "\0" not in ended.attempts[0].placement_reason
+    assert len(ended.attempts[0].placement_reason) < 1000
+    assert not hub.dispatcher.stalled
+
+
+async def test_no_version_of_an_agent_keeps_it_or_another_out(hub: Hub, channel: Any) -> None:
+    for number, version in enumerate(("1\0", "v" * 1000)):
+        odd, other = Agent(channel, f"odd{number}"), Agent(channel, f"other{number}")
+        await asyncio.wait_for(asyncio.gather(odd.join(agent_version=version), other.join()), 20)
+
+
+async def test_an_attempt_of_no_job_is_unknown(agent: Agent) -> None:
+    await agent.join()
+    agent.report_video(NOBODYS)
+    answer = (await agent.hear("result_ack")).result_ack
+    assert answer.verdict == fleet_service_pb2.RESULT_VERDICT_UNKNOWN
