@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +16,12 @@ from hub import wire
 from hub.core import events
 from hub.core.dispatch import Dispatch
 from hub.core.jobs import Input, Ref, Work
-from hub.service import Hub
-from sonic.v1 import fleet_service_pb2, jobs_pb2, nodes_pb2
+from hub.service import Hub, serving
+from sonic.v1 import fleet_service_pb2, job_service_pb2, jobs_pb2, nodes_pb2
+from tests import postgres
 
-from .peers import Agent, Caller
+from .conftest import config
+from .peers import JPEG, WAV, Agent, Caller
 from .talk import job
 
 FLOATS = st.floats()  # NaN, infinities and negative ones among them
@@ -140,3 +144,35 @@ async def test_an_attempt_of_no_job_is_unknown(agent: Agent) -> None:
     agent.report_video(NOBODYS)
     answer = (await agent.hear("result_ack")).result_ack
     assert answer.verdict == fleet_service_pb2.RESULT_VERDICT_UNKNOWN
+
+
+async def test_what_cannot_be_stored_keeps_nothing_else_from_it(
+    tmp_path: Path, cluster: postgres.Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wire, "text", lambda said, most=0: said)  # whatever comes past the door some day
+    async with (
+        serving(config(tmp_path / "hub", database_url=cluster.database())) as hub,
+        grpc.aio.insecure_channel(hub.grpc_address) as channel,
+    ):
+        odd, sound, caller = Agent(channel, "odd"), Agent(channel, "sound", "us"), Caller(channel)
+        await odd.join(gpus=[nodes_pb2.GpuInfo(uuid="g1", name="L4\0", memory_bytes=24 << 30)])
+        await sound.join()
+        for data in (JPEG, WAV):
+            await caller.upload(data)
+        items = [
+            job_service_pb2.SubmitJobRequest(
+                idempotency_key=region, spec=caller.spec(regions=jobs_pb2.RegionRules(require=[region]))
+            )
+            for region in ("eu", "us")
+        ]
+        batch = job_service_pb2.SubmitBatchRequest(items=items)
+        stored = (await caller.jobs.SubmitBatch(batch, metadata=caller.metadata)).items
+        given = (await asyncio.wait_for(sound.hear("assignment"), 20)).assignment
+        assert given.ref.job_id == stored[1].job.job_id
+        await asyncio.wait_for(sound.render(given.ref), 20)
+        assert "dropped what cannot be stored" in caplog.text
+        waits = await caller.get(stored[0].job.job_id)
+        assert waits.state == jobs_pb2.JOB_STATE_QUEUED
+        cancel = job_service_pb2.CancelJobRequest(job_id=waits.job_id)
+        cancelled = await asyncio.wait_for(caller.jobs.CancelJob(cancel, metadata=caller.metadata), 20)
+        assert cancelled.job.state == jobs_pb2.JOB_STATE_CANCELLED
