@@ -173,6 +173,8 @@ class Checking:
             except exceptions.Refusal as refusal:
                 for one in [one for one in self._open if one.presented == presented]:
                     await _end(one, refusal)
+            except Exception:  # of this one credential; the others are looked at all the same
+                _log.exception("the credential of a call could not be looked at")
 
 
 def _node_of(context: Context) -> str:
