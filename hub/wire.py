@@ -17,9 +17,11 @@ from hub.core.nodes import Gpu, Slot, SlotState
 from sonic.v1 import decisions_pb2, fleet_service_pb2, jobs_pb2, nodes_pb2
 
 MAX_PARTS = 256
-"""Slots, GPUs and inputs of one node that are looked at; no box has more."""
+"""Slots, GPUs and inputs of one node, and problems of one failure, that are looked at; no box has more."""
 MAX_XIDS = 64
 """Codes of one GPU that are looked at; none has so many kinds of trouble."""
+MAX_NAME_CHARACTERS = 128
+MAX_TEXT_CHARACTERS = 4000
 _LEAST = 1e-9  # whatever is measured here; what is divided by less is infinite
 _SLOT_STATES = {
     nodes_pb2.SLOT_STATE_STARTING: SlotState.STARTING,
@@ -49,8 +51,15 @@ def sane(number: float, most: float = 1e9) -> float:
     return number if _LEAST <= number <= most else 0.0
 
 
+def text(said: str, most: int = MAX_NAME_CHARACTERS) -> str:
+    """What a peer says, up to `most` characters, but for what cannot be printed: no database takes all of that."""
+    if len(said) <= most and said.isprintable():
+        return said
+    return "".join(character for character in said[:most] if character.isprintable() or character in "\n\t")
+
+
 def progress(message: jobs_pb2.Progress) -> Progress:
-    return Progress(message.stage, message.done, message.total, sane(message.fraction, 1.0))
+    return Progress(text(message.stage), message.done, message.total, sane(message.fraction, 1.0))
 
 
 def progress_message(value: Progress) -> jobs_pb2.Progress:
@@ -61,8 +70,11 @@ def failure(message: jobs_pb2.JobFailure) -> Failure:
     """A fault kind that this hub does not know counts as an internal one."""
     kind = int(message.fault)
     fault = Fault(kind) if kind in set(Fault) - {Fault.UNSPECIFIED} else Fault.INTERNAL
-    problems = tuple(Problem(problem.field, problem.description) for problem in message.problems)
-    return Failure(fault, message.reason or fault.name, message.message, problems)
+    problems = tuple(
+        Problem(text(problem.field), text(problem.description, MAX_TEXT_CHARACTERS))
+        for problem in message.problems[:MAX_PARTS]
+    )
+    return Failure(fault, text(message.reason) or fault.name, text(message.message, MAX_TEXT_CHARACTERS), problems)
 
 
 def failure_message(value: Failure) -> jobs_pb2.JobFailure:
@@ -76,10 +88,10 @@ def slot(message: nodes_pb2.Slot) -> Slot:
     return Slot(
         index=message.index,
         state=_SLOT_STATES.get(message.state, SlotState.STARTING),
-        engines=tuple(Requirement(engine.engine, engine.model_version) for engine in message.engines),
+        engines=tuple(Requirement(text(engine.engine), text(engine.model_version)) for engine in message.engines),
         realtime_factor=sane(message.probe_realtime_factor),
-        detail=message.detail,
-        gpu_uuid=message.gpu_uuid,
+        detail=text(message.detail, MAX_TEXT_CHARACTERS),
+        gpu_uuid=text(message.gpu_uuid),
     )
 
 
@@ -92,13 +104,13 @@ def readings(gpus: Sequence[nodes_pb2.GpuInfo], health: nodes_pb2.NodeHealth) ->
     about = {gpu.uuid: gpu for gpu in gpus[:MAX_PARTS]}
     return tuple(
         GpuReading(
-            uuid=measured.uuid,
-            name=about[measured.uuid].name,
-            driver_version=about[measured.uuid].driver_version,
+            uuid=text(measured.uuid),
+            name=text(about[measured.uuid].name),
+            driver_version=text(about[measured.uuid].driver_version),
             memory_total_bytes=max(about[measured.uuid].memory_bytes, 0),
             memory_used_bytes=max(measured.memory_used_bytes, 0),
             temperature_celsius=sane(measured.temperature_celsius),
-            throttle_reasons=tuple(measured.throttle_reasons),
+            throttle_reasons=tuple(map(text, measured.throttle_reasons[:MAX_PARTS])),
             ecc_uncorrected_errors=_optional(measured, "ecc_uncorrected_errors"),
             xid_events={code: int(sane(count)) for code, count in islice(measured.xid_events.items(), MAX_XIDS)},
         )
@@ -112,7 +124,8 @@ def _optional(message: nodes_pb2.GpuHealth, name: str) -> int | None:
 
 
 def gpu(message: nodes_pb2.GpuInfo) -> Gpu:
-    return Gpu(message.uuid, message.name, max(message.memory_bytes, 0), message.driver_version)
+    memory_bytes = max(message.memory_bytes, 0)
+    return Gpu(text(message.uuid), text(message.name), memory_bytes, text(message.driver_version))
 
 
 def rendered(report: jobs_pb2.RenderReport) -> events.Rendered | None:
@@ -134,7 +147,7 @@ def probed(node_id: str, message: fleet_service_pb2.ProbeResult) -> events.Probe
     """A result without an outcome counts as a failure."""
     clip = message.clip
     failed = None if message.HasField("clip") else failure(message.failure)
-    return events.Probed(node_id, message.probe_id, message.slot, sane(clip.realtime_factor), clip.digest, failed)
+    return events.Probed(node_id, message.probe_id, message.slot, sane(clip.realtime_factor), text(clip.digest), failed)
 
 
 def decision_message(value: Decision, at_s: float, hub_id: str) -> decisions_pb2.Decision:

@@ -179,11 +179,11 @@ async def _document(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
 
 def _usable(jwk: Any) -> _Key | None:
     """A key that can check signatures, and with which algorithms; none with a shared secret."""
-    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
-        return None
-    if not isinstance(jwk.get("kid"), str) or "verify" not in jwk.get("key_ops", ["verify"]):
-        return None
     try:
+        if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
+            return None
+        if not isinstance(jwk.get("kid"), str) or "verify" not in jwk.get("key_ops", ["verify"]):
+            return None
         key, algorithms = _read(jwk)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
         return None

@@ -45,9 +45,13 @@ class Stored:
     duration_s: float | None = None  # of a recording that tells it in its first bytes
 
 
+def is_hash(said: str) -> bool:
+    return len(said) == 64 and _HASH_DIGITS.issuperset(said)
+
+
 def check_hash(sha256: str, field: str = "sha256") -> str:
     """The hash itself. Raises InvalidRequest unless it is 64 lower-case hexadecimal digits."""
-    if len(sha256) != 64 or not _HASH_DIGITS.issuperset(sha256):
+    if not is_hash(sha256):
         raise exceptions.InvalidRequest(
             [Problem(field, f"is {sha256[:80]!r}; 64 lower-case hexadecimal digits are wanted")]
         )

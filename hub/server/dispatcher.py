@@ -2,7 +2,8 @@
 
 Everything that waits is taken in together and shares a commit, so throughput does not hang on the disk's latency. A
 transaction that fails is tried again until it succeeds: nothing is sent, acknowledged or decided anew in between, so
-the decisions never run ahead of the store. Submissions share the commit; when it fails they are refused at once.
+the decisions never run ahead of the store. Submissions share the commit; when it fails they are refused at once. A
+write that holds what no try could store is dropped, and its job is read anew, as if somebody else had been first.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from hub.server.watchers import Watchers
 from hub.store import forecasts, records
 from hub.store.artifacts import KnownArtifacts
 from hub.store.bulletin import Bulletin
+from hub.store.commits import Outcome
 from hub.store.database import snapshot
 from hub.store.ledger import Committed, Given, Ledger, Stored, Taken, is_passing
 from hub.store.quotas import Full, Submission
@@ -46,6 +48,7 @@ from sonic.v1 import artifacts_pb2, fleet_service_pb2
 TICK_S = 0.5
 TELL_WITHIN_S = 0.02  # a change of a job that has not ended
 STANDSTILL_S = 1.0  # a tick that is later than this tells that the hub itself stood still
+DROPPED_PAUSE_S = 0.1  # what was dropped may be decided again at once
 MAX_BATCH = 500
 GATHERING_TURNS = 4  # of the loop: so many a message takes from its socket to the inbox
 MAX_NAMED = 2000  # jobs in one query
@@ -303,10 +306,27 @@ class Dispatcher:
         async def attempt() -> tuple[list[Committed], list[Taken]]:
             if not writes and not self._submitted:
                 return [], []
-            return await self._write(writes, [item.wanted for item in self._submitted])
+            try:
+                return await self._write(writes, [item.wanted for item in self._submitted])
+            except sa.exc.DataError as error:
+                return await self._commit_apart(writes, error), []
 
         committed, taken = await self._until_done(attempt)
         return committed, self._admit(taken)
+
+    async def _commit_apart(self, writes: list[instructions.Write], error: sa.exc.DataError) -> list[Committed]:
+        """Commit each by itself, so that the one that can never be stored keeps none of the others waiting."""
+        alone = len(writes) == 1 and not self._submitted
+        self._refuse_submissions()
+        if not alone:
+            return [one for write in writes for one in (await self._commit([write]))[0]]
+        (write,) = writes
+        metrics.STORE_FAILURES.inc()
+        about = {} if isinstance(write, instructions.Record) else {"job_id": _job_id(write)}
+        extra = {"write": type(write).__name__, "error": str(error.__cause__ or error), **about}
+        _log.error("dropped what cannot be stored", extra=extra)
+        await asyncio.sleep(DROPPED_PAUSE_S)
+        return [Committed(write, Outcome(applied=False))]
 
     async def _write(
         self, writes: list[instructions.Write], new: list[Submission]

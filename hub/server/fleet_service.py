@@ -18,7 +18,7 @@ from hub.config import HubConfig
 from hub.core import events
 from hub.core.instructions import Verdict
 from hub.core.jobs import Ref, State
-from hub.core.names import name_problem
+from hub.core.names import is_job_id, name_problem
 from hub.forward.forwarder import Forwarder
 from hub.server import transfers, views
 from hub.server.callers import Context
@@ -41,6 +41,7 @@ from sonic.v1 import fleet_service_pb2 as pb
 HELLO_TIMEOUT_S = 10.0
 RIGHT_LOOKED_AT_S = 2.0  # how often, in a transfer that goes on
 LATE_S = 1.0  # a timer that is later than this tells that the hub itself stood still
+MAX_VERSION_CHARACTERS = 64  # of an agent, as stored
 SILENT_INTERVALS = 4  # a session that has said nothing for so many heartbeat intervals is ended
 _log = logging.getLogger("hub.fleet")
 
@@ -190,11 +191,14 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
         return attempt
 
     async def _attempt(self, node_id: str, ref: jobs_pb2.AttemptRef) -> sa.Row[Any]:
-        row = await reading(
-            self._database, lambda connection: records.attempt(connection, ref.job_id, ref.attempt, node_id)
-        )
+        row = None
+        if is_job_id(ref.job_id):
+            row = await reading(
+                self._database, lambda connection: records.attempt(connection, ref.job_id, ref.attempt, node_id)
+            )
         if row is None:
-            raise exceptions.NotFound(f"node {node_id!r} was never given attempt {ref.attempt} of job {ref.job_id!r}")
+            said = ref.job_id[:80]
+            raise exceptions.NotFound(f"node {node_id!r} was never given attempt {ref.attempt} of job {said!r}")
         return row
 
     def _welcome(self, session: AgentSession) -> pb.Welcome:
@@ -226,10 +230,12 @@ class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
     async def _note(self, session: AgentSession) -> None:
         """Store that the node's session is here, and look at what other hubs have done with it."""
         hello = session.hello
-        greeting = Greeting(hello.node_id, session.session_id, hello.region, hello.agent_version)
+        version = wire.text(hello.agent_version, MAX_VERSION_CHARACTERS)
+        greeting = Greeting(hello.node_id, session.session_id, hello.region, version)
         held = await self._presence.begin(greeting)
         if self._bulletin.shared:
-            self._dispatcher.look_again([*held, *(ref.job_id for ref in (*hello.running, *hello.finished))])
+            named = {ref.job_id for ref in (*hello.running, *hello.finished)}
+            self._dispatcher.look_again([*held, *filter(is_job_id, named)])
             self._neighbours.look_at([hello.node_id])
 
     async def _listen(self, requests: AsyncIterator[pb.SessionRequest], session: AgentSession) -> None:

@@ -174,6 +174,8 @@ class Checking:
             except exceptions.Refusal as refusal:
                 theirs = [one for one in self._open if one.presented == presented]
                 await asyncio.gather(*(_end(one, refusal) for one in theirs))
+            except Exception:  # of this one credential; the others are looked at all the same
+                _log.exception("the credential of a call could not be looked at")
 
 
 def _node_of(context: Context) -> str:

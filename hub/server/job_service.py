@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from hub import exceptions, wire
+from hub.artifacts.depot import is_hash
 from hub.core import events
 from hub.core.jobs import State
 from hub.core.prospects import Outlook
@@ -170,12 +171,13 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     ) -> list[JobRecord | exceptions.Refusal]:
         """Store those of them that can be. Raises LimitReached, NotNow."""
         hashes = {sha for item in requests for sha in (item.spec.portrait_sha256, item.spec.voice_sha256)}
-        held = await self._files.held(tenant, hashes)
+        held = await self._files.held(tenant, filter(is_hash, hashes))
         known: set[str] = set()
         outcomes = self._judge(tenant, requests, held, known)
         smooth = all(isinstance(one, NewJob) and not one.cautions for one in outcomes)
         if not smooth or not self._door.has_room(tenant, len(outcomes)):
-            known = await self._known_keys(tenant, {item.idempotency_key for item in requests})
+            keys = [item.idempotency_key for item in requests]
+            known = await self._known_keys(tenant, set(filter(submissions.can_be_key, keys)))
             outcomes = self._judge(tenant, requests, held, known)
         good = [outcome for outcome in outcomes if isinstance(outcome, NewJob)]
         count = len({job.idempotency_key for job in good} - known)

@@ -84,8 +84,13 @@ def check_count(items: Sized) -> None:
         raise exceptions.InvalidRequest([Problem("items", limit)])
 
 
+def can_be_key(key: str) -> bool:
+    """Whether a job can have it; no store can look for every other one."""
+    return 1 <= len(key) <= MAX_KEY_CHARACTERS and key.isprintable()
+
+
 def _key_problems(key: str) -> list[Problem]:
-    if 1 <= len(key) <= MAX_KEY_CHARACTERS and key.isprintable():
+    if can_be_key(key):
         return []
     limit = f"has {len(key)} characters; 1 to {MAX_KEY_CHARACTERS} printable ones are wanted, fresh for each video"
     return [Problem("idempotency_key", limit)]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from hub import exceptions
 from hub.core import api_keys
-from hub.server import callers, credentials, failures
+from hub.core.roles import Caller
+from hub.server import callers, credentials, failures, gate
 from hub.service import Hub, serving
 from sonic.v1 import access_pb2
 from sonic.v1 import admin_service_pb2 as admin_pb
@@ -107,6 +108,37 @@ async def test_a_revoked_key_is_refused_at_once_and_ends_what_is_under_way(
     assert not watches[1].done()
     watches[1].cancel()
     assert (await operator.revoke(key.key_id)).HasField("revoked_at")
+
+
+async def test_a_credential_that_cannot_be_looked_at_keeps_no_other_from_its_end(
+    operator: KeyHolder,
+    acme: KeyHolder,
+    rival: KeyHolder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watches = []
+    for one in (acme, rival):
+        wanted = job_pb.WatchJobRequest(job_id=(await one.submit_new("k")).job_id)
+        watches.append(one.jobs.WatchJob(wanted, metadata=one.metadata))
+        await anext(aiter(watches[-1]))
+    identify = credentials.Credentials.identify
+
+    async def broken(self: credentials.Credentials, presented: str) -> Caller:
+        if presented == acme.credential:
+            raise RuntimeError("a mistake of ours")
+        return await identify(self, presented)
+
+    monkeypatch.setattr(credentials.Credentials, "identify", broken)
+    key = api_keys.parse(rival.credential)
+    assert key
+    await operator.revoke(key.key_id)
+    assert (await refused(watches[1])).code() is UNAUTHENTICATED
+    await asyncio.sleep(1.5 * gate.RECHECK_S)  # it is looked at now and then
+    await nodes(operator)
+    assert not watches[0].done()
+    assert "a mistake of ours" in caplog.text
+    assert acme.credential not in caplog.text
 
 
 async def test_a_suspended_tenant_is_refused_and_its_watches_end(

@@ -116,12 +116,15 @@ async def test_an_alg_of_another_key_is_refused(issuer: Issuer, checking: oidc.I
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
-@pytest.mark.parametrize("about", [{"use": "enc"}, {"key_ops": ["encrypt"]}, {"bits": 1024}])
+@pytest.mark.parametrize(
+    "about", [{"use": "enc"}, {"key_ops": ["encrypt"]}, {"key_ops": None}, {"key_ops": 7}, {"bits": 1024}]
+)
 async def test_keys_that_are_weak_or_for_something_else_are_not_used(
     issuer: Issuer, checking: oidc.Issuer, about: dict[str, Any]
 ) -> None:
     issuer.add("bad", "RS256", **about)
     assert "no key of" in await refusal(checking, issuer.token("bad"))
+    assert await checking.claims(issuer.token("one"))
 
 
 async def test_a_rotated_key_is_found_and_a_withdrawn_one_ends(

@@ -80,7 +80,8 @@ class Agent:
     async def join(self, **holds: Any) -> fleet_pb.Welcome:
         engines = [nodes_pb2.EngineInfo(engine="warp", model_version="1")]
         slot = nodes_pb2.Slot(index=0, state=nodes_pb2.SLOT_STATE_READY, engines=engines, probe_realtime_factor=2.0)
-        hello = fleet_pb.Hello(node_id=self.node_id, region=self.region, agent_version="test", slots=[slot], **holds)
+        about = {"agent_version": "test"} | holds
+        hello = fleet_pb.Hello(node_id=self.node_id, region=self.region, slots=[slot], **about)
         self.outgoing = asyncio.Queue()
         self.say(hello=hello)
         self.call = self.fleet.Session(self._messages(self.outgoing))

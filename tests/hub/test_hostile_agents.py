@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from pathlib import Path
+from typing import Any
 
+import grpc.aio
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +22,12 @@ from hub.core.health import GpuReading
 from hub.core.jobs import Input, Ref, Work
 from hub.core.nodes import Gpu
 from hub.server import metrics
-from sonic.v1 import fleet_service_pb2, jobs_pb2, nodes_pb2
+from hub.service import Hub, serving
+from sonic.v1 import fleet_service_pb2, job_service_pb2, jobs_pb2, nodes_pb2
+from tests import postgres
 
+from .conftest import config
+from .peers import JPEG, WAV, Agent, Caller
 from .talk import Talk, job, slot
 
 FLOATS = st.floats()  # NaN, infinities and negative ones among them
@@ -160,3 +168,80 @@ def test_a_node_that_says_a_render_took_more_memory_than_it_has_closes_the_fleet
     talk.say(said, "succeed a#1")
     assert talk.hub.admit(job("b", work=Work(5.0)), talk.now) == Admitted()
     talk.submit("b", "assign b#1 to n1 slot 0", work=Work(5.0))
+
+
+NOBODYS = jobs_pb2.AttemptRef(job_id="\0", attempt=1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"running": [NOBODYS]},
+        {"finished": [NOBODYS]},
+        {"gpus": [nodes_pb2.GpuInfo(uuid="g1\0", name="L4\0" + "x" * 5000, memory_bytes=24 << 30)]},
+    ],
+    ids=["running", "finished", "gpu"],
+)
+async def test_no_text_of_an_agent_keeps_jobs_from_being_given_out(
+    hub: Hub, caller: Caller, agent: Agent, said: dict[str, Any]
+) -> None:
+    await agent.join(**said)
+    submitted = await asyncio.wait_for(caller.submit_new("k1"), 20)
+    while (message := await asyncio.wait_for(agent.call.read(), 20)).WhichOneof("message") != "assignment":
+        assert message.WhichOneof("message") in ("cancel", "result_ack")
+    failure = jobs_pb2.JobFailure(
+        fault=jobs_pb2.FAULT_KIND_BAD_INPUT, reason="NO\0", message="no face\0\nat all" + "x" * 9999
+    )
+    agent.say(result=fleet_service_pb2.AttemptResult(ref=message.assignment.ref, failure=failure))
+    ended = await asyncio.wait_for(caller.ended(submitted.job_id), 20)
+    assert ended.failure.reason == "NO"
+    assert ended.failure.message.startswith("no face\nat all")
+    assert len(ended.failure.message) <= wire.MAX_TEXT_CHARACTERS
+    assert "\0" not in ended.attempts[0].placement_reason
+    assert len(ended.attempts[0].placement_reason) < 1000
+    assert not hub.dispatcher.stalled
+
+
+async def test_no_version_of_an_agent_keeps_it_or_another_out(hub: Hub, channel: Any) -> None:
+    for number, version in enumerate(("1\0", "v" * 1000)):
+        odd, other = Agent(channel, f"odd{number}"), Agent(channel, f"other{number}")
+        await asyncio.wait_for(asyncio.gather(odd.join(agent_version=version), other.join()), 20)
+
+
+async def test_an_attempt_of_no_job_is_unknown(agent: Agent) -> None:
+    await agent.join()
+    agent.report_video(NOBODYS)
+    answer = (await agent.hear("result_ack")).result_ack
+    assert answer.verdict == fleet_service_pb2.RESULT_VERDICT_UNKNOWN
+
+
+async def test_what_cannot_be_stored_keeps_nothing_else_from_it(
+    tmp_path: Path, cluster: postgres.Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wire, "text", lambda said, most=0: said)  # whatever comes past the door some day
+    async with (
+        serving(config(tmp_path / "hub", database_url=cluster.database())) as hub,
+        grpc.aio.insecure_channel(hub.grpc_address) as channel,
+    ):
+        odd, sound, caller = Agent(channel, "odd"), Agent(channel, "sound", "us"), Caller(channel)
+        await odd.join(gpus=[nodes_pb2.GpuInfo(uuid="g1", name="L4\0", memory_bytes=24 << 30)])
+        await sound.join()
+        for data in (JPEG, WAV):
+            await caller.upload(data)
+        items = [
+            job_service_pb2.SubmitJobRequest(
+                idempotency_key=region, spec=caller.spec(regions=jobs_pb2.RegionRules(require=[region]))
+            )
+            for region in ("eu", "us")
+        ]
+        batch = job_service_pb2.SubmitBatchRequest(items=items)
+        stored = (await caller.jobs.SubmitBatch(batch, metadata=caller.metadata)).items
+        given = (await asyncio.wait_for(sound.hear("assignment"), 20)).assignment
+        assert given.ref.job_id == stored[1].job.job_id
+        await asyncio.wait_for(sound.render(given.ref), 20)
+        assert "dropped what cannot be stored" in caplog.text
+        waits = await caller.get(stored[0].job.job_id)
+        assert waits.state == jobs_pb2.JOB_STATE_QUEUED
+        cancel = job_service_pb2.CancelJobRequest(job_id=waits.job_id)
+        cancelled = await asyncio.wait_for(caller.jobs.CancelJob(cancel, metadata=caller.metadata), 20)
+        assert cancelled.job.state == jobs_pb2.JOB_STATE_CANCELLED

@@ -60,6 +60,16 @@ async def ready(caller: Caller) -> Caller:
     return caller
 
 
+async def test_a_key_that_a_database_cannot_hold_is_refused_alone(ready: Caller) -> None:
+    runner = Runner(ready)
+    await runner.say("k1\0")
+    (refused,) = (await runner.hear()).refused
+    assert [problem.field for problem in refused.error.problems] == ["idempotency_key"]
+    await runner.say("k2")
+    await runner.accepted("k2")
+    runner.call.cancel()
+
+
 async def test_each_job_is_accepted_and_its_end_is_told(ready: Caller, agent: Agent) -> None:
     await agent.join()
     runner = Runner(ready)

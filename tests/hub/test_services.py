@@ -111,6 +111,23 @@ async def test_names_that_a_database_cannot_hold_are_refused_at_the_door(caller:
     await caller.upload(JPEG)
     await caller.upload(WAV)
     await refused(caller.submit("k1", engine="warp\0"), grpc.StatusCode.INVALID_ARGUMENT)
+    await refused(caller.submit("k1", portrait_sha256="\0"), grpc.StatusCode.INVALID_ARGUMENT)
+
+
+async def test_a_text_that_a_database_cannot_hold_is_refused_alone(caller: Caller) -> None:
+    await caller.upload(JPEG)
+    await caller.upload(WAV)
+    items = [job_pb.SubmitJobRequest(idempotency_key=key, spec=caller.spec()) for key in ("k1", "k2\0", "k3", "k4")]
+    items[2].spec.voice_sha256 = "\0"
+    items[3].spec.regions.prefer.append("eu\0")
+    answer = await caller.jobs.SubmitBatch(job_pb.SubmitBatchRequest(items=items), metadata=caller.metadata)
+    assert [[problem.field for problem in item.error.problems] for item in answer.items] == [
+        [],
+        ["idempotency_key"],
+        ["spec.voice_sha256"],
+        ["spec.regions.prefer"],
+    ]
+    assert answer.items[0].job.job_id
 
 
 async def test_values_outside_the_recommended_range_warn(caller: Caller) -> None:
