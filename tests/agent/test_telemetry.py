@@ -16,9 +16,8 @@ from sonic.metrics import Series
 from sonic.v1 import fleet_service_pb2 as pb
 
 
-async def test_nothing_is_sampled_after_the_last_batch(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "metrics", 1 << 20, 60)
-    telemetry = Telemetry(Metrics("test", "box-1"), spool, Clock())
+def heard_by_a_hub(telemetry: Telemetry, interval_s: float) -> list[int]:
+    """Open a session with one that acknowledges every batch at once; the answer grows with their numbers."""
     heard: list[int] = []
 
     def hear(message: pb.SessionRequest) -> None:
@@ -26,9 +25,16 @@ async def test_nothing_is_sampled_after_the_last_batch(tmp_path: Path) -> None:
             heard.append(message.samples.sequence)
             telemetry.acknowledged([message.samples.sequence])
 
+    telemetry.opened(pb.Welcome(sampling_interval_seconds=interval_s), hear)
+    return heard
+
+
+async def test_nothing_is_sampled_after_the_last_batch(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "metrics", 1 << 20, 60)
+    telemetry = Telemetry(Metrics("test", "box-1"), spool, Clock())
     sampling = asyncio.create_task(telemetry.sample_at_intervals())
     sending = asyncio.create_task(telemetry.send_what_waits())
-    telemetry.opened(pb.Welcome(sampling_interval_seconds=0.01), hear)
+    heard = heard_by_a_hub(telemetry, 0.01)
     async with asyncio.timeout(60):
         while len(heard) < 3:
             await asyncio.sleep(0.01)
@@ -42,16 +48,9 @@ async def test_nothing_is_sampled_after_the_last_batch(tmp_path: Path) -> None:
 async def test_a_disk_that_takes_no_acknowledgement_stops_no_agent(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "metrics", 1 << 20, 60)
     telemetry = Telemetry(Metrics("test", "box-1"), spool, Clock())
-    heard: list[int] = []
-
-    def hear(message: pb.SessionRequest) -> None:
-        if message.HasField("samples"):
-            heard.append(message.samples.sequence)
-            telemetry.acknowledged([message.samples.sequence])
-
     (tmp_path / "metrics" / "acked").mkdir()  # stands for a full disk
     sending = asyncio.create_task(telemetry.send_what_waits())
-    telemetry.opened(pb.Welcome(sampling_interval_seconds=60), hear)
+    heard = heard_by_a_hub(telemetry, 60)
     async with asyncio.timeout(60):
         await telemetry.sample()
         await telemetry.flush()
@@ -74,15 +73,8 @@ async def test_a_damaged_file_costs_what_is_in_it_and_nothing_else(tmp_path: Pat
     file.write_bytes(data)
     spool = Spool(folder, 1 << 20, 60)
     telemetry = Telemetry(Metrics("test", "box-1"), spool, Clock())
-    heard: list[int] = []
-
-    def hear(message: pb.SessionRequest) -> None:
-        if message.HasField("samples"):
-            heard.append(message.samples.sequence)
-            telemetry.acknowledged([message.samples.sequence])
-
     sending = asyncio.create_task(telemetry.send_what_waits())
-    telemetry.opened(pb.Welcome(sampling_interval_seconds=60), hear)
+    heard = heard_by_a_hub(telemetry, 60)
     async with asyncio.timeout(60):
         await telemetry.flush()  # everything is with the hub, or given up
     assert heard == sorted(set(heard))
